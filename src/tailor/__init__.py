@@ -1,0 +1,1 @@
+"""tailor fits a large pre-trained model to your data and your hardware."""
