@@ -1,0 +1,172 @@
+"""Batches of images, reproducible: the order depends on (seed, epoch), an image's draws on (seed, epoch, its index).
+
+So neither the number of workers or processes nor a resume in mid-epoch changes what a model sees. A split whose resized
+images fit in memory is decoded once. Deviation from `DataLoader`: errors in workers come back as DataError, unwrapped.
+"""
+
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tailor.data.records import Split
+from tailor.data.transforms import Frame, Transform
+from tailor.errors import DataError
+
+MEMORY_LIMIT = 2 * 10**9  # bytes of resized images kept per split and frame
+ORDER, DRAW = 1, 2  # what a seed sequence is for; without it (seed, epoch) and (seed, epoch, 0) would be one stream
+
+
+class Batch(NamedTuple):
+    """Images (B, 3, H, W) float, labels (B,) and positions in the split (B,) int64, and the B sources."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    sources: tuple[str, ...]
+
+
+def loader(
+    split: Split,
+    transform: Callable[[Image.Image], Tensor],
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    shuffle: bool,
+    drop_last: bool = False,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    start: int = 0,
+    memory: bool = True,
+) -> "Loader":
+    """The batches of one epoch, from global batch `start` on; `len()` is their number.
+
+    `batch_size` is that of all `world` processes together; rank r gets its contiguous share of each batch, in order,
+    sizes differing by at most one (so of a last batch smaller than `world` some ranks get (0, 3, H, W)). Where `memory`
+    is set, resized images that fit are kept with `split` for the next epoch. Iterating raises DataError for an
+    unreadable image.
+    """
+    if batch_size < 1 or not 0 <= rank < world:
+        raise DataError(f"batch size {batch_size}, rank {rank} of {world} processes: no such batch")
+    if len(split) == 0:
+        raise DataError(f"the {split.name} split has no images")
+    plan = batches(len(split), batch_size, seed=seed, epoch=epoch, shuffle=shuffle, drop_last=drop_last)
+    pixels = cached(split, transform) if memory and isinstance(transform, Transform) else None
+    return Loader(_Images(split, transform, pixels, seed, epoch, rank, world), tuple(plan[start:]), workers)
+
+
+def batches(
+    count: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool, drop_last: bool = False
+) -> list[tuple[int, ...]]:
+    """The indices of every global batch of an epoch over `count` images."""
+    order = np.random.default_rng([ORDER, seed, epoch]).permutation(count) if shuffle else np.arange(count)
+    stop = count - count % batch_size if drop_last else count
+    return [tuple(int(i) for i in order[at : at + batch_size]) for at in range(0, stop, batch_size)]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """An epoch of batches; may be iterated again and gives the same ones."""
+
+    images: "_Images"
+    plan: tuple[tuple[int, ...], ...]
+    workers: int
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        source: DataLoader[Batch | DataError] = DataLoader(
+            self.images,
+            sampler=self.plan,  # type: ignore[arg-type]  # one item is a whole batch
+            batch_size=None,
+            num_workers=min(self.workers, available),  # the result does not depend on it; more only make torch warn
+            generator=torch.Generator(),  # else every pass draws from the global one
+        )
+        for batch in source:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+@dataclass(frozen=True)
+class _Images(Dataset[Batch | DataError]):
+    """Item `batch` (global indices): this rank's share, or the error met, which raised in a worker would lose its type."""
+
+    split: Split
+    transform: Callable[[Image.Image], Tensor]
+    pixels: "Pixels | None"
+    seed: int
+    epoch: int
+    rank: int
+    world: int
+
+    def __getitem__(self, batch: tuple[int, ...]) -> Batch | DataError:
+        count = len(batch)
+        share = batch[self.rank * count // self.world : (self.rank + 1) * count // self.world]
+        try:
+            # An empty share still needs the image shape: every process must run the step.
+            images = torch.stack([self._image(i) for i in share or batch[:1]])[: len(share)]
+        except DataError as error:
+            return DataError(error.message, error.hint)  # without the traceback, which may not pickle
+        records = [self.split.records[i] for i in share]
+        labels = torch.tensor([r.label for r in records], dtype=torch.int64)
+        return Batch(images, labels, torch.tensor(share, dtype=torch.int64), tuple(r.source for r in records))
+
+    def _image(self, index: int) -> Tensor:
+        # The default generator is borrowed and given back: torchvision's transforms know no other. Not
+        # `torch.manual_seed`, which would reseed the accelerators as well.
+        state = torch.get_rng_state()
+        try:
+            words = np.random.SeedSequence([DRAW, self.seed, self.epoch, index]).generate_state(1, np.uint64)
+            torch.default_generator.manual_seed(int(words[0] >> np.uint64(1)))
+            if self.pixels is None:
+                return self.transform(self.split.read(index))
+            assert isinstance(self.transform, Transform)
+            return self.transform.rest(self.pixels.read(self.split, index))
+        finally:
+            torch.set_rng_state(state)
+
+
+def cached(split: Split, transform: Transform, limit: int = MEMORY_LIMIT) -> "Pixels | None":
+    """The memory of `split` for what `transform.frame` makes; None where sizes vary or all exceed `limit` bytes.
+
+    It fills as images are read, is shared with forked workers, and dies with the split. The result is exact: with and
+    without it a transform gets the same uint8 pixels.
+    """
+    size = transform.frame.size
+    if size is None or len(split) * 3 * size[0] * size[1] > limit:
+        return None
+    if transform.frame not in split.memory:
+        split.memory[transform.frame] = Pixels(transform.frame, len(split), size)
+    return split.memory[transform.frame]
+
+
+class Pixels:
+    """uint8 images (N, 3, h, w) in anonymous shared memory, which takes space only as it is written.
+
+    Not `Tensor.share_memory_`: that lives in /dev/shm, which containers keep small, and a full one kills the process.
+    """
+
+    def __init__(self, frame: Frame, count: int, size: tuple[int, int]) -> None:
+        shape = (count, 3, *size)
+        self.frame = frame
+        self.images = torch.frombuffer(mmap.mmap(-1, int(np.prod(shape))), dtype=torch.uint8).view(shape)
+        self.known = torch.frombuffer(mmap.mmap(-1, count), dtype=torch.uint8)
+
+    def read(self, split: Split, index: int) -> Tensor:
+        """Image `index` after the frame, (3, h, w) uint8; a copy, so that no transform can change what is kept."""
+        if not self.known[index]:
+            self.images[index] = self.frame(split.read(index))
+            self.known[index] = 1  # after the pixels: another process may be looking
+        return self.images[index].clone()

@@ -1,0 +1,73 @@
+"""From a file to an 8-bit RGB image: the only place that knows what image files can be like.
+
+Orientation (EXIF) is applied, 16-bit grey is scaled, transparency lies on white, an animation gives its first frame.
+What cannot be decoded is a DataError that names the file. The size limit is Pillow's `Image.MAX_IMAGE_PIXELS`.
+"""
+
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tailor.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# What Pillow's decoders raise on damaged files; anything else is a bug and stays a traceback.
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError, TypeError, OverflowError)
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The image in a file as 8-bit RGB; raises DataError naming the file where there is none."""
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"`{path}` is empty (0 bytes)", hint="delete the file, or copy it again")
+        with warnings.catch_warnings():
+            # Remarks on odd palettes and EXIF blocks are noise; a picture too large to be one is not.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return to_rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(
+            f"`{path}` has more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels",
+            hint="scale it down, or raise `PIL.Image.MAX_IMAGE_PIXELS` if the file can be trusted",
+        ) from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"`{path}` is not an image that can be read", hint="delete the file, or save it as PNG"
+        ) from None
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise DataError(
+            f"`{path}` cannot be opened: {error.strerror}", hint="check the path and its permissions"
+        ) from None
+    except DAMAGE as error:
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"`{path}` is damaged: {detail}", hint="delete the file, or copy it again") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """`image`, upright, as 8-bit RGB: deep grey scaled to 0..255, transparency on white."""
+    image.load()  # the first frame; decodes now, so that damage shows here
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bit(np.asarray(image), image.mode)).convert("RGB")
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(background, image).convert("RGB")
+    # `convert` copies, so the caller may close the file that `image` came from.
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _eight_bit(values: np.ndarray, mode: str) -> np.ndarray:
+    """Deep grey values as uint8: 16-bit by its nominal range, 32-bit and float beyond theirs by the largest value."""
+    scaled = values.astype(np.float64)
+    top = float(np.nanmax(scaled)) if scaled.size else 0.0
+    if mode == "F":
+        full = 1.0 if top <= 1 else 255.0 if top <= 255 else top
+    else:
+        full = 65535.0 if top <= 65535 else top
+    return np.nan_to_num(scaled * (255 / full)).clip(0, 255).round().astype(np.uint8)

@@ -1,0 +1,98 @@
+"""How a data set is divided: validation made from train, the splits that training and evaluation use, class names."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tailor.data.records import ImageData, Record, Split
+from tailor.errors import DataError, nearest
+
+
+def ensure_validation(data: ImageData, seed: int, fraction: float = 0.2) -> ImageData:
+    """`data` with a `val` split: as it is where it has one, else `fraction` of each class of `train` (or of `all`).
+
+    Every class keeps at least one training image; a class with two or more gives at least one to val.
+    """
+    if "val" in data.splits:
+        return data
+    source = data.splits.get("train") or data.splits.get("all")
+    if source is None:
+        raise DataError(f"`{data.name}` has no `train` split: {', '.join(data.splits)}", hint="add a `train` folder")
+    if not 0 < fraction < 1:
+        raise DataError(f"the share of images for validation lies between 0 and 1, not {fraction}")
+    chosen = _stratified(source.labels, seed, fraction)
+    if not chosen:
+        raise DataError(
+            f"no class of `{data.name}` has a second image, so none can be kept for validation",
+            hint="add images, or give a `val` split",
+        )
+    keep = [i for i in range(len(source)) if i not in chosen]
+    train, val = _subset(source, "train", keep), _subset(source, "val", sorted(chosen))
+    others = {name: split for name, split in data.splits.items() if name not in ("train", "all")}
+    note = f"val made from {fraction * 100:g} % of {source.name}, stratified, seed {seed}"
+    return replace(data, splits={"train": train, "val": val, **others}, notes=(*data.notes, note))
+
+
+def for_training(data: ImageData, seed: int) -> ImageData:
+    """`data` with `train` and `val` (made where missing), ready to adapt to: two classes or more, all seen in train."""
+    if "train" in data.splits or "all" in data.splits:
+        _check_trainable(data, data.splits.get("train") or data.splits["all"])
+    return ensure_validation(data, seed)
+
+
+def for_evaluation(data: ImageData) -> Split:
+    """The split to evaluate on: `test`, else all images, else `val`, else what there is; its `name` says which."""
+    for name in ("test", "all", "val", "train"):
+        if name in data.splits:
+            return data.splits[name]
+    raise DataError(f"`{data.name}` has no images")
+
+
+def with_classes(data: ImageData, classes: Sequence[str]) -> ImageData:
+    """`data` with its labels counted in `classes` (those of a bundle), matched by name."""
+    where = {name: label for label, name in enumerate(classes)}
+    used = {label for split in data.splits.values() for label in split.labels}
+    unknown = [data.classes[label] for label in sorted(used) if data.classes[label] not in where]
+    if unknown:
+        raise DataError(
+            f"class `{unknown[0]}` of `{data.name}` is none of the model's {len(classes)} classes",
+            hint=nearest(unknown[0], tuple(classes)),
+        )
+    splits = {
+        name: replace(split, records=tuple(Record(r.source, where[data.classes[r.label]]) for r in split.records))
+        for name, split in data.splits.items()
+    }
+    return replace(data, classes=tuple(classes), splits=splits)
+
+
+def _check_trainable(data: ImageData, train: Split) -> None:
+    counts = train.counts(len(data.classes))
+    present = [name for name, count in zip(data.classes, counts, strict=True) if count]
+    if len(present) < 2:
+        found = f"one class, `{present[0]}`" if present else "no image"
+        raise DataError(f"`{data.name}` has {found}: a classifier needs two", hint="add a folder of images per class")
+    for split in data.splits.values():
+        for record in split.records:
+            if not counts[record.label]:
+                name = data.classes[record.label]
+                raise DataError(
+                    f"class `{name}` has images in {split.name} but none in {train.name}: {record.source}",
+                    hint=nearest(name, tuple(present)),
+                )
+
+
+def _stratified(labels: Sequence[int], seed: int, fraction: float) -> set[int]:
+    """Indices of `fraction` of each label, drawn by `seed`: at least one, and never the last of its label."""
+    chosen: set[int] = set()
+    array = np.asarray(labels, dtype=np.int64)
+    for label in np.unique(array):
+        members = np.flatnonzero(array == label)
+        take = min(len(members) - 1, max(1, round(len(members) * fraction)))
+        order = np.random.default_rng([seed, int(label)]).permutation(len(members))
+        chosen.update(int(i) for i in members[order[:take]])
+    return chosen
+
+
+def _subset(split: Split, name: str, indices: Sequence[int]) -> Split:
+    return Split(name, tuple(split.records[i] for i in indices), split.opener)

@@ -1,0 +1,160 @@
+"""From an RGB image to a normalised tensor: what a bundle stores (`Preprocessing`), what training adds (`AUGMENTS`).
+
+A transform has two steps. `frame` is the same for every epoch (resize to a fixed size, uint8), so `loading` may keep its
+result; `rest` draws (crop, flip, ...) and normalises. Draws come from torch's default generator, which `loading` seeds.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass as plain_dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from tailor.errors import DataError, nearest
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+FGVC_MARGIN = 256 / 224  # VPT's FGVC protocol resizes to 256 and crops 224
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Preprocessing:
+    """How an image becomes the model's input: `size` (H, W), and the mean and standard deviation of each channel.
+
+    `squash` resizes both sides to size / crop_pct (VTAB's way: crop_pct 1), `center` the shorter side; both then take
+    the central (H, W).
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bicubic"
+    crop: Literal["squash", "center"] = "squash"
+    crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise DataError(f"image size must be positive: {self.size[0]} x {self.size[1]}")
+        if min(self.std) <= 0:
+            raise DataError(f"the standard deviation of every channel must be positive: {self.std}")
+        if not 0 < self.crop_pct <= 1:
+            raise DataError(f"crop_pct must be above 0 and at most 1: {self.crop_pct}")
+
+
+def preprocessing_of(config: Mapping[str, Any], crop: Literal["squash", "center"] = "squash") -> Preprocessing:
+    """The preprocessing in a timm data config (`timm.data.resolve_model_data_config`); `squash` ignores the crop_pct."""
+    name = str(config.get("interpolation", "bicubic"))
+    return Preprocessing(
+        size=tuple(config["input_size"][-2:]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation="bicubic" if name in ("", "random") else name,  # type: ignore[arg-type]  # pydantic checks
+        crop=crop,
+        crop_pct=float(config.get("crop_pct") or 1.0) if crop == "center" else 1.0,
+    )
+
+
+@plain_dataclass(frozen=True)
+class Frame:
+    """The deterministic step: resize both sides (a pair) or the shorter one (a number), then crop centrally."""
+
+    resize: tuple[int, int] | int | None
+    crop: tuple[int, int] | None
+    interpolation: Interpolation
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """`image` as a uint8 tensor (3, h, w)."""
+        if self.resize is not None:
+            size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
+            image = F.resize(image, size, interpolation=v2.InterpolationMode(self.interpolation))
+        if self.crop is not None:
+            image = F.center_crop(image, list(self.crop))
+        return F.pil_to_tensor(image)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(h, w) of the result, None where it depends on the image."""
+        return self.crop or (self.resize if isinstance(self.resize, tuple) else None)
+
+
+@plain_dataclass(frozen=True)
+class Transform:
+    """RGB image -> float tensor (3, H, W): `frame`, which is fixed, then `rest`, which may draw."""
+
+    frame: Frame
+    rest: Callable[[Tensor], Tensor]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """`image` as a normalised float tensor (3, H, W)."""
+        return self.rest(self.frame(image))
+
+
+def eval_transform(pre: Preprocessing) -> Transform:
+    """The transform of validation, test and deployment: no draw."""
+    return Transform(_eval_frame(pre), v2.Compose(_normalise(pre)))
+
+
+def train_transform(pre: Preprocessing, augment: str = "none") -> Transform:
+    """The transform of training, by a name in `AUGMENTS`."""
+    if augment not in AUGMENTS:
+        raise DataError(f"there is no augmentation `{augment}`", hint=nearest(augment, tuple(AUGMENTS)))
+    return AUGMENTS[augment](pre)
+
+
+def _eval_frame(pre: Preprocessing) -> Frame:
+    height, width = pre.size
+    if pre.crop == "squash":
+        resized = (round(height / pre.crop_pct), round(width / pre.crop_pct))
+        return Frame(resized, None if resized == pre.size else pre.size, pre.interpolation)
+    # timm's rule, floor included: the shorter side to the larger of (H, W) / crop_pct
+    return Frame(int(max(pre.size) / pre.crop_pct), pre.size, pre.interpolation)
+
+
+def _normalise(pre: Preprocessing) -> list[Callable[[Tensor], Tensor]]:
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(pre.mean), list(pre.std))]
+
+
+def _flip(pre: Preprocessing) -> Transform:
+    return Transform(_eval_frame(pre), v2.Compose([v2.RandomHorizontalFlip(), *_normalise(pre)]))
+
+
+def _fgvc(pre: Preprocessing) -> Transform:
+    larger = (round(pre.size[0] * FGVC_MARGIN), round(pre.size[1] * FGVC_MARGIN))
+    steps = [v2.RandomCrop(pre.size), v2.RandomHorizontalFlip(), *_normalise(pre)]
+    return Transform(Frame(larger, None, pre.interpolation), v2.Compose(steps))
+
+
+def _crop(pre: Preprocessing) -> Transform:
+    steps = [*_random_crop(pre, smallest=0.35), *_normalise(pre)]
+    return Transform(Frame(None, None, pre.interpolation), v2.Compose(steps))
+
+
+def _strong(pre: Preprocessing) -> Transform:
+    """timm's recipe for transformers: random resized crop, flip, RandAugment m9, random erasing 0.25."""
+    draws = [*_random_crop(pre, smallest=0.08), v2.RandAugment(num_ops=2, magnitude=9)]
+    return Transform(
+        Frame(None, None, pre.interpolation), v2.Compose([*draws, *_normalise(pre), v2.RandomErasing(0.25)])
+    )
+
+
+def _random_crop(pre: Preprocessing, smallest: float) -> list[Callable[[Tensor], Tensor]]:
+    # On tensors torchvision resizes by these two only; lanczos and nearest images train on bicubic crops.
+    mode = v2.InterpolationMode("bilinear" if pre.interpolation == "bilinear" else "bicubic")
+    return [
+        v2.RandomResizedCrop(list(pre.size), scale=(smallest, 1.0), interpolation=mode, antialias=True),
+        v2.RandomHorizontalFlip(),
+    ]
+
+
+AUGMENTS: dict[str, Callable[[Preprocessing], Transform]] = {
+    "none": eval_transform,
+    "flip": _flip,
+    "fgvc": _fgvc,
+    "crop": _crop,
+    "strong": _strong,
+}
