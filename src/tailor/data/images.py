@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tailor.data.pixels import read_image
 from tailor.data.records import ImageData, Record, Split
-from tailor.data.sources import SOURCES
+from tailor.data.sources import BUILTIN, SOURCES
 from tailor.data.splits import ensure_validation, for_evaluation, for_training, with_classes
 from tailor.errors import DataError, nearest
 
@@ -41,6 +41,8 @@ def open_data(
     name = str(where).strip()
     if not name:
         raise DataError("the name of the data is empty", hint="give a folder, a CSV file or `builtin/digits`")
+    if name.lower().startswith("builtin/") and name.lower() not in BUILTIN:
+        raise DataError(f"there is no `{name}`", hint=nearest(name.lower(), BUILTIN))
     load = next(load for pattern, load in SOURCES.items() if fnmatchcase(name.lower(), pattern))
     data = load(name, seed)
     return data if classes is None else with_classes(data, classes)

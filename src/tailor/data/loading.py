@@ -101,7 +101,7 @@ class Loader:
 
 @dataclass(frozen=True)
 class _Images(Dataset[Batch | DataError]):
-    """Item `batch` (global indices): this rank's share, or the error met, which raised in a worker would lose its type."""
+    """Item `batch` (global indices): this rank's share, or the error met: raised in a worker it would lose its type."""
 
     split: Split
     transform: Callable[[Image.Image], Tensor]

@@ -7,6 +7,7 @@ What cannot be decoded is a DataError that names the file. The size limit is Pil
 import struct
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -20,32 +21,32 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, 
 
 def read_image(path: str | Path) -> Image.Image:
     """The image in a file as 8-bit RGB; raises DataError naming the file where there is none."""
-    path = Path(path)
+    return decode(Path(path), str(path))
+
+
+def decode(file: Path | BinaryIO, name: str) -> Image.Image:
+    """The image in `file` (a path or a stream) as 8-bit RGB; raises DataError that calls it `name`."""
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"`{path}` is empty (0 bytes)", hint="delete the file, or copy it again")
+        if isinstance(file, Path) and file.stat().st_size == 0:
+            raise DataError(f"`{name}` is empty (0 bytes)", hint="delete the file, or copy it again")
         with warnings.catch_warnings():
             # Remarks on odd palettes and EXIF blocks are noise; a picture too large to be one is not.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 return to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(
-            f"`{path}` has more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels",
+            f"`{name}` has more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels",
             hint="scale it down, or raise `PIL.Image.MAX_IMAGE_PIXELS` if the file can be trusted",
         ) from None
     except UnidentifiedImageError:
-        raise DataError(
-            f"`{path}` is not an image that can be read", hint="delete the file, or save it as PNG"
-        ) from None
+        raise DataError(f"`{name}` is not an image that can be read", hint="delete it, or save it as PNG") from None
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise DataError(
-            f"`{path}` cannot be opened: {error.strerror}", hint="check the path and its permissions"
-        ) from None
+        raise DataError(f"`{name}` cannot be opened: {error.strerror}", hint="check path and permissions") from None
     except DAMAGE as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"`{path}` is damaged: {detail}", hint="delete the file, or copy it again") from None
+        raise DataError(f"`{name}` is damaged: {detail}", hint="delete the file, or copy it again") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ Opener = Callable[[str], Image.Image]
 
 @dataclass(frozen=True)
 class Record:
-    """One image: its label, and where it is (a file, or a name such as `builtin/digits#17`) for errors and predictions."""
+    """One image: its label, and where it is: a file, or a name such as `builtin/digits#17`, as errors print it."""
 
     source: str
     label: int

@@ -35,7 +35,7 @@ def ensure_validation(data: ImageData, seed: int, fraction: float = 0.2) -> Imag
 
 
 def for_training(data: ImageData, seed: int) -> ImageData:
-    """`data` with `train` and `val` (made where missing), ready to adapt to: two classes or more, all seen in train."""
+    """`data` with `train` and `val` (made where missing), ready to adapt to: two classes or more."""
     if "train" in data.splits or "all" in data.splits:
         _check_trainable(data, data.splits.get("train") or data.splits["all"])
     return ensure_validation(data, seed)
@@ -72,14 +72,6 @@ def _check_trainable(data: ImageData, train: Split) -> None:
     if len(present) < 2:
         found = f"one class, `{present[0]}`" if present else "no image"
         raise DataError(f"`{data.name}` has {found}: a classifier needs two", hint="add a folder of images per class")
-    for split in data.splits.values():
-        for record in split.records:
-            if not counts[record.label]:
-                name = data.classes[record.label]
-                raise DataError(
-                    f"class `{name}` has images in {split.name} but none in {train.name}: {record.source}",
-                    hint=nearest(name, tuple(present)),
-                )
 
 
 def _stratified(labels: Sequence[int], seed: int, fraction: float) -> set[int]:

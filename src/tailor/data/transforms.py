@@ -1,7 +1,8 @@
 """From an RGB image to a normalised tensor: what a bundle stores (`Preprocessing`), what training adds (`AUGMENTS`).
 
-A transform has two steps. `frame` is the same for every epoch (resize to a fixed size, uint8), so `loading` may keep its
-result; `rest` draws (crop, flip, ...) and normalises. Draws come from torch's default generator, which `loading` seeds.
+A transform has two steps. `frame` is the same for every epoch (resize to a fixed size, uint8), so `loading` may keep
+its result; `rest` draws (crop, flip, ...) and normalises. Draws come from torch's default generator,
+which `loading` seeds.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,7 +48,7 @@ class Preprocessing:
 
 
 def preprocessing_of(config: Mapping[str, Any], crop: Literal["squash", "center"] = "squash") -> Preprocessing:
-    """The preprocessing in a timm data config (`timm.data.resolve_model_data_config`); `squash` ignores the crop_pct."""
+    """The preprocessing in a timm data config (`timm.data.resolve_model_data_config`); `squash` takes no crop_pct."""
     name = str(config.get("interpolation", "bicubic"))
     return Preprocessing(
         size=tuple(config["input_size"][-2:]),

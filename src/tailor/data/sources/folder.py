@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tailor.data.pixels import SUFFIXES
-from tailor.data.records import ImageData, Record, Split
+from tailor.data.records import ImageData
+from tailor.data.sources.assemble import assemble
 from tailor.errors import DataError, nearest
 
 SPLIT_NAMES = {
@@ -36,45 +37,30 @@ def load(where: str, seed: int) -> ImageData:
         found = {"all": _class_folders(root, notes)}
     if ignored:
         notes.append(f"ignored beside the splits: {', '.join(ignored)}")
-    return _data(root, {name: files for name, files in found.items() if files}, notes)
-
-
-def _data(root: Path, found: dict[str, dict[str, list[Path]]], notes: list[str]) -> ImageData:
-    main = "train" if "train" in found else next(iter(found), "")
-    if not main:
+    rows = {
+        split: [(str(path), name) for name in sorted(files) for path in files[name]] for split, files in found.items()
+    }
+    if not any(rows.values()):
         raise DataError(f"no image found below `{root}`", hint=LAYOUT)
-    classes = tuple(
-        sorted(set(found[main]) if main == "train" else {name for files in found.values() for name in files})
-    )
-    if len(classes) < 2:
-        raise DataError(f"`{root}` has one class, `{classes[0]}`: a classifier needs two", hint=LAYOUT)
-    labels = {name: label for label, name in enumerate(classes)}
-    splits = {}
-    for split, files in found.items():
-        for name in files:
-            if name not in labels:
-                raise DataError(
-                    f"class `{name}` is in {split} but not in train: {files[name][0]}", hint=nearest(name, classes)
-                )
-        records = tuple(Record(str(path), labels[name]) for name in sorted(files) for path in files[name])
-        splits[split] = Split(split, records)
-    for label, count in enumerate(splits[main].counts(len(classes))):
-        if count == 1:
-            notes.append(f"class `{classes[label]}` has one image in {main}")
-    return ImageData(str(root), classes, splits, tuple(notes))
+    return assemble(str(root), rows, notes=notes)
+
+
+def check_exists(path: Path) -> None:
+    """Raises DataError where nothing is at `path`; the hint names what beside it comes close."""
+    if path.exists():
+        return
+    parent = path.parent
+    siblings = tuple(p.name for p in parent.iterdir() if not p.name.startswith(".")) if parent.is_dir() else ()
+    hint = nearest(path.name, siblings) if siblings else f"look into `{parent}`"
+    raise DataError(f"`{path}` does not exist", hint=hint)
 
 
 def _check_root(root: Path) -> None:
-    if root.is_dir():
-        return
-    if root.exists():
+    check_exists(root)
+    if not root.is_dir():
         kind = "an image" if root.suffix.lower() in SUFFIXES else "a file"
         hint = "to classify one image use `tailor predict`" if kind == "an image" else LAYOUT
         raise DataError(f"`{root}` is {kind}, not a folder or a CSV file of images", hint=hint)
-    parent = root.parent
-    siblings = tuple(p.name for p in parent.iterdir() if not p.name.startswith(".")) if parent.is_dir() else ()
-    hint = nearest(root.name, siblings) if siblings else f"`{parent}` does not exist either"
-    raise DataError(f"there is no folder `{root}`", hint=hint)
 
 
 def _refuse_other_tasks(root: Path, folders: list[Path]) -> None:
@@ -91,7 +77,7 @@ def _refuse_other_tasks(root: Path, folders: list[Path]) -> None:
 
 
 def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
-    """The folders of `root` that are splits: named like one and holding folders, since a class may be called `train`."""
+    """The folders of `root` that are splits: named like one and holding folders (a class may be called `train`)."""
     named = [f for f in folders if f.name.lower() in SPLIT_NAMES]
     divided: dict[str, Path] = {}
     for folder in named:
