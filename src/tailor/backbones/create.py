@@ -1,0 +1,109 @@
+"""Making a backbone from its name: timm, `hf-hub:`, `local-dir:`, the bundled minis; pre-trained, from a file, or random.
+
+The only place where timm's factory is called. The classifier is always remade (`attach_head_`), because timm's two ways
+of making one start differently and the start changes what a sensitivity pass sees.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from tailor.backbones import bundled, parts, weights
+from tailor.errors import ModelError, nearest
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the backbone wants its images: what timm's configuration says."""
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+
+
+def create(name: str, source: str = "pretrained", image_size: int | None = None, seed: int = 0) -> nn.Module:
+    """A backbone in eval mode. `source` is `pretrained`, `random` (drawn from `seed`), or a weights file's path.
+
+    ModelError for an unknown name (with the nearest), an unreachable hub, or a file that does not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _architecture(name, source == "pretrained", image_size)
+    if source not in ("pretrained", "random"):
+        weights.load_(model, Path(source))
+    elif source == "pretrained" and name in bundled.WIDTHS:
+        weights.load_(model, bundled.weights(name))
+    for module in model.modules():
+        if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA, SwinV2: call the layer instead of reading its weight
+            module.qkv_bias_separate = True
+    return model.eval()
+
+
+def _architecture(name: str, pretrained: bool, image_size: int | None) -> nn.Module:
+    if name in bundled.WIDTHS:
+        return bundled.create(name, image_size)
+    plain = name.split(".")[0]
+    remote = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not remote and not timm.is_model(plain):
+        known = [*bundled.WIDTHS, *timm.list_models()]
+        raise ModelError(f"unknown model `{name}`", hint=nearest(name, known))
+    try:
+        return _timm(name, pretrained, image_size)
+    except ModelError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        hint = "use `--weights FILE` with a local checkpoint, or `--weights random`"
+        if not pretrained:
+            hint = "check the name and the image size"
+        raise ModelError(f"`{name}` cannot be made: {reason}", hint=hint) from error
+
+
+def _timm(name: str, pretrained: bool, image_size: int | None) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if image_size is None:
+            return timm.create_model(name, pretrained=pretrained)
+        try:
+            return timm.create_model(name, pretrained=pretrained, img_size=image_size)
+        except TypeError:  # fully convolutional: no size of its own
+            model = timm.create_model(name, pretrained=pretrained)
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, image_size, image_size)}
+    return model
+
+
+def config_of(model: nn.Module) -> Config:
+    """Input size, mean, standard deviation, interpolation and crop of the model's own configuration."""
+    raw = getattr(model, "pretrained_cfg", None) or {}
+    return Config(
+        input_size=parts.input_size_of(model),
+        mean=tuple(raw.get("mean") or (0.485, 0.456, 0.406)),
+        std=tuple(raw.get("std") or (0.229, 0.224, 0.225)),
+        interpolation=str(raw.get("interpolation") or "bicubic"),
+        crop_pct=float(raw.get("crop_pct") or 1.0),
+    )
+
+
+def attach_head_(model: nn.Module, classes: int, seed: int = 0) -> nn.Module:
+    """Replace the classifier by a fresh one for `classes` classes: weight truncated normal (std 0.02), bias zero."""
+    if not hasattr(model, "reset_classifier"):
+        raise ModelError(f"`{type(model).__name__}` has no classifier to replace", hint="use a timm classifier")
+    with torch.random.fork_rng(devices=[]):
+        model.reset_classifier(classes)
+        generator = torch.Generator().manual_seed(seed)
+        for path in parts.heads_of(model):
+            for module in model.get_submodule(path).modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    drawn = torch.empty(module.weight.shape)
+                    nn.init.trunc_normal_(drawn, std=0.02, generator=generator)
+                    with torch.no_grad():
+                        module.weight.copy_(drawn)
+                        if module.bias is not None:
+                            module.bias.zero_()
+    return model

@@ -1,0 +1,116 @@
+"""Turn a family's list of blocks into sites, vectors and operations: the walk that every family shares.
+
+A family file says where its blocks are and what to leave out; this file reads the modules inside and never guesses
+from names beyond the labels of operations.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import nn
+
+from tailor.anatomy import Block, Site, Vector
+
+_FUSED = ("q", "k", "v")
+_LABELS = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
+
+
+def block_of(path: str, blocks: Sequence[Block]) -> int:
+    """Index of the block that holds `path`, or -1."""
+    for index, block in enumerate(blocks):
+        if path.startswith(block.path + "."):
+            return index
+    return -1
+
+
+def within(path: str, roots: Iterable[str]) -> bool:
+    """Whether `path` is one of `roots` or lies below one."""
+    return any(path == root or path.startswith(root + ".") for root in roots)
+
+
+def sites_of(model: nn.Module, blocks: Sequence[Block], excluded: Sequence[str]) -> tuple[Site, ...]:
+    """Every linear layer and convolution outside `excluded`; a fused qkv as three sites by rows."""
+    sites: list[Site] = []
+    for path, module in model.named_modules():
+        if within(path, excluded) or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            continue
+        index = block_of(path, blocks)
+        leaf = path.rsplit(".", 1)[-1]
+        op = _LABELS.get(leaf, leaf if index >= 0 and not leaf.isdigit() else _label(path, blocks, index))
+        outputs, inputs = module.weight.shape[0], module.weight[0].numel()
+        if leaf == "qkv" and isinstance(module, nn.Linear) and outputs % 3 == 0:
+            third = outputs // 3
+            for position, part in enumerate(_FUSED):
+                rows = (position * third, (position + 1) * third)
+                sites.append(Site(path, part, third, inputs, index, part, rows))
+            continue
+        kind = "linear" if isinstance(module, nn.Linear) else "conv"
+        if kind == "conv" and module.groups > 1:
+            kind = "depthwise"
+        sites.append(Site(path, op, outputs, inputs, index, kind=kind))  # type: ignore[arg-type]
+    return tuple(sites)
+
+
+def _label(path: str, blocks: Sequence[Block], index: int) -> str:
+    """A stable label for a layer whose own name is a number: the nearest name above it (`downsample`)."""
+    inner = path[len(blocks[index].path) + 1 :] if index >= 0 else path
+    words = [word for word in inner.split(".") if not word.isdigit()]
+    return words[-1] if words else inner
+
+
+def vectors_of(model: nn.Module, blocks: Sequence[Block], excluded: Sequence[str]) -> tuple[Vector, ...]:
+    """Every one-dimensional parameter outside `excluded`; a fused qkv bias as three ranges."""
+    vectors: list[Vector] = []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim != 1 or within(name, excluded):
+            continue
+        index = block_of(name, blocks)
+        owner, _, leaf = name.rpartition(".")
+        module = owner.rsplit(".", 1)[-1]
+        if module == "qkv" and leaf == "bias" and parameter.numel() % 3 == 0:
+            third = parameter.numel() // 3
+            for position, part in enumerate(_FUSED):
+                rows = (position * third, (position + 1) * third)
+                vectors.append(Vector(name, f"{part}.bias", third, index, rows))
+            continue
+        label = _LABELS.get(module, module if not module.isdigit() else _label(owner, blocks, index))
+        op = leaf if index >= 0 and owner == blocks[index].path else f"{label}.{leaf}"
+        vectors.append(Vector(name, op, parameter.numel(), index))
+    return tuple(vectors)
+
+
+def operations_of(model: nn.Module, excluded: Sequence[str]) -> tuple[str, ...]:
+    """Paths of the modules with a weight that scale channels: convolutions, linear layers and norms, in order."""
+    paths = []
+    for path, module in model.named_modules():
+        if within(path, excluded) or not path:
+            continue
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) or is_norm(module):
+            paths.append(path)
+    return tuple(paths)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """A leaf whose one-dimensional weight scales channels and that is neither linear nor a convolution."""
+    weight = getattr(module, "weight", None)
+    named = "norm" in type(module).__name__.lower()
+    return named and isinstance(weight, nn.Parameter) and weight.ndim == 1 and not list(module.children())
+
+
+def heads_of(model: nn.Module) -> tuple[str, ...]:
+    """The classifier layers as timm's configuration names them."""
+    config: Mapping[str, object] = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    named = config.get("classifier") or "head"
+    names = (named,) if isinstance(named, str) else tuple(named)  # type: ignore[arg-type]
+    known = dict(model.named_modules())
+    return tuple(name for name in names if name in known)
+
+
+def input_size_of(model: nn.Module) -> tuple[int, int, int]:
+    """(C, H, W) that the model expects: the patch embedding's own size where it has one, else timm's configuration."""
+    embed = getattr(model, "patch_embed", None)
+    size = getattr(embed, "img_size", None)
+    config = getattr(model, "pretrained_cfg", None) or {}
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    if isinstance(size, tuple) and len(size) == 2:
+        height, width = size
+    return (int(channels), int(height), int(width))

@@ -1,0 +1,40 @@
+"""Budgets as people write them: `0.4%`, `0.4M`, `4.2G`, `5ms`. Pure data; what is counted is the verb's business."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from tailor.errors import UsageError
+
+_AMOUNT = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(%|ms|[kKmMgG])?\s*$")
+_SCALE = {"k": 1e3, "m": 1e6, "g": 1e9}
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A share of a whole (`value` in 0..1), a count (parameters, MACs), or milliseconds."""
+
+    value: float
+    unit: Literal["share", "count", "ms"]
+
+    def of(self, whole: int) -> int:
+        """The count this amount means when the whole is `whole` (rounded down); not defined for milliseconds."""
+        assert self.unit != "ms"
+        return int(self.value * whole) if self.unit == "share" else int(self.value)
+
+
+def parse(text: str, flag: str = "--budget") -> Amount:
+    """Read `0.4%`, `120M`, `4.2G`, `5ms` or a plain count; K M G are 10^3, 10^6, 10^9. UsageError on anything else."""
+    match = _AMOUNT.match(text)
+    if not match:
+        raise UsageError(f"`{flag} {text}` is not an amount", hint="write `0.4%`, `0.4M`, `4.2G`, `5ms` or a count")
+    number, unit = float(match[1]), match[2] or ""
+    if number <= 0:
+        raise UsageError(f"`{flag} {text}` must be above zero", hint="write for instance `0.4%` or `0.4M`")
+    if unit == "%":
+        if number > 100:
+            raise UsageError(f"`{flag} {text}` is above 100 %", hint="a percentage is of the whole, at most `100%`")
+        return Amount(number / 100, "share")
+    if unit == "ms":
+        return Amount(number, "ms")
+    return Amount(number * _SCALE.get(unit.lower(), 1.0), "count")

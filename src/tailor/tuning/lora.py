@@ -1,0 +1,142 @@
+"""LoRA (Hu et al. 2021): a low-rank update beside a frozen layer. One file: the settings, then the module.
+
+As a baseline it sits on the fused qkv with one `down` shared by q, k and v (the form of NOAH and the SPT thesis:
+`4 d r` per block); on rows of a fused layer each part has its own pair. `up` starts at zero, which the released SPT code
+intends but overwrites (adaptation note, section 1.5), so wrapping changes nothing. Convolutions count as matrices: a
+convolution to `rank` channels, then a 1x1 convolution.
+"""
+
+import copy
+import math
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from tailor.anatomy import Anatomy
+from tailor.errors import PlanError
+from tailor.tuning.layers import matrix_shape, plain
+from tailor.tuning.method import STRICT, Geometry, Place, Rows, site_places
+
+
+@dataclass(frozen=True, config=STRICT)
+class Lora:
+    """y = Wx + (alpha / rank) * up(down(dropout(x))); `alpha` 0 means `rank`, so that the factor is 1."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = 8
+    alpha: float = 0.0
+    dropout: float = 0.1
+    drop_path: float = 0.0
+
+    identity: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
+    knob: ClassVar[str] = "rank"
+
+    def places(self, anatomy: Anatomy) -> tuple[Place, ...]:
+        """The fused qkv of every attention; where there is no attention, the MLP's linear layers."""
+        attention = site_places(anatomy, ops=("qkv", "q", "k", "v"))
+        places = attention or site_places(anatomy, ops=("fc1", "fc2")) or site_places(anatomy)
+        if not places:
+            raise PlanError("the backbone has no linear or convolution site for `lora`", hint="try `--method bias`")
+        return places
+
+    def cost(self, layer: nn.Module, rows: tuple[int, int] | None = None, geometry: Geometry | None = None) -> int:
+        """r (in + out): the thesis's `2 d_in d_out r` cannot be meant (note, section 1.4)."""
+        outputs, inputs = matrix_shape(layer)
+        return self.rank * (inputs + (rows[1] - rows[0] if rows else outputs))
+
+    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+        """The layer with its update beside it, on the given rows."""
+        scale = self.alpha / self.rank if self.alpha else 1.0
+        if isinstance(plain(layer), nn.Conv2d):
+            return LoraConv(layer, self.rank, scale, self.dropout, self.drop_path)
+        return LoraLinear(layer, self.rank, scale, rows, self.dropout, self.drop_path)
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        """The base layer with the update added to its weight, in float64 and cast once."""
+        assert isinstance(module, LoraLinear | LoraConv)
+        base = copy.deepcopy(module.base)
+        layer = plain(base)
+        with torch.no_grad():
+            layer.weight.copy_((layer.weight.double() + module.delta().double()).to(layer.weight.dtype))
+        return base
+
+
+class LoraLinear(nn.Module):
+    """A linear layer with low-rank updates on ranges of its outputs. Shapes (..., in) -> (..., out)."""
+
+    def __init__(
+        self, base: nn.Module, rank: int, scale: float, rows: Rows = (), dropout: float = 0.0, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        outputs, inputs = matrix_shape(base)
+        self.base = base
+        self.rank, self.scale, self.outputs = rank, scale, outputs
+        self.rows = tuple(sorted(rows)) or ((0, outputs),)
+        like = plain(base).weight
+        self.down = nn.Parameter(like.new_empty(rank * len(self.rows), inputs))
+        self.up = nn.Parameter(like.new_zeros(sum(stop - start for start, stop in self.rows), rank))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Base output plus the update; rows without one get nothing added."""
+        hidden = F.linear(self.dropout(x), self.down)
+        return self.base(x) + self.drop_path(self._spread(hidden) * self.scale)
+
+    def _spread(self, hidden: Tensor) -> Tensor:
+        """(..., rank * parts) -> (..., out): each part's up-projection at its rows, zeros elsewhere."""
+        if self.rows == ((0, self.outputs),):
+            return F.linear(hidden, self.up)
+        pieces, at, taken = [], 0, 0
+        for index, (start, stop) in enumerate(self.rows):
+            if start > at:
+                pieces.append(hidden.new_zeros(1).expand(*hidden.shape[:-1], start - at))
+            part = hidden[..., index * self.rank : (index + 1) * self.rank]
+            pieces.append(F.linear(part, self.up[taken : taken + stop - start]))
+            at, taken = stop, taken + stop - start
+        if at < self.outputs:
+            pieces.append(hidden.new_zeros(1).expand(*hidden.shape[:-1], self.outputs - at))
+        return torch.cat(pieces, dim=-1)
+
+    def delta(self) -> Tensor:
+        """(out, in): what the update adds to the weight."""
+        weight = plain(self.base).weight
+        total = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
+        taken = 0
+        for index, (start, stop) in enumerate(self.rows):
+            down = self.down[index * self.rank : (index + 1) * self.rank].double()
+            total[start:stop] = self.scale * self.up[taken : taken + stop - start].double() @ down
+            taken += stop - start
+        return total
+
+
+class LoraConv(nn.Module):
+    """A dense convolution with a low-rank update: the same kernel to `rank` channels, then 1x1 up."""
+
+    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        conv = plain(base)
+        assert isinstance(conv, nn.Conv2d) and conv.groups == 1
+        self.base, self.rank, self.scale = base, rank, scale
+        self.down = nn.Parameter(conv.weight.new_empty(rank, *conv.weight.shape[1:]))
+        self.up = nn.Parameter(conv.weight.new_zeros(conv.out_channels, rank, 1, 1))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out, H', W')."""
+        conv = plain(self.base)
+        hidden = F.conv2d(self.dropout(x), self.down, None, conv.stride, conv.padding, conv.dilation)
+        return self.base(x) + self.drop_path(F.conv2d(hidden, self.up) * self.scale)
+
+    def delta(self) -> Tensor:
+        """(out, in, kh, kw): what the update adds to the kernel."""
+        up = self.up.double().flatten(1)
+        return self.scale * (up @ self.down.double().flatten(1)).view(-1, *self.down.shape[1:])

@@ -1,0 +1,59 @@
+"""The tuning plan: what trains in a backbone, as plain data. Making one is `planner`'s and `spt`'s work, doing it `apply`'s."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from tailor.errors import PlanError
+from tailor.tuning import AnyModule
+from tailor.tuning.method import STRICT, Geometry
+
+
+@dataclass(frozen=True, config=STRICT)
+class Tune:
+    """One method at one place: a module path, for a part of a fused layer its `rows`, for a block its geometry."""
+
+    site: str
+    method: Annotated[AnyModule, Field(discriminator="kind")]
+    rows: tuple[int, int] | None = None
+    geometry: Geometry | None = None
+
+    @property
+    def path(self) -> str:
+        """The module's path, without the part's name."""
+        return self.site.partition("[")[0]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Entries:
+    """Single entries of one tensor that train: flat indices, sorted, each once."""
+
+    tensor: str
+    indices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.indices:
+            raise PlanError(f"the plan names no entry of `{self.tensor}`", hint="leave the tensor out instead")
+        if any(a >= b for a, b in zip(self.indices, self.indices[1:])) or self.indices[0] < 0:
+            raise PlanError(
+                f"the entries of `{self.tensor}` are not sorted, not distinct, or negative",
+                hint="sort them and remove repetitions",
+            )
+
+
+@dataclass(frozen=True, config=STRICT)
+class TunePlan:
+    """What trains: parameters in `full` (whole, or a range `name[a:b]`), modules in `tunes`, single `entries`.
+
+    The classifier always trains and is not named. `cost` is the number of trainable parameters without it; `facts` say
+    how the plan came about (budget asked for, seed, unit of the sensitivity, images seen).
+    """
+
+    method: str
+    full: tuple[str, ...] = ()
+    tunes: tuple[Tune, ...] = ()
+    entries: tuple[Entries, ...] = ()
+    cost: int = 0
+    facts: dict[str, str | int | float] = Field(default_factory=dict)
+    kind: Literal["tune"] = "tune"

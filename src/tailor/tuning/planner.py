@@ -1,0 +1,90 @@
+"""From a method's name and a budget to a TunePlan, for every method that needs no data. SPT and NOAH have their own files."""
+
+import dataclasses
+import re
+
+from torch import nn
+
+from tailor.anatomy import Anatomy
+from tailor.errors import PlanError, UsageError, nearest
+from tailor.tuning import MODULES, SELECTIONS
+from tailor.tuning.apply import cost
+from tailor.tuning.method import Module, Selection
+from tailor.tuning.plan import Tune, TunePlan
+
+_NUMBERED = re.compile(r"^(?P<name>.+)-(?P<number>\d+)$")
+
+
+def parse(name: str, extra: tuple[str, ...] = ()) -> Module | Selection:
+    """`lora` or `lora-16` (the number sets the method's knob) -> the method; UsageError with the nearest name."""
+    table = {**SELECTIONS, **MODULES}
+    match = _NUMBERED.match(name)
+    plain = match["name"] if match and name not in table else name
+    if plain not in table:
+        raise UsageError(f"unknown method `{name}`", hint=nearest(plain, [*table, *extra]))
+    method = table[plain]
+    if match and name not in table:
+        if not method.knob:
+            raise UsageError(f"`{plain}` takes no number, found `{name}`", hint=f"write `--method {plain}`")
+        if int(match["number"]) < 1:
+            raise UsageError(f"the number in `{name}` must be above zero", hint=f"write for instance `{plain}-8`")
+        return method(**{method.knob: int(match["number"])})
+    return method()
+
+
+def plan(model: nn.Module, anatomy: Anatomy, method: Module | Selection, budget: int | None = None) -> TunePlan:
+    """The method at its usual places; with a budget, at the largest setting of its knob that does not exceed it.
+
+    PlanError where the method is not defined on this backbone, or where its smallest setting is above the budget.
+    """
+    if budget is None:
+        return _plan(model, anatomy, method)
+    if not method.knob:
+        made = _plan(model, anatomy, method)
+        if made.cost > budget:
+            raise _too_small(method.kind, made.cost, budget)
+        return made
+    low, high = 1, 2
+    smallest = _plan(model, anatomy, dataclasses.replace(method, **{method.knob: 1}))  # type: ignore[type-var]
+    if smallest.cost > budget:
+        raise _too_small(method.kind, smallest.cost, budget)
+    while high <= 4096 and _fits(model, anatomy, method, high, budget):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits(model, anatomy, method, middle, budget) else (low, middle)
+    return _plan(model, anatomy, dataclasses.replace(method, **{method.knob: low}))  # type: ignore[type-var]
+
+
+def _too_small(kind: str, least: int, budget: int) -> PlanError:
+    return PlanError(
+        f"a budget of {budget:,} parameters is too small for `{kind}`: its smallest setting has {least:,}",
+        hint=f"use `--budget {least}` or more, or `--method spt-lora`, which places single weights",
+    )
+
+
+def _fits(model: nn.Module, anatomy: Anatomy, method: Module | Selection, knob: int, budget: int) -> bool:
+    try:
+        return _plan(model, anatomy, dataclasses.replace(method, **{method.knob: knob})).cost <= budget  # type: ignore[type-var]
+    except PlanError:  # a knob beyond what the backbone has, as more blocks than there are
+        return False
+
+
+def _plan(model: nn.Module, anatomy: Anatomy, method: Module | Selection) -> TunePlan:
+    parameters = {
+        name: p for name, p in model.named_parameters() if not any(name.startswith(h + ".") for h in anatomy.heads)
+    }
+    if isinstance(method, Selection):
+        made = TunePlan(method=label(method), full=method.names(anatomy, parameters))
+    else:
+        tunes = tuple(
+            Tune(f"{p.path}[{p.part}]" if p.part else p.path, method, p.rows, p.geometry)
+            for p in method.places(anatomy)
+        )
+        made = TunePlan(method=label(method), tunes=tunes)
+    return dataclasses.replace(made, cost=cost(model, made, anatomy.heads))
+
+
+def label(method: Module | Selection) -> str:
+    """`lora-8`: how tables name a method with its setting."""
+    return f"{method.kind}-{getattr(method, method.knob)}" if method.knob else method.kind
