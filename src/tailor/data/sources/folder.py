@@ -41,7 +41,8 @@ def load(where: str, seed: int) -> ImageData:
         split: [(str(path), name) for name in sorted(files) for path in files[name]] for split, files in found.items()
     }
     if not any(rows.values()):
-        raise DataError(f"no image found below `{root}`", hint=LAYOUT)
+        saved = any(root.glob("*.parquet")) or any(root.glob("dataset_*.json"))
+        raise DataError(f"no image found below `{root}`", hint=f"try `hfds/{root}`" if saved else LAYOUT)
     return assemble(str(root), rows, notes=notes)
 
 

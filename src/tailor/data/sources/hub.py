@@ -1,6 +1,6 @@
 """`hfds/PATH-OR-NAME`: a data set of Hugging Face `datasets` (optional), saved, as files, or by name from the hub.
 
-Its image and class columns are found by type. Images are decoded here, under the same rules and limits as files.
+Its image and class columns are found by type, else by name. Images are decoded as files are, limits included.
 """
 
 import io
@@ -31,19 +31,21 @@ def load(where: str, seed: int) -> ImageData:
         raise DataError(f"`{where}` has none of the splits train, val and test: {', '.join(found)}")
     rows: dict[str, list[tuple[str, str]]] = {}
     notes: list[str] = []
-    classes: tuple[str, ...] = ()
     columns: dict[str, _Column] = {}
+    names: dict[str, tuple[str, ...] | None] = {}
     for split, table in tables.items():
-        image, label = _columns(where, table)
-        classes = classes or tuple(table.features[label].names)
-        if tuple(table.features[label].names) != classes:
-            raise DataError(f"the splits of `{where}` have different class names", hint="save it with one label column")
-        columns[split] = _Column(table.cast_column(image, type(table.features[image])(decode=False)), image)
-        known = [(i, n) for i, n in enumerate(table[label]) if n is not None and n >= 0]
-        if len(known) < len(table):
-            notes.append(f"{len(table) - len(known)} images of {split} have no label and are left out")
-        rows[split] = [(f"{where}#{split}/{i}", classes[n]) for i, n in known]
-    return assemble(where, rows, classes=classes, opener=_Opener(columns), notes=notes)
+        columns[split], label = _columns(where, table)
+        names[split] = tuple(getattr(table.features[label], "names", ())) or None
+        rows[split] = [
+            (f"{where}#{split}/{i}", text)
+            for i, value in enumerate(table[label])
+            if (text := _class(value, names[split])) is not None
+        ]
+        if len(rows[split]) < len(table):
+            notes.append(f"{len(table) - len(rows[split])} images of {split} have no label and are left out")
+    if len(set(names.values())) > 1:
+        raise DataError(f"the splits of `{where}` have different class names", hint="save them with one label column")
+    return assemble(where, rows, classes=next(iter(names.values())), opener=_Opener(columns), notes=notes)
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,27 @@ def _open(name: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, dict) else {"all": found}
 
 
-def _columns(where: str, table: Any) -> tuple[str, str]:
-    """The names of the image column (left undecoded) and the class column of `table`."""
+def _columns(where: str, table: Any) -> tuple[_Column, str]:
+    """The image column of `table`, left undecoded, and the name of its class column.
+
+    An image is of type Image or, in bare parquet, a struct with `bytes`; a class a ClassLabel or a column in `LABELS`.
+    """
     kinds = {name: type(feature).__name__ for name, feature in table.features.items()}
-    images = [name for name, kind in kinds.items() if kind == "Image"]
+    images = [n for n, f in table.features.items() if kinds[n] == "Image" or (isinstance(f, dict) and "bytes" in f)]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    if not images or not labels:
-        missing = "image (Image)" if not images else "class (ClassLabel)"
-        found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
-        raise DataError(f"`{where}` has no {missing} column: {found}", hint="cast the column with `cast_column`")
-    return images[0], next((name for name in LABELS if name in labels), labels[0])
+    label = next((n for n in LABELS if n in (labels or kinds)), labels[0] if labels else None)
+    if not images or label is None:
+        missing = "image" if not images else "label"
+        found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise DataError(f"`{where}` has no {missing} column: {found}", hint="rename or cast the columns, then save it")
+    image = images[0]
+    if kinds[image] == "Image":
+        table = table.cast_column(image, type(table.features[image])(decode=False))
+    return _Column(table, image), label
+
+
+def _class(value: Any, names: tuple[str, ...] | None) -> str | None:
+    """The class name of a cell; None where it has none (-1 in the unlabelled test sets of the hub)."""
+    if value is None or value == -1:
+        return None
+    return str(value) if names is None else names[value]

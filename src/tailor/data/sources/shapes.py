@@ -173,9 +173,9 @@ def _comet(u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _key(u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
-    """A ring at the end of a bar."""
-    ring = np.abs(_disc(u - 0.55 * radius, v, 0.33 * radius)) - 0.12 * radius
-    return np.minimum(ring, np.maximum(np.abs(u + 0.4 * radius) - 0.6 * radius, np.abs(v) - 0.13 * radius))
+    """A bar with a ring behind."""
+    ring = np.abs(_disc(u + 0.55 * radius, v, 0.33 * radius)) - 0.12 * radius
+    return np.minimum(ring, np.maximum(np.abs(u - 0.4 * radius) - 0.6 * radius, np.abs(v) - 0.13 * radius))
 
 
 _SHAPES = (_disc, _box, _bar, _triangle, _cross)
