@@ -48,6 +48,11 @@ class SparseWeight(nn.Module):
         with torch.no_grad():
             self.base.weight.view(-1)[self.indices] = self.start + self.delta
 
+    def rebase_(self) -> None:
+        """start = weight[indices] - delta: after a weight that already holds the deltas was loaded."""
+        with torch.no_grad():
+            self.start.copy_(self.base.weight.view(-1)[self.indices] - self.delta)
+
     def forward(self, x: Tensor) -> Tensor:
         """The plain layer's output; the gradient reaches `delta`."""
         if not (torch.is_grad_enabled() and self.delta.requires_grad):

@@ -1,0 +1,79 @@
+"""The model card that lies in every bundle: what it is, how it was made, what was measured, how to use it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from tailor.spec import Spec
+from tailor.tuning.plan import TunePlan
+
+_CARD = """\
+# {{ spec.backbone.name }}, fitted with tailor
+
+| | |
+|---|---|
+| backbone | `{{ spec.backbone.name }}`, weights `{{ spec.backbone.weights }}` |
+| weights' digest | `{{ spec.backbone.digest }}` |
+| task | classification, {{ classes|length }} classes |
+| input | {{ spec.preprocessing.size[0] }} x {{ spec.preprocessing.size[1] }} px, {{ spec.preprocessing.interpolation }}, \
+{{ spec.preprocessing.crop }} |
+{% for plan in plans -%}
+| plan {{ loop.index }} | {{ plan }} |
+{% endfor -%}
+| tensors | {{ "{:,}".format(bytes) }} bytes |
+
+## Measured
+
+| figure | value |
+|---|---|
+{% for name, value in metrics -%}
+| {{ name }} | {{ value }} |
+{% endfor %}
+## Classes
+
+{{ classes|join(", ") }}
+
+## Use
+
+```python
+import tailor
+
+model = tailor.load("path/to/this/folder")  # an ordinary nn.Module in eval mode
+```
+
+or `tailor predict path/to/this/folder IMAGE...`.
+
+## Made by
+
+{% for name, value in provenance -%}
+- {{ name }}: {{ value }}
+{% endfor -%}
+"""
+
+
+def card(spec: Spec, metrics: Mapping[str, Any], provenance: Mapping[str, Any], size: int) -> str:
+    """The card as Markdown; `size` is the tensors' bytes."""
+    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_CARD)
+    return template.render(
+        spec=spec,
+        classes=[_plain(name) for name in spec.head.classes],
+        plans=[_line(plan) for plan in spec.plans],
+        metrics=[(k, _figure(v)) for k, v in metrics.items() if isinstance(v, int | float | str)],
+        provenance=[(k, v) for k, v in provenance.items() if isinstance(v, int | float | str)],
+        bytes=size,
+    )
+
+
+def _line(plan: TunePlan) -> str:
+    return f"{plan.kind}: `{plan.method}`, {plan.cost:,} trainable parameters without the classifier"
+
+
+def _figure(value: float | int | str) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _plain(name: str) -> str:
+    return name.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,93 @@
+"""What `bundle.json` says: format number, spec, files with digests, metrics, provenance. Data only.
+
+Index lists over 1,000 entries leave the JSON: each becomes an int32 tensor in the safetensors file, named and digested
+where the list stood.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from tailor.errors import BundleError
+from tailor.spec import SPEC, Spec
+from tailor.tuning.method import STRICT
+
+FORMAT = 1
+MANIFEST, TENSORS, CARD = "bundle.json", "tensors.safetensors", "README.md"
+LONGEST_LIST = 1000
+AGAIN = "the bundle is damaged or was edited by hand; make or copy it again"
+INDEX_PREFIX = "plan:"
+"""Names of index tensors begin with this; no parameter of a module can."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class File:
+    """One file of the bundle: its size in bytes and its sha256."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class Manifest:
+    """The content of `bundle.json`. `tensors` gives each tensor's type and shape, so that reading checks before it
+    allocates; `complete` says that the bundle holds every tensor, not only what differs from the backbone."""
+
+    format: int
+    spec: dict[str, Any]
+    files: dict[str, File]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    complete: bool = False
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+def pack(spec: Spec) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The spec as JSON values, and the long index lists taken out of it as tensors."""
+    lists: dict[str, Tensor] = {}
+
+    def take(value: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            return {key: take(inner, f"{path}.{key}" if path else key) for key, inner in value.items()}
+        if not isinstance(value, list):
+            return value
+        if len(value) > LONGEST_LIST and all(type(i) is int for i in value):
+            tensor = torch.tensor(value, dtype=torch.int32)
+            lists[INDEX_PREFIX + path] = tensor
+            return {"tensor": INDEX_PREFIX + path, "sha256": _digest(tensor)}
+        return [take(inner, f"{path}.{i}") for i, inner in enumerate(value)]
+
+    return take(SPEC.dump_python(spec, mode="json"), ""), lists
+
+
+def unpack(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Spec:
+    """The spec again; BundleError where a list is missing or was changed, or where a key does not belong."""
+
+    def give(value: Any) -> Any:
+        if isinstance(value, list):
+            return [give(inner) for inner in value]
+        if not isinstance(value, dict):
+            return value
+        if value.keys() == {"tensor", "sha256"}:
+            tensor = tensors.get(value["tensor"])
+            if tensor is None or tensor.dtype != torch.int32 or _digest(tensor) != value["sha256"]:
+                raise BundleError(f"the index list `{value['tensor']}` is missing or was changed", hint=AGAIN)
+            return tensor.tolist()
+        return {key: give(inner) for key, inner in value.items()}
+
+    try:
+        return SPEC.validate_json(json.dumps(give(values)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"the spec is not valid at `{where}`: {first['msg']}", hint=AGAIN) from None
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,191 @@
+"""Reading a bundle, trusting nothing in it: format, paths, sizes, digests, key sets and shapes before any allocation.
+
+The safetensors header alone is compared with the manifest first; what it declares beyond the file's own size never gets
+memory. Nothing is unpickled.
+"""
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from tailor.build import build
+from tailor.bundle.files import sha256
+from tailor.bundle.manifest import AGAIN, FORMAT, INDEX_PREFIX, MANIFEST, TENSORS, Manifest, unpack
+from tailor.errors import BundleError, PlanError
+from tailor.spec import Spec
+from tailor.surgery import load_changed_
+
+_LARGEST_MANIFEST = 64 << 20
+_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory: its folder, manifest, spec and tensors (index lists taken out)."""
+
+    path: Path
+    manifest: Manifest
+    spec: Spec
+    tensors: dict[str, Tensor]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """`bundle.json`, validated; BundleError where the folder is no bundle, unfinished, or of another format."""
+    file = path / MANIFEST
+    if not path.exists():
+        raise BundleError(f"there is no bundle `{path}`", hint="give a folder that `tailor adapt` wrote")
+    if not file.is_file():
+        unfinished = (path / "checkpoints").is_dir() or (path / TENSORS).is_file()
+        hint = "continue it with `--resume`" if unfinished else "give a folder that `tailor adapt` wrote"
+        what = "an unfinished run" if unfinished else "not a bundle"
+        raise BundleError(f"`{path}` is {what}: it has no `{MANIFEST}`", hint=hint)
+    if file.stat().st_size > _LARGEST_MANIFEST:
+        raise BundleError(f"`{file}` is larger than a manifest can be", hint=AGAIN)
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise BundleError(f"`{file}` is not JSON: it was cut short or changed", hint=AGAIN) from None
+    if isinstance(raw, dict) and raw.get("format") != FORMAT:
+        raise BundleError(
+            f"`{file}` has format {raw.get('format')!r}, this tailor reads {FORMAT}", hint="update tailor, or " + AGAIN
+        )
+    try:
+        return _MANIFEST.validate_json(json.dumps(raw))
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise BundleError(f"`{file}` is not valid at `{where}`: {error.errors()[0]['msg']}", hint=AGAIN) from None
+
+
+def read(path: Path) -> Bundle:
+    """The bundle in folder `path`, every file checked against its digest."""
+    path = Path(path)
+    manifest = read_manifest(path)
+    for name, file in manifest.files.items():
+        place = path / name
+        if Path(name).name != name or place.is_symlink():
+            raise BundleError(f"the bundle names a file outside its folder: `{name}`", hint=AGAIN)
+        if not place.is_file():
+            raise BundleError(f"the bundle `{path}` lacks `{name}`", hint=AGAIN)
+        if place.stat().st_size != file.bytes or sha256(place) != file.sha256:
+            raise BundleError(f"`{place}` was changed or cut short: its digest differs from the manifest", hint=AGAIN)
+    if TENSORS not in manifest.files:
+        raise BundleError(f"the bundle `{path}` names no `{TENSORS}`", hint=AGAIN)
+    tensors = _tensors(path / TENSORS, manifest)
+    lists = {name: t for name, t in tensors.items() if name.startswith(INDEX_PREFIX)}
+    spec = unpack(manifest.spec, lists)
+    return Bundle(path, manifest, spec, {name: t for name, t in tensors.items() if name not in lists})
+
+
+def _tensors(path: Path, manifest: Manifest) -> dict[str, Tensor]:
+    """The tensors of the file, whose names, types and shapes must be the manifest's."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if names != manifest.tensors.keys():
+                odd = sorted(names ^ manifest.tensors.keys())[0]
+                raise BundleError(f"`{path}` and its manifest disagree about tensor `{odd}`", hint=AGAIN)
+            _fits(path, manifest)
+            tensors = {}
+            for name, (kind, shape) in manifest.tensors.items():
+                if tuple(file.get_slice(name).get_shape()) != shape:
+                    raise BundleError(f"tensor `{name}` in `{path}` has another shape than declared", hint=AGAIN)
+                tensors[name] = file.get_tensor(name)
+                if str(tensors[name].dtype) != f"torch.{kind}":
+                    raise BundleError(f"tensor `{name}` in `{path}` has another type than declared", hint=AGAIN)
+                _finite(name, tensors[name], path)
+    except SafetensorError as error:
+        raise BundleError(f"`{path}` is not a safetensors file: {error}", hint=AGAIN) from None
+    return tensors
+
+
+def _fits(path: Path, manifest: Manifest) -> None:
+    """The declared elements take no more bytes than the file has."""
+    declared = sum(math.prod(shape) for _, shape in manifest.tensors.values())
+    if declared > path.stat().st_size or any(size < 0 for _, shape in manifest.tensors.values() for size in shape):
+        raise BundleError(f"the manifest declares {declared:,} numbers, more than `{path}` can hold", hint=AGAIN)
+
+
+def _finite(name: str, tensor: Tensor, path: Path) -> None:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise BundleError(f"tensor `{name}` in `{path}` holds NaN or infinite values", hint="train the model again")
+
+
+def restore(bundle: Bundle, weights: str | None = None) -> nn.Module:
+    """The bundle's model, built and loaded, in eval mode, as it was when it was written (tunes unmerged).
+
+    `weights` replaces where the backbone's weights are looked for (a moved checkpoint file).
+    """
+    spec = bundle.spec
+    if weights is not None:
+        spec = _elsewhere(spec, weights)
+    model = build(spec, check=not bundle.manifest.complete)
+    try:
+        if bundle.manifest.complete:
+            _load_all_(model, bundle.tensors)
+        else:
+            load_changed_(model, bundle.tensors)
+    except PlanError as error:
+        raise BundleError(f"`{bundle.path}`: {error.message}", hint=error.hint) from None
+    return model.eval()
+
+
+def _load_all_(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    own = model.state_dict()
+    odd = sorted(own.keys() ^ tensors.keys())
+    wrong = [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
+    if odd or wrong:
+        raise PlanError(f"tensor `{(odd or wrong)[0]}` does not fit the plans ({len(odd) + len(wrong)} in all)", AGAIN)
+    model.load_state_dict(tensors)
+    for module in model.modules():
+        rebase = getattr(module, "rebase_", None)
+        if callable(rebase):  # sparse deltas count from the stored weight
+            rebase()
+
+
+def _elsewhere(spec: Spec, weights: str) -> Spec:
+    return replace(spec, backbone=replace(spec.backbone, weights=weights))
+
+
+def load(path: str | Path, weights: str | None = None) -> nn.Module:
+    """The plain `nn.Module` of the bundle in folder `path`, in eval mode; `weights` names a moved checkpoint file."""
+    return restore(read(Path(path)), weights)
+
+
+def summary(manifest: Manifest) -> dict[str, Any]:
+    """What a bundle is, without building anything: backbone, classes, plans, sizes, metrics."""
+    spec = manifest.spec
+    return {
+        "backbone": spec["backbone"]["name"],
+        "digest": spec["backbone"]["digest"],
+        "classes": spec["head"]["classes"],
+        "plans": [_plan_line(plan) for plan in spec["plans"]],
+        "tensors": len(manifest.tensors),
+        "bytes": {name: file.bytes for name, file in manifest.files.items()},
+        "complete": manifest.complete,
+        "metrics": manifest.metrics,
+        "provenance": manifest.provenance,
+    }
+
+
+def _plan_line(plan: dict[str, Any]) -> dict[str, Any]:
+    if plan.get("kind") != "tune":
+        return {"kind": plan.get("kind")}
+    kinds: dict[str, int] = {}
+    for tune in plan["tunes"]:
+        kinds[tune["method"]["kind"]] = kinds.get(tune["method"]["kind"], 0) + 1
+    return {
+        "kind": "tune",
+        "method": plan["method"],
+        "cost": plan["cost"],
+        "modules": kinds,
+        "whole": len(plan["full"]),
+        "sparse_tensors": len(plan["entries"]),
+        "facts": plan["facts"],
+    }

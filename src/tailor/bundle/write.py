@@ -1,0 +1,107 @@
+"""Writing a bundle: tensors and card first, `bundle.json` with every file's digest last.
+
+A folder without `bundle.json` is an unfinished run, so a crash at any moment leaves nothing that could be mistaken for
+a bundle.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tailor.bundle.card import card
+from tailor.bundle.files import replacing, sha256, write_text
+from tailor.bundle.manifest import CARD, FORMAT, MANIFEST, TENSORS, File, Manifest, pack
+from tailor.errors import BundleError
+from tailor.spec import Spec
+from tailor.surgery import changed
+
+RUN_FILES = (
+    MANIFEST,
+    TENSORS,
+    CARD,
+    "plan.json",
+    "plan.safetensors",
+    "metrics.jsonl",
+    "config.yaml",
+    "report.html",
+    "data.json",
+    "sensitivity.safetensors",
+    "heatmap.png",
+    "checkpoints",
+)
+"""Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` removes, and nothing else."""
+
+
+def prepare(out: Path, overwrite: bool, resume: bool = False) -> Path:
+    """Make the output folder ready before anything costly starts.
+
+    BundleError where it holds something and neither `overwrite` nor `resume` is set, or where it cannot be written.
+    """
+    try:
+        if out.exists() and not out.is_dir():
+            raise BundleError(f"`{out}` is a file, not a folder", hint="choose another `-o` folder")
+        if out.is_dir() and any(out.iterdir()) and not resume:
+            if not overwrite:
+                raise BundleError(
+                    f"`{out}` exists and is not empty",
+                    hint="choose another `-o` folder, add `--overwrite`, or continue it with `--resume`",
+                )
+            for name in RUN_FILES:
+                path = out / name
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".write-probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise BundleError(f"`{out}` cannot be written: {error.strerror}", hint="choose another `-o` folder") from None
+    return out
+
+
+def state(model: nn.Module, complete: bool) -> dict[str, Tensor]:
+    """The tensors to store: what training may have changed, or all of them."""
+    chosen = dict(model.state_dict()) if complete else changed(model)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in chosen.items()}
+
+
+def write(
+    out: Path,
+    spec: Spec,
+    tensors: Mapping[str, Tensor],
+    *,
+    complete: bool,
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Write the bundle into `out` (made where missing) and return it. `complete` where `tensors` are all there are."""
+    out.mkdir(parents=True, exist_ok=True)
+    values, lists = pack(spec)
+    stored = {name: tensor.clone() for name, tensor in {**tensors, **lists}.items()}  # clone: tied storage is refused
+    with replacing(out / TENSORS) as temporary:
+        save_file(stored, temporary, metadata={"format": "tailor", "version": str(FORMAT)})
+    size = (out / TENSORS).stat().st_size
+    write_text(out / CARD, card(spec, metrics, provenance, size))
+    files = {name: File((out / name).stat().st_size, sha256(out / name)) for name in (TENSORS, CARD)}
+    manifest = Manifest(
+        format=FORMAT,
+        spec=values,
+        files=files,
+        tensors={n: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for n, t in stored.items()},
+        complete=complete,
+        metrics=dict(metrics),
+        provenance=dict(provenance),
+    )
+    write_text(out / MANIFEST, json.dumps(as_json(manifest), indent=1, ensure_ascii=False) + "\n")
+    return out
+
+
+def as_json(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON values."""
+    return TypeAdapter(Manifest).dump_python(manifest, mode="json")  # type: ignore[no-any-return]

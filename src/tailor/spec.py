@@ -1,0 +1,60 @@
+"""A model as data: backbone, head, preprocessing, and the plans that made it what it is, in order.
+
+`build` is the only way from a spec to a module. A pruner's plan joins `AnyPlan` with one row; paths and indices in a
+plan are those of the model that the earlier plans leave.
+"""
+
+from typing import Literal
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from tailor.errors import PlanError
+from tailor.preprocessing import Preprocessing
+from tailor.tuning.method import STRICT
+from tailor.tuning.plan import TunePlan
+
+AnyPlan = TunePlan
+"""Every kind of plan that a spec may hold."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class BackboneRef:
+    """Which backbone: its name, where its weights come from, and the digest they had.
+
+    `weights` is `pretrained` (the hub or the package), `random` (drawn from `seed`; the bundle holds every tensor), or
+    the path of a checkpoint file. `image_size` is None for the backbone's own.
+    """
+
+    name: str
+    weights: str = "pretrained"
+    digest: str = ""
+    image_size: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClassifierHead:
+    """A fresh linear classifier over `classes`, its start drawn from `seed`."""
+
+    classes: tuple[str, ...]
+    seed: int = 0
+    kind: Literal["classifier"] = "classifier"
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise PlanError(f"a classifier needs two classes or more, found {len(self.classes)}")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Spec:
+    """Backbone + head + preprocessing + plans in order: everything `build` needs besides the tensors."""
+
+    backbone: BackboneRef
+    head: ClassifierHead
+    preprocessing: Preprocessing
+    plans: tuple[AnyPlan, ...] = ()
+
+
+SPEC: TypeAdapter[Spec] = TypeAdapter(Spec)
+"""Reads and writes a spec as JSON, strictly."""

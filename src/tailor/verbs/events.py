@@ -1,0 +1,21 @@
+"""What a verb tells its caller while it works. The library never prints: the command line draws these, tests count them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    """`stage` has done `done` of `total` (0 where unknown); `text` is what a person may read beside the bar."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    text: str = ""
+
+
+Report = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Report to nobody."""
