@@ -1,0 +1,78 @@
+"""Peak memory of one forward pass: weights + buffers + images + the most that the pass holds on top of them at once.
+
+One definition for both devices: the growth is the peak of the CUDA allocator on a GPU, and on the CPU that of the
+profiler's record of every allocation and release by torch's CPU allocator (RSS would miss what is reused, and count
+what others do). Not counted: interpreter and libraries, an allocator's reserve, what oneDNN or BLAS take by themselves.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from tailor.measure.count import ImageSize
+from tailor.measure.speed import first_forward, home, images, prepared
+
+
+def peak_memory_bytes(
+    model: nn.Module,
+    image_size: ImageSize = (3, 224, 224),
+    *,
+    batch: int = 1,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> int:
+    """Bytes as the module docstring defines them, for one forward over `batch` images in evaluation and inference mode.
+
+    The first pass is not measured: what it allocates to stay (caches, workspaces) is not the forward's. Without
+    `device` and `dtype` the model is measured where and as it is. Raises `ModelError` where the model does not run.
+    """
+    place = torch.device(device) if device is not None else home(model)[0]
+    with prepared(model, place, dtype) as ready, torch.inference_mode():
+        inputs = images(batch, image_size, place, home(ready)[1])
+        first_forward(ready, inputs)
+        grown = _growth_on_gpu(ready, inputs) if place.type == "cuda" else _growth_on_cpu(ready, inputs)
+        return held_bytes(ready) + inputs.nbytes + grown
+
+
+def held_bytes(model: nn.Module) -> int:
+    """Bytes of the model's parameters and buffers, shared storage once."""
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in [*model.parameters(), *model.buffers()]
+    }
+    return sum(storages.values())
+
+
+def _growth_on_gpu(model: nn.Module, inputs: Tensor) -> int:
+    torch.cuda.synchronize(inputs.device)
+    torch.cuda.reset_peak_memory_stats(inputs.device)
+    before = torch.cuda.memory_allocated(inputs.device)
+    model(inputs)
+    torch.cuda.synchronize(inputs.device)
+    return torch.cuda.max_memory_allocated(inputs.device) - before
+
+
+def _growth_on_cpu(model: nn.Module, inputs: Tensor) -> int:
+    with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        model(inputs)
+    results = record.profiler.kineto_results if record.profiler is not None else None
+    assert results is not None, "a finished profile has results"
+    changes = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
+    return max(accumulate((size for _, size in changes), initial=0))
+
+
+@contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """The profiler writes notes to stderr by itself unless this variable says otherwise when it starts."""
+    name = "KINETO_LOG_LEVEL"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "99")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
