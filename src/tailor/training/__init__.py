@@ -1,0 +1,25 @@
+"""How trainable tensors are trained: recipe, engine, checkpoints, metrics. Knows nothing of data, plans or bundles."""
+
+from tailor.training.engine import Progress, Result, fit
+from tailor.training.metrics import Scores, accuracy
+from tailor.training.objective import Batch, Share, Step, classification, objective
+from tailor.training.processes import Interrupted
+from tailor.training.recipe import Distil, Recipe, read_recipe, retraining
+
+__all__ = [
+    "Batch",
+    "Distil",
+    "Interrupted",
+    "Progress",
+    "Recipe",
+    "Result",
+    "Scores",
+    "Share",
+    "Step",
+    "accuracy",
+    "classification",
+    "fit",
+    "objective",
+    "read_recipe",
+    "retraining",
+]

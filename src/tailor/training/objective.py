@@ -1,0 +1,150 @@
+"""What a step minimises: cross-entropy with label smoothing, mixed images and a teacher; and what a batch is.
+
+Mixing (mixup, Zhang et al. 2018; CutMix, Yun et al. 2019) is our own: timm's `Mixup` draws from numpy's global
+generator and refuses a batch of odd size, which the last one often is. Like timm's, it mixes a batch with its mirror.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from tailor.errors import TrainingError
+from tailor.training.recipe import Distil, Recipe
+
+
+class Batch(Protocol):
+    """Images (B, C, H, W), labels (B,) or B targets, positions in the split (B,), and the B file names."""
+
+    @property
+    def images(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def labels(self) -> Any: ...  # noqa: D102
+
+    @property
+    def indices(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def sources(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Share:
+    """A batch as a step gets it: on the device and, where the recipe mixes, mixed.
+
+    Image i is `keep` of its own and `1 - keep` of the image whose label is `partners[i]`; unmixed, `keep` is 1 and
+    `partners` are the labels.
+    """
+
+    images: Tensor
+    labels: Any
+    indices: Tensor
+    sources: tuple[str, ...]
+    partners: Any
+    keep: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, start: int, stop: int) -> "Share":
+        """The images from `start` to `stop`."""
+        return Share(
+            self.images[start:stop],
+            self.labels[start:stop],
+            self.indices[start:stop],
+            self.sources[start:stop],
+            self.partners[start:stop],
+            self.keep,
+        )
+
+
+Step = Callable[[nn.Module, Share], Tensor]  # the mean loss over the images of the share, a scalar
+
+
+def place(batch: Batch, device: torch.device, dtype: torch.dtype) -> Share:
+    """The batch on `device`, its images in the model's `dtype`."""
+    labels = send_to_device(batch.labels, device)
+    images = batch.images.to(device, dtype, non_blocking=True)
+    return Share(images, labels, batch.indices, tuple(batch.sources), labels)
+
+
+def mix(share: Share, recipe: Recipe, generator: np.random.Generator) -> Share:
+    """Mixup or CutMix with the mirrored batch, as the recipe says (both: either, by chance); one ratio per batch."""
+    if not (recipe.mixup or recipe.cutmix) or len(share) < 2:
+        return share
+    cut = bool(recipe.cutmix) and (not recipe.mixup or bool(generator.random() < 0.5))
+    alpha = recipe.cutmix if cut else recipe.mixup
+    keep = float(generator.beta(alpha, alpha))
+    mirrored = share.images.flip(0)
+    if cut:
+        top, bottom, left, right = _box(share.images.shape[-2], share.images.shape[-1], 1 - keep, generator)
+        images = share.images.clone()
+        images[..., top:bottom, left:right] = mirrored[..., top:bottom, left:right]
+        keep = 1 - (bottom - top) * (right - left) / (
+            images.shape[-2] * images.shape[-1]
+        )  # the border may clip the box
+    else:
+        images = keep * share.images + (1 - keep) * mirrored
+    return replace(share, images=images, partners=share.labels.flip(0), keep=keep)
+
+
+def objective(logits: Tensor, share: Share, recipe: Recipe) -> Tensor:
+    """Mean cross-entropy of `logits` (B, K) with the labels of a share, mixed or not, smoothed as the recipe says."""
+    logits = _full(logits)
+    loss = F.cross_entropy(logits, share.labels, label_smoothing=recipe.label_smoothing)
+    if share.keep == 1.0:
+        return loss
+    other = F.cross_entropy(logits, share.partners, label_smoothing=recipe.label_smoothing)
+    return share.keep * loss + (1 - share.keep) * other
+
+
+def classification(recipe: Recipe, teacher: nn.Module | None = None) -> Step:
+    """The step of a classifier, `model(images) -> (B, K)`; with a teacher, it learns from its logits as well.
+
+    The teacher sees the same, mixed images; it must be in eval mode and on the device. TrainingError where it tells
+    another number of classes apart.
+    """
+
+    def step(model: nn.Module, share: Share) -> Tensor:
+        logits = model(share.images)
+        loss = objective(logits, share, recipe)
+        if teacher is None:
+            return loss
+        with torch.no_grad():
+            target = teacher(share.images)
+        return (1 - recipe.distil.weight) * loss + recipe.distil.weight * distillation(logits, target, recipe.distil)
+
+    return step
+
+
+def distillation(logits: Tensor, target: Tensor, distil: Distil) -> Tensor:
+    """How far `logits` (B, K) are from the teacher's (B, K); see `Distil`."""
+    if logits.shape[1:] != target.shape[1:]:
+        raise TrainingError(
+            f"the teacher has {target.shape[-1]} classes, the model {logits.shape[-1]}",
+            hint="distil from a bundle that was adapted to the same data",
+        )
+    logits, target = _full(logits), _full(target)
+    if distil.kind == "hard":
+        return F.cross_entropy(logits, target.argmax(dim=-1))
+    student, wanted = F.log_softmax(logits / distil.temperature, -1), F.log_softmax(target / distil.temperature, -1)
+    return F.kl_div(student, wanted, reduction="batchmean", log_target=True) * distil.temperature**2
+
+
+def _full(logits: Tensor) -> Tensor:
+    """Half precision is too coarse for a softmax over many classes."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _box(height: int, width: int, area: float, generator: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of a box of `area` (a fraction), clipped where its random centre lies near a border."""
+    tall, wide = int(height * area**0.5), int(width * area**0.5)
+    y, x = int(generator.integers(height)), int(generator.integers(width))
+    top, left = y - tall // 2, x - wide // 2
+    return max(top, 0), min(top + tall, height), max(left, 0), min(left + wide, width)

@@ -1,0 +1,109 @@
+"""What several processes must agree on: gradients, running statistics, whether to stop; and how a run is stopped.
+
+Gradients are summed here and not by DistributedDataParallel: its mean over processes is wrong for shares of unequal
+size, it cannot take a process without images or one that left a parameter unused, and what trains is small anyway.
+"""
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast, reduce
+from torch import Tensor, nn
+
+from tailor.errors import TrainingError
+
+
+class Interrupted(TrainingError):  # noqa: N818  # not an error of the user
+    """A run that was told to stop (Ctrl-C, SIGTERM), and did after a whole step and a checkpoint."""
+
+
+@dataclass
+class Stop:
+    """Whether a signal has come, and which."""
+
+    signal: str = ""
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Turn the first Ctrl-C or SIGTERM into a request; a second Ctrl-C interrupts at once.
+
+    Signals belong to the main thread; in another one nothing is caught.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(number: int, _: FrameType | None) -> None:
+        if stop.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signal = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def seed_(device: torch.device, *words: int) -> None:
+    """Seed torch's default generator of the CPU and of `device` from `words`."""
+    number = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
+
+
+def total(processes: PartialState, *values: float) -> list[float]:
+    """Each value summed over the processes."""
+    if processes.num_processes == 1:
+        return list(values)
+    exact = torch.float32 if processes.device.type == "mps" else torch.float64
+    return reduce(torch.tensor(values, dtype=exact, device=processes.device), "sum").tolist()
+
+
+def first(processes: PartialState, values: list[float]) -> list[float]:
+    """The main process's values, everywhere."""
+    if processes.num_processes == 1 or not values:
+        return values
+    return broadcast(torch.tensor(values, dtype=torch.float64, device=processes.device)).tolist()
+
+
+def same_(processes: PartialState, tensors: Iterable[Tensor]) -> None:
+    """Give every process the main one's tensors."""
+    if processes.num_processes > 1:
+        for tensor in tensors:
+            tensor.data.copy_(broadcast(tensor.detach().contiguous()))
+
+
+def sum_gradients_(processes: PartialState, parameters: list[nn.Parameter]) -> None:
+    """Sum the gradients over the processes, in place; what no process used keeps none, as in one process."""
+    if processes.num_processes == 1:
+        return
+    used = reduce(torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=processes.device))
+    mine = [p for p, count in zip(parameters, used.tolist(), strict=True) if count]
+    for parameter in mine:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for dtype in sorted({p.dtype for p in mine}, key=str):
+        gradients = [p.grad for p in mine if p.dtype == dtype and p.grad is not None]
+        flat = reduce(torch.cat([g.reshape(-1) for g in gradients]), "sum")
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def mean_(processes: PartialState, buffers: Iterable[Tensor]) -> None:
+    """Average running statistics over the processes, in place; counters are equal already."""
+    if processes.num_processes > 1:
+        for buffer in buffers:
+            if buffer.is_floating_point():
+                buffer.copy_(reduce(buffer, "mean"))

@@ -1,0 +1,160 @@
+"""The training settings as data: what the engine, the transforms and the builder are told, nothing they decide.
+
+Defaults are those of SPT (methods/adaptation.md 1.8): AdamW, 1e-3, weight decay 1e-4, batch 64, 100 epochs, a tenth
+of them warm-up, cosine to 1e-5, drop-path 0.1. Deviations: the rate follows every update, not every epoch, and really
+reaches its peak (the cosine begins where the warm-up ends, as in SLS, 2.3).
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import field, fields, replace
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from timm.optim import list_optimizers
+
+from tailor.errors import UsageError, nearest
+
+SCHEDULES = ("cosine", "constant", "step", "multistep", "poly", "tanh")  # timm's that need no metric
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Distil:
+    """Learning from a teacher as well: `(1 - weight) * loss + weight * distillation`.
+
+    `soft`: KL divergence of the two distributions at `temperature`, times its square (Hinton et al. 2015).
+    `hard`: cross-entropy with the teacher's own prediction as the label (DeiT, Touvron et al. 2021).
+    """
+
+    kind: Literal["soft", "hard"] = "soft"
+    weight: float = 0.5
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _within("distil.weight", self.weight, 0, 1)
+        _within("distil.temperature", self.temperature, 1e-3, 1e3)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Recipe:
+    """The settings of one training run.
+
+    `batch_size` is that of an update over all processes; `accumulate` splits it, without changing the gradient, to save
+    memory. `warmup_epochs` None means a tenth of the epochs; `betas` and `eps` None mean the optimiser's own.
+    `decay_epochs` is the interval of `step`, `milestones` (fractions of the run) are where `multistep` falls,
+    `decay_rate` is the factor of both, or the power of `poly`. `ema` is the decay of an average of the weights that
+    replaces them in validation and at the end. `select` takes the epoch that validates best (on val, never on test) or
+    the last. `evaluate_every` and `checkpoint_every` count epochs, `checkpoint_steps` (0: never) updates within one.
+    The transforms read `augment` and `interpolation`, the builder reads `drop_path`.
+    """
+
+    epochs: int = 100
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    betas: tuple[float, ...] | None = None
+    eps: float | None = None
+    schedule: str = "cosine"
+    warmup_epochs: float | None = None
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-5
+    decay_epochs: float = 30.0
+    milestones: tuple[float, ...] = (0.9, 0.95)
+    decay_rate: float = 0.1
+    clip_norm: float | None = None
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    distil: Distil = field(default_factory=Distil)
+    ema: float | None = None
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    augment: str = "none"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    drop_path: float = 0.1
+    select: Literal["best", "last"] = "best"
+    evaluate_every: int = 1
+    checkpoint_every: int = 1
+    checkpoint_steps: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "checkpoint_every"):
+            _within(name, getattr(self, name), 1, math.inf)
+        for name in ("weight_decay", "min_lr", "warmup_lr", "mixup", "cutmix", "checkpoint_steps", "seed"):
+            _within(name, getattr(self, name), 0, math.inf)
+        for name in ("lr", "decay_epochs", "decay_rate"):
+            _above_zero(name, getattr(self, name))
+        if self.clip_norm is not None:
+            _above_zero("clip_norm", self.clip_norm)
+        for name in ("label_smoothing", "drop_path", "momentum"):
+            _within(name, getattr(self, name), 0, 1)
+        for milestone in self.milestones:
+            _within("milestones", milestone, 0, 1)
+        if self.ema is not None:
+            _within("ema", self.ema, 0, 1)
+        _within("warmup_epochs", self.warmup, 0, self.epochs)
+        _known("optimizer", self.optimizer, tuple(str(name) for name in list_optimizers()))
+        _known("schedule", self.schedule, SCHEDULES)
+        if self.min_lr > self.lr and self.schedule not in ("constant", "step", "multistep"):
+            raise UsageError(
+                f"`min_lr` {self.min_lr:g} is above `lr`: {self.lr:g}",
+                hint=f"set `min_lr: {self.lr / 100:g}` in the recipe",
+            )
+
+    @property
+    def warmup(self) -> float:
+        """The warm-up in epochs."""
+        return self.epochs / 10 if self.warmup_epochs is None else self.warmup_epochs
+
+
+def read_recipe(settings: Mapping[str, Any]) -> Recipe:
+    """The recipe of a parsed JSON or YAML mapping; UsageError naming the first key or value that does not fit."""
+    known = tuple(f.name for f in fields(Recipe))
+    for key in settings:
+        if key not in known:
+            raise UsageError(f"the recipe has no setting `{key}`", hint=nearest(str(key), known))
+    try:
+        # By JSON's rules, so that a list may stand for a tuple, as it must in a file.
+        return TypeAdapter(Recipe).validate_json(json.dumps(dict(settings), default=str))
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise UsageError(
+            f"`{path}` in the recipe: {first['msg'][:1].lower()}{first['msg'][1:]}, found: {first['input']!r}",
+            hint="see `docs/recipe.md` for the settings and their types",
+        ) from None
+
+
+def retraining(recipe: Recipe, name: Literal["1clr", "ft", "tfs"]) -> Recipe:
+    """The recipe for what a pruner left (methods/adaptation.md 2.3).
+
+    `1clr`: the full schedule again, from the peak. `ft`: a constant 1e-5. `tfs`: as `1clr`; that it starts from fresh
+    adapters and head is for the caller to see to.
+    """
+    if name == "ft":
+        return replace(recipe, lr=1e-5, schedule="constant", warmup_epochs=0.0)
+    if name in ("1clr", "tfs"):
+        return recipe
+    raise UsageError(f"no way of retraining is called `{name}`", hint=nearest(name, ("1clr", "ft", "tfs")))
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        bound = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+        raise UsageError(f"`{name}` must be {bound}, found: {value:g}", hint=f"change `{name}` in the recipe")
+
+
+def _above_zero(name: str, value: float) -> None:
+    if not value > 0:
+        raise UsageError(f"`{name}` must be above 0, found: {value:g}", hint=f"change `{name}` in the recipe")
+
+
+def _known(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"`{name}` in the recipe is unknown: {value}", hint=nearest(value, known))
