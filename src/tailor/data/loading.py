@@ -8,7 +8,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -91,12 +91,25 @@ class Loader:
             sampler=self.plan,  # type: ignore[arg-type]  # one item is a whole batch
             batch_size=None,
             num_workers=min(self.workers, available),  # the result does not depend on it; more only make torch warn
+            collate_fn=_as_it_is,
             generator=torch.Generator(),  # else every pass draws from the global one
         )
-        for batch in source:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        try:
+            for batch in source:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):  # else it is an error that a worker met
+                raise
+            raise DataError(
+                f"a loading process ended: {str(error).splitlines()[0]}",
+                hint="it may lack memory or shared memory: use fewer workers, or none",
+            ) from None
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch  # torch's default would turn the tuple of sources into a list
 
 
 @dataclass(frozen=True)
