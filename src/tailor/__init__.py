@@ -1,1 +1,24 @@
-"""tailor fits a large pre-trained model to your data and your hardware."""
+"""tailor fits a large pre-trained model to your data and your hardware.
+
+Every command is a function here: `tailor.adapt(...)`, `tailor.evaluate(...)`, `tailor.load(path)`. They are imported when
+first used, so that importing tailor does nothing.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_VERBS = ("adapt", "bench", "evaluate", "export", "fit", "inspect", "merge", "predict")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        return importlib.import_module("tailor.bundle").load
+    if name in _VERBS:
+        return getattr(importlib.import_module("tailor.verbs"), name)
+    raise AttributeError(f"module `tailor` has no attribute `{name}`")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_VERBS, "load", "__version__"])

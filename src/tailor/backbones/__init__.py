@@ -4,7 +4,7 @@ from torch import nn
 
 from tailor.anatomy import Anatomy
 from tailor.backbones import convnext, generic, resnet, swin, vit
-from tailor.backbones.create import Config, attach_head_, config_of, create
+from tailor.backbones.create import Config, attach_head_, config_of, create, set_drop_path_
 from tailor.backbones.weights import digest
 
 FAMILIES = {
@@ -25,4 +25,4 @@ def describe(model: nn.Module) -> Anatomy:
     raise AssertionError("the generic family matches everything")
 
 
-__all__ = ["FAMILIES", "Config", "attach_head_", "config_of", "create", "describe", "digest"]
+__all__ = ["FAMILIES", "Config", "attach_head_", "config_of", "create", "describe", "digest", "set_drop_path_"]

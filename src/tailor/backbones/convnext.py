@@ -28,12 +28,15 @@ def describe(model: nn.Module) -> Anatomy:
         features.append(Feature(f"stages.{s}", width, int(model.feature_info[s]["reduction"])))
     heads = parts.heads_of(model)
     excluded = ("stem", *heads)
+    responses = tuple(
+        n for n, _ in model.named_modules() if n.endswith(".grn")
+    )  # version 2: a residual, no plain scale
     return Anatomy(
         family="convnext",
         blocks=tuple(blocks),
         sites=parts.sites_of(model, blocks, excluded),
         vectors=parts.vectors_of(model, blocks, excluded),
-        operations=parts.operations_of(model, heads),
+        operations=parts.operations_of(model, (*heads, *responses)),
         features=tuple(features),
         heads=heads,
         width=int(model.num_features),

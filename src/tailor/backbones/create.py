@@ -10,6 +10,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 from tailor.backbones import bundled, parts, weights
@@ -107,3 +108,23 @@ def attach_head_(model: nn.Module, classes: int, seed: int = 0) -> nn.Module:
                         if module.bias is not None:
                             module.bias.zero_()
     return model
+
+
+def set_drop_path_(model: nn.Module, rate: float) -> nn.Module:
+    """Stochastic depth in the residual branches, rising linearly from 0 in the first block to `rate` in the last.
+
+    Only branches that timm prepared for it (`drop_path`, `drop_path1`, `drop_path2`) take part; rate 0 removes it.
+    """
+    owners = [m for m in model.modules() if any(n.startswith("drop_path") for n, _ in m.named_children())]
+    blocks = [m for m in owners if not isinstance(m, DropPath) and _is_block(m)]
+    for index, block in enumerate(blocks):
+        share = rate * index / max(len(blocks) - 1, 1)
+        for name, child in list(block.named_children()):
+            if name.startswith("drop_path") and isinstance(child, DropPath | nn.Identity):
+                setattr(block, name, DropPath(share) if share > 0 else nn.Identity())
+    return model
+
+
+def _is_block(module: nn.Module) -> bool:
+    """A residual block of timm, told from a tuning module with a drop-path of its own by the layers it holds."""
+    return any(name in dict(module.named_children()) for name in ("attn", "mlp", "conv_dw", "conv1"))

@@ -32,12 +32,13 @@ def describe(model: nn.Module) -> Anatomy:
         n for n, _ in model.named_parameters() if n.endswith(("relative_position_bias_table", "logit_scale"))
     )
     excluded = ("patch_embed", *heads, *inner, *tables)
+    merging = tuple(n for n, _ in model.named_modules() if n.endswith("downsample.reduction"))
     return Anatomy(
         family="swin",
         blocks=tuple(blocks),
         sites=parts.sites_of(model, blocks, excluded),
         vectors=parts.vectors_of(model, blocks, excluded),
-        operations=parts.operations_of(model, (*heads, *inner)),
+        operations=parts.operations_of(model, (*heads, *inner, *merging)),  # SSF scales the norm before it only
         features=tuple(features),
         heads=heads,
         width=int(model.num_features),

@@ -123,7 +123,9 @@ def restore(bundle: Bundle, weights: str | None = None) -> nn.Module:
     `weights` replaces where the backbone's weights are looked for (a moved checkpoint file).
     """
     spec = bundle.spec
-    if weights is not None:
+    if bundle.manifest.complete:
+        spec = _elsewhere(spec, "random")  # every tensor is in the bundle: the backbone's own need not be found
+    elif weights is not None:
         spec = _elsewhere(spec, weights)
     model = build(spec, check=not bundle.manifest.complete)
     try:

@@ -1,0 +1,99 @@
+"""The command line: parse, call one verb, print. Data on stdout, progress on stderr, errors one line and a hint, exit 2."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from tailor import __version__
+from tailor.cli.command import command
+from tailor.errors import TailorError, nearest
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `tailor` and exit: 0 done, 2 an error that the user can put right, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(_group(given).main(args=given, prog_name="tailor", standalone_mode=False) or 0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.NoSuchOption as error:
+        sys.exit(_say(f"no such flag `{error.option_name}`", _options_like(error)))
+    except click.ClickException as error:
+        sys.exit(_say(error.format_message().rstrip(".").replace("'", "`"), _help_hint(error)))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except TailorError as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        sys.exit(_say(error.message, error.hint))
+
+
+def _group(given: Sequence[str]) -> click.Group:
+    """The verbs as a group; the heavy imports happen only where a verb is really called for."""
+    group = _Verbs(
+        "tailor",
+        help="Fit a large pre-trained model to your data and your hardware.",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    return click.version_option(__version__, prog_name="tailor")(group)
+
+
+class _Verbs(click.Group):
+    """Loads the verbs when one is asked for, so that `tailor --version` answers at once."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Names of the verbs."""
+        from tailor.verbs import VERBS
+
+        return list(VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of that name, or an error that says which is near."""
+        from tailor.verbs import VERBS
+
+        if name not in VERBS:
+            raise click.UsageError(f"unknown verb `{name}`; {nearest(name, list(VERBS))}")
+        return command(name, VERBS[name], _run)
+
+
+def _run(name: str, verb: Callable[..., Any], arguments: dict[str, Any], as_json: bool, debug: bool) -> None:
+    """Call the verb with a progress display, then print what it returned."""
+    from tailor.cli.progress import Drawn
+    from tailor.cli.show import print_json, print_people
+
+    files = arguments.pop("files", ())
+    path = (arguments.pop("path"),) if files else ()
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    with Drawn() as drawn:
+        if main_process:
+            arguments["report"] = drawn
+        result = verb(*path, *files, **arguments)
+    if main_process:
+        (print_json if as_json else print_people)(name, result)
+
+
+def _options_like(error: click.NoSuchOption) -> str:
+    if error.possibilities:
+        return "did you mean " + " or ".join(f"`{p}`" for p in sorted(error.possibilities)) + "?"
+    return _help_hint(error)
+
+
+def _help_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see `{context.command_path} --help`" if context else "see `tailor --help`"
+
+
+def _say(message: str, hint: str) -> int:
+    print(message, file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return 2

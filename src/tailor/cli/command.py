@@ -1,0 +1,118 @@
+"""A click command made from a verb's signature: what Python can pass, the command line can, under the same name.
+
+click rather than jsonargparse or tyro: flags with hyphens, "did you mean", a configuration file as the default map, and
+errors whose form is ours to set, without a parser of our own.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import yaml
+
+from tailor.cli.options import HELP, METAVAR, POSITIONAL, SHORT
+from tailor.errors import UsageError, nearest
+
+_INNER = ("report", "recipe")
+"""Parameters of a verb that are no flags: the callback, and what only a configuration file can hold."""
+
+
+def command(name: str, verb: Callable[..., Any], run: Callable[..., None]) -> click.Command:
+    """The command `name`; `run(verb, arguments, as_json, debug)` is called with what was parsed."""
+    signature = inspect.signature(verb)
+    hints = typing.get_type_hints(verb)
+    positional = POSITIONAL[name]
+    parameters: list[click.Parameter] = []
+    for key in positional:
+        many = signature.parameters[key].kind is inspect.Parameter.VAR_POSITIONAL
+        parameters.append(click.Argument([key], nargs=-1 if many else 1, required=True, metavar=METAVAR[key]))
+    for key, parameter in signature.parameters.items():
+        if key not in positional and key not in _INNER:
+            parameters.append(_option(key, hints[key], parameter.default))
+    parameters += [
+        click.Option(
+            ["--config"],
+            type=click.Path(path_type=Path),
+            is_eager=True,
+            expose_value=False,
+            callback=_configured(tuple(signature.parameters)),
+            help="a YAML file of flags and a `recipe:`",
+        ),
+        click.Option(["--json", "as_json"], is_flag=True, help="make the last line of stdout one JSON object"),
+        click.Option(["--debug"], is_flag=True, help="show a traceback where something fails"),
+    ]
+
+    def callback(as_json: bool, debug: bool, **arguments: Any) -> None:
+        context = click.get_current_context()
+        if "recipe" in signature.parameters:
+            arguments["recipe"] = context.meta.get("tailor.recipe")
+        run(name, verb, arguments, as_json, debug)
+
+    text = inspect.cleandoc(verb.__doc__ or "")
+    return click.Command(name, params=parameters, callback=callback, help=text, short_help=text.split("\n")[0])
+
+
+def _option(key: str, hint: Any, default: Any) -> click.Option:
+    """One flag: `--plan-only`, `--lr FLOAT`, `--corrupt [skip|fail]`."""
+    names = [key, *([SHORT[key]] if key in SHORT else []), "--" + key.replace("_", "-")]
+    kind = _plain(hint)
+    settings: dict[str, Any] = {"help": HELP[key], "default": default}
+    if default is inspect.Parameter.empty:
+        settings |= {"required": True, "default": None}
+    if kind is bool:
+        return click.Option(names, is_flag=True, help=HELP[key])
+    if typing.get_origin(kind) is Literal:
+        settings["type"] = click.Choice(typing.get_args(kind))
+    else:
+        settings["type"] = {int: int, float: float}.get(kind, str)
+    return click.Option(names, show_default=default not in (None, inspect.Parameter.empty), **settings)
+
+
+def _plain(hint: Any) -> Any:
+    """`float | None` -> float; `str | Path` -> str."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return hint
+
+
+def _configured(known: tuple[str, ...]) -> Callable[..., None]:
+    """A callback that reads the configuration file into click's default map, so that flags still win."""
+
+    def read(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
+        if path is None:
+            return
+        settings = _settings(path)
+        names = [key for key in known if key not in ("report", "files")]
+        defaults: dict[str, Any] = {}
+        for key, value in settings.items():
+            plain = str(key).replace("-", "_")
+            if plain not in names:
+                raise UsageError(f"`{path.name}` has an unknown key `{key}`", hint=nearest(plain, names))
+            if plain == "recipe":
+                context.meta["tailor.recipe"] = value or {}
+            elif value is not None:
+                defaults[plain] = value
+        context.default_map = {**(context.default_map or {}), **defaults}
+        for parameter in context.command.params:
+            if isinstance(parameter, click.Argument) and parameter.name in defaults:
+                parameter.required = False
+                parameter.default = defaults[parameter.name]
+
+    return read
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"`{path}` cannot be read: {error.strerror}", hint="check `--config`") from None
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"`{path}` is not YAML: {first}", hint="write `key: value` lines") from None
+    if not isinstance(loaded, Mapping):
+        raise UsageError(f"`{path}` holds no settings", hint="write `key: value` lines")
+    return loaded

@@ -1,0 +1,43 @@
+"""What each flag means, once for all verbs: the same word means the same thing everywhere."""
+
+HELP = {
+    "against": "measure this bundle or model in the same run, in turns, and print the ratio",
+    "batch": "images a forward pass (default: the protocol's)",
+    "batch_size": "images a step, over all processes",
+    "budget": "trainable parameters without the classifier: `0.4%` of the backbone's, or `0.4M`; never exceeded",
+    "corrupt": "what to do with unreadable images",
+    "data": "a folder of class folders, a CSV, `hfds/NAME`, `vtab/TASK@ROOT`, `fgvc/TASK@ROOT` or `builtin/digits`",
+    "epochs": "passes over the training images",
+    "image_size": "pixels a side, other than the backbone's own",
+    "lr": "peak learning rate",
+    "method": "how to tune: `spt-lora`, `lora`, `lora-16`, `linear`, ...; several with commas",
+    "model": "the backbone by its timm name, `hf-hub:...`, `local-dir:...`, or `tailor_mini_s`",
+    "out": "where to write",
+    "overwrite": "replace what an earlier run left in the output folder",
+    "plan_only": "write the plan and train nothing",
+    "protocol": "how to measure: `quick`, or a paper's (`sls`: batch 64 x 100, `isomorphic`: 20 + 100)",
+    "quick": "be done in under 30 seconds",
+    "resume": "continue an interrupted run; starts where there is none",
+    "seed": "seed of everything random",
+    "task": "what the head is for: classification",
+    "teacher": "a bundle to learn from as well (distillation)",
+    "unmerged": "measure the tunes as modules of their own, not folded into the layers",
+    "weights": "`pretrained`, `random`, or a checkpoint file",
+    "workers": "processes that decode images",
+}
+
+SHORT = {"out": "-o"}
+
+POSITIONAL = {
+    "adapt": ("data",),
+    "fit": ("plan",),
+    "evaluate": ("path", "data"),
+    "predict": ("path", "files"),
+    "inspect": ("name",),
+    "bench": ("name",),
+    "merge": ("path",),
+    "export": ("path",),
+}
+"""The arguments of each verb, in order; everything else is a flag."""
+
+METAVAR = {"path": "BUNDLE", "data": "DATA", "files": "FILE...", "plan": "PLAN", "name": "BUNDLE|NAME|DATA"}

@@ -1,0 +1,77 @@
+"""Progress on stderr: a bar with an estimate in a terminal, plain lines now and then in a log."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tailor.verbs.events import Event
+
+_EVERY = 15.0
+"""Seconds between two lines of the same stage where there is no terminal."""
+
+
+class Drawn:
+    """A report callback that draws; use it as a context manager."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.live = self.console.is_terminal
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=self.console,
+            transient=True,
+        )
+        self.tasks: dict[str, int] = {}
+        self.began: dict[str, float] = {}
+        self.spoke: dict[str, float] = {}
+
+    def __enter__(self) -> "Drawn":
+        if self.live:
+            self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.live:
+            self.progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Draw or say what happened."""
+        if not event.total:
+            self.console.print(f"{event.stage}: {event.text}", highlight=False, markup=False, soft_wrap=True)
+        elif self.live:
+            self._bar(event)
+        else:
+            self._line(event)
+
+    def _bar(self, event: Event) -> None:
+        if event.stage not in self.tasks:
+            self.tasks[event.stage] = self.progress.add_task(event.stage, total=event.total, text="")
+        self.progress.update(
+            self.tasks[event.stage],  # type: ignore[arg-type]
+            completed=event.done,
+            total=event.total,
+            text=event.text,
+            visible=event.done < event.total,
+        )
+
+    def _line(self, event: Event) -> None:
+        now = time.monotonic()
+        began = self.began.setdefault(event.stage, now)
+        last = event.done >= event.total
+        if last and now - began < _EVERY:
+            self.began.pop(event.stage, None)
+            return
+        if not last and now - self.spoke.get(event.stage, began) < _EVERY:
+            return
+        self.spoke[event.stage] = now
+        left = (now - began) / max(event.done, 1) * (event.total - event.done)
+        tail = "" if last else f", about {left:.0f} s left"
+        print(f"{event.stage}: {event.done}/{event.total}{tail}  {event.text}".rstrip(), file=sys.stderr, flush=True)

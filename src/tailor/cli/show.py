@@ -1,0 +1,84 @@
+"""How results look in a terminal: a table or a few lines on stdout for people, one JSON line for programs."""
+
+import json
+import math
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_HIDDEN = ("map", "machine", "report")
+
+
+def as_values(result: Any) -> Any:
+    """Dataclasses as dictionaries, NaN as null: what JSON can hold."""
+    if is_dataclass(result) and not isinstance(result, type):
+        return as_values(asdict(result))
+    if isinstance(result, dict):
+        return {str(k): as_values(v) for k, v in result.items()}
+    if isinstance(result, list | tuple):
+        return [as_values(v) for v in result]
+    if isinstance(result, float) and not math.isfinite(result):
+        return None
+    return result
+
+
+def print_json(verb: str, result: Any) -> None:
+    """One JSON object on the last line; `predict` one a line, a list of methods one list."""
+    values = as_values(result)
+    for line in values if verb == "predict" else [values]:
+        print(json.dumps(line, ensure_ascii=False))
+
+
+def print_people(verb: str, result: Any) -> None:
+    """The result for a person."""
+    console = Console(soft_wrap=True, highlight=False)
+    values = as_values(result)
+    if verb == "predict":
+        for one in values:
+            console.print(f"{one['path']}  [bold]{one['label']}[/bold]  {one['score']:.1%}", markup=True)
+        return
+    rows = values if isinstance(values, list) else [values]
+    for row in rows:
+        for line in row.get("map") or ():
+            print(line)
+    if isinstance(values, list):
+        console.print(_comparison(rows))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in values.items():
+        if key not in _HIDDEN and value not in (None, "", [], {}):
+            table.add_row(key.replace("_", " "), _cell(key, value))
+    console.print(table)
+
+
+def _comparison(rows: list[dict[str, Any]]) -> Table:
+    keys = [k for k in rows[0] if k not in (*_HIDDEN, "plan") and not isinstance(rows[0][k], dict)]
+    table = Table(pad_edge=False)
+    for key in keys:
+        table.add_column(key.replace("_", " "), justify="left" if isinstance(rows[0][key], str) else "right")
+    for row in rows:
+        table.add_row(*[_cell(key, row[key]) for key in keys])
+    return table
+
+
+def _cell(key: str, value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if key.endswith("accuracy"):
+        return f"{value:.1%}"
+    if key.endswith("percent"):
+        return f"{value:.3g} %"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_cell(key, v)}" for k, v in value.items())
+    if isinstance(value, list):
+        shown = [_cell(key, v) for v in value[:12]]
+        return ("\n" if any(isinstance(v, dict) or len(s) > 30 for v, s in zip(value, shown)) else ", ").join(
+            [*shown, *(["..."] if len(value) > 12 else [])]
+        )
+    return str(value)

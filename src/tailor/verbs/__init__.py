@@ -1,0 +1,24 @@
+"""The verbs: one public function each, the only place that joins data, plans, training and bundles."""
+
+from tailor.verbs.adapt import adapt
+from tailor.verbs.bench import bench
+from tailor.verbs.evaluate import evaluate
+from tailor.verbs.export import export
+from tailor.verbs.fit import fit
+from tailor.verbs.inspect import inspect
+from tailor.verbs.merge import merge
+from tailor.verbs.predict import predict
+
+VERBS = {
+    "adapt": adapt,
+    "fit": fit,
+    "evaluate": evaluate,
+    "predict": predict,
+    "inspect": inspect,
+    "bench": bench,
+    "merge": merge,
+    "export": export,
+}
+"""Every verb by the name that the command line and `tailor.NAME` know."""
+
+__all__ = ["VERBS", *VERBS]

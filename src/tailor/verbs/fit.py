@@ -1,0 +1,70 @@
+"""`tailor fit runs/plan --data DATA`: train what a plan, read and perhaps edited, says."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from tailor import build as builder
+from tailor import bundle
+from tailor.bundle.plan_file import read_plan
+from tailor.errors import UsageError
+from tailor.spec import Spec
+from tailor.tuning.apply import cost
+from tailor.verbs import planning
+from tailor.verbs.events import Event, Report, silent
+from tailor.verbs.images import Corrupt, divided, open_checked
+from tailor.verbs.train import Trained, already, recipe_of, train
+
+
+def fit(
+    plan: str | Path,
+    *,
+    data: str | None = None,
+    out: str | Path = "runs/fit",
+    weights: str | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    teacher: str | None = None,
+    corrupt: Corrupt = "skip",
+    workers: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    seed: int = 0,
+    recipe: Mapping[str, Any] | None = None,
+    report: Report = silent,
+) -> Trained:
+    """Train the plan in the folder `plan` on `data` and write a bundle, as `adapt` does after planning."""
+    if not data:
+        raise UsageError("no data was named", hint="add `--data DATA`, for instance a folder of class folders")
+    folder = Path(out)
+    if resume and (folder / bundle.MANIFEST).is_file():
+        report(Event("done", text=f"`{folder}` is finished already"))
+        return already(folder, bundle.read_manifest(folder))
+    spec = read_plan(Path(plan)).spec
+    if weights is not None:
+        spec = replace(spec, backbone=replace(spec.backbone, weights=weights))
+    settings = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
+    images = open_checked(data, seed=seed, corrupt=corrupt, report=report, classes=spec.head.classes)
+    images = divided(images, seed, report)
+    state = PartialState()
+    if state.is_main_process and folder.resolve() != Path(plan).resolve():
+        bundle.prepare(folder, overwrite, resume)
+    state.wait_for_everyone()
+    made = builder.base(spec.backbone, spec.head)
+    spec = _recounted(spec, made)
+    text = planning.text_map(spec, made)
+    guide = bundle.load(teacher) if teacher else None
+    trained = train(
+        made, spec, images, settings, folder, resume=resume, report=report, teacher=guide, source=data, workers=workers
+    )
+    return replace(trained, map=text)
+
+
+def _recounted(spec: Spec, made: builder.Base) -> Spec:
+    """The spec with the cost of its plan counted again: a person may have edited it."""
+    plans = tuple(replace(p, cost=cost(made.model, p, made.anatomy.heads)) for p in spec.plans)
+    return replace(spec, plans=plans)

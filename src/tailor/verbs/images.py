@@ -1,0 +1,74 @@
+"""Opening the data a verb was given: find it, look it over, divide it, and turn a split into batches."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from torch import nn
+
+from tailor.data.check import check, without_unreadable
+from tailor.data.images import ImageData, Split, for_training, open_data
+from tailor.data.loading import Batch, loader
+from tailor.data.transforms import eval_transform
+from tailor.errors import DataError
+from tailor.preprocessing import Preprocessing
+from tailor.training import Scores, accuracy
+from tailor.verbs.events import Event, Report
+
+LOOKED_OVER = 20_000
+"""Data sets of more images than this are not decoded in advance; unreadable images are then met while training."""
+
+Corrupt = Literal["skip", "fail"]
+
+
+def open_checked(
+    where: str, *, seed: int, corrupt: Corrupt, report: Report, classes: Sequence[str] | None = None
+) -> ImageData:
+    """The data set, looked over: findings go to `report`; unreadable images are left out or fatal, by `corrupt`."""
+    data = open_data(where, seed=seed, classes=classes)
+    count = sum(len(split) for split in data.splits.values())
+    found = check(
+        data,
+        deep=count <= LOOKED_OVER,
+        progress=lambda done, total: report(Event("looking over the images", done, total)),
+    )
+    for line in found.lines() if not found.clean else ():
+        report(Event("data", text=line))
+    if found.unreadable and corrupt == "fail":
+        first = found.unreadable[0]
+        raise DataError(
+            f"{len(found.unreadable)} images cannot be read, the first is `{first.source}`: {first.reason}",
+            hint="remove or replace them, or leave them out with `--corrupt skip`",
+        )
+    return without_unreadable(data, found)
+
+
+def divided(data: ImageData, seed: int, report: Report) -> ImageData:
+    """The data with `train` and `val`; says where val was made."""
+    ready = for_training(data, seed)
+    for note in ready.notes:
+        report(Event("data", text=note))
+    return ready
+
+
+def reported(data: ImageData) -> tuple[str, Split]:
+    """The split a training verb reports on: test where there is one, else val."""
+    name = "test" if "test" in data.splits else "val"
+    return name, data.splits[name]
+
+
+def in_order(split: Split, preprocessing: Preprocessing, batch_size: int = 64) -> Iterable[Batch]:
+    """The whole split, once, in its own order, without augmentation."""
+    return loader(split, eval_transform(preprocessing), batch_size=batch_size, seed=0, epoch=0, shuffle=False)
+
+
+def score(model: nn.Module, split: Split, preprocessing: Preprocessing, report: Report, stage: str) -> Scores:
+    """Accuracy of the model on the split."""
+    batches = in_order(split, preprocessing)
+    total = -(-len(split) // 64)
+
+    def watched() -> Iterable[Batch]:
+        for index, batch in enumerate(batches):
+            yield batch
+            report(Event(stage, index + 1, total))
+
+    return accuracy(model, watched())

@@ -1,0 +1,95 @@
+"""`tailor inspect`: what is in a bundle (nothing is built), what a backbone consists of, what data hold."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from tailor import backbones, bundle
+from tailor.anatomy import Anatomy
+from tailor.backbones import bundled
+from tailor.bundle.plan_file import PLAN, read_plan
+from tailor.data.check import check
+from tailor.data.images import open_data
+from tailor.measure.count import macs, parameters
+from tailor.verbs.events import Event, Report, silent
+from tailor.verbs.subject import is_bundle
+
+
+def inspect(
+    name: str,
+    *,
+    image_size: int | None = None,
+    seed: int = 0,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Facts about a bundle, a plan, a backbone by name, or a data set, as plain values with a `kind`."""
+    place = Path(name)
+    if is_bundle(name):
+        return {"kind": "bundle", **bundle.summary(bundle.read_manifest(place))}
+    if (place / PLAN).is_file() or place.name == PLAN:
+        return _plan(place)
+    plain = name.split(".")[0]
+    remote = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not place.exists() and (remote or plain in bundled.WIDTHS or timm.is_model(plain)):
+        return _backbone(name, image_size)
+    if not place.exists() and "/" not in name and not name.endswith(".csv"):
+        return _backbone(name, image_size)  # says what is near
+    return _data(name, seed, report)
+
+
+def _plan(place: Path) -> dict[str, Any]:
+    file = read_plan(place)
+    plans = [
+        {"method": p.method, "cost": p.cost, "modules": len(p.tunes), "whole": len(p.full), "facts": dict(p.facts)}
+        for p in file.spec.plans
+    ]
+    return {
+        "kind": "plan",
+        "backbone": file.spec.backbone.name,
+        "classes": list(file.spec.head.classes),
+        "plans": plans,
+        "settings": file.settings,
+    }
+
+
+def _backbone(name: str, image_size: int | None) -> dict[str, Any]:
+    model = backbones.create(name, "random", image_size)
+    anatomy = backbones.describe(model)
+    return {
+        "kind": "backbone",
+        "name": name,
+        "family": anatomy.family,
+        "params": parameters(model),
+        "macs": macs(model, anatomy.input_size),
+        "input_size": list(anatomy.input_size),
+        "blocks": len(anatomy.blocks),
+        "sites": _by_operation(anatomy),
+        "vectors": len(anatomy.vectors),
+        "candidates": sum(s.size for s in anatomy.sites) + sum(v.size for v in anatomy.vectors),
+        "prefix_tokens": anatomy.prefix,
+        "features": [asdict(f) for f in anatomy.features],
+        "notes": list(anatomy.notes),
+    }
+
+
+def _by_operation(anatomy: Anatomy) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for site in anatomy.sites:
+        counts[site.op] = counts.get(site.op, 0) + 1
+    return counts
+
+
+def _data(name: str, seed: int, report: Report) -> dict[str, Any]:
+    data = open_data(name, seed=seed)
+    found = check(data, progress=lambda done, total: report(Event("looking over the images", done, total)))
+    return {
+        "kind": "data",
+        "name": data.name,
+        "classes": list(data.classes),
+        "splits": {n: len(s) for n, s in data.splits.items()},
+        "findings": found.lines(),
+        "report": found.as_json(),
+        "notes": list(data.notes),
+    }

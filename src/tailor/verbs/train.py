@@ -1,0 +1,214 @@
+"""Training a planned model and writing its bundle: what `adapt` and `fit` (and the retraining of a pruner) share."""
+
+import math
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from torch import nn
+
+import tailor
+from tailor import build as builder
+from tailor import bundle
+from tailor.backbones import set_drop_path_
+from tailor.build import Base
+from tailor.bundle.files import write_text
+from tailor.data.images import ImageData
+from tailor.data.loading import loader
+from tailor.data.transforms import train_transform
+from tailor.errors import UsageError
+from tailor.spec import Spec
+from tailor.surgery import trainable
+from tailor.training import Batch, Progress, Recipe, fit, read_recipe
+from tailor.verbs.events import Event, Report
+from tailor.verbs.images import reported, score
+from tailor.verbs.planning import backbone_parameters, head_parameters
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training verb returns; the command line prints it, `--json` as it is."""
+
+    bundle: str
+    method: str
+    accuracy: float
+    split: str
+    trainable_params: int
+    trainable_percent: float
+    head_params: int
+    bundle_bytes: int
+    seconds: float
+    epoch: int
+    plan: str = ""
+    map: tuple[str, ...] = ()
+
+
+def recipe_of(settings: Mapping[str, Any] | None, seed: int, **flags: Any) -> Recipe:
+    """The recipe: defaults, then the recipe file's settings, then the flags that were given."""
+    return read_recipe({**(settings or {}), "seed": seed, **{k: v for k, v in flags.items() if v is not None}})
+
+
+def train(
+    made: Base,
+    spec: Spec,
+    data: ImageData,
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool,
+    report: Report,
+    teacher: nn.Module | None = None,
+    source: str = "",
+    workers: int = 0,
+) -> Trained:
+    """Apply the spec's plans to the base, train, choose the epoch on val, report on test (else val), write the bundle."""
+    started = time.monotonic()
+    whole = backbone_parameters(made)
+    model = builder.apply_plans_(made, spec.plans, spec.head.seed)
+    head = head_parameters(model, made.anatomy.heads)
+    inside = sum(p.numel() for p in trainable(model).values()) - head
+    main = PartialState().is_main_process
+    if main:
+        write_text(out / "config.yaml", yaml.safe_dump(_config(spec, recipe, source), sort_keys=False))
+    frozen = inside == 0
+    set_drop_path_(model, 0.0 if frozen else recipe.drop_path)
+    result = fit(
+        model,
+        recipe,
+        batches=_batches(spec, data, recipe, workers),
+        steps_per_epoch=math.ceil(len(data.splits["train"]) / recipe.batch_size),
+        run=out,
+        validate=lambda m: {"accuracy": score(m, data.splits["val"], spec.preprocessing, _mute, "val").accuracy},
+        resume=resume,
+        report=_progress(report),
+        teacher=teacher,
+    )
+    set_drop_path_(model, 0.0)
+    name, split = reported(data)
+    scores = score(model, split, spec.preprocessing, report, f"scoring {name}")
+    seconds = time.monotonic() - started
+    metrics = {
+        "accuracy": scores.accuracy,
+        "split": name,
+        "n": scores.n,
+        "val_accuracy": float(result.metrics.get("accuracy", float("nan"))),
+        "epoch": result.chosen,
+        "trainable_params": inside,
+        "head_params": head,
+        "trainable_percent": 100 * inside / whole,
+        "seconds": round(result.seconds, 1),
+    }
+    if main:
+        complete = spec.backbone.weights == "random"
+        tensors = bundle.state(model, complete)
+        bundle.write(out, spec, tensors, complete=complete, metrics=metrics, provenance=provenance(source, recipe))
+    PartialState().wait_for_everyone()
+    return Trained(
+        bundle=str(out),
+        method=spec.plans[-1].method if spec.plans else "",
+        accuracy=scores.accuracy,
+        split=name,
+        trainable_params=inside,
+        trainable_percent=100 * inside / whole,
+        head_params=head,
+        bundle_bytes=bundle_bytes(out),
+        seconds=round(seconds, 2),
+        epoch=result.chosen,
+    )
+
+
+def bundle_bytes(folder: Path) -> int:
+    """Bytes of the files that make the bundle (manifest, tensors, card), not of what a run leaves beside them."""
+    return sum((folder / name).stat().st_size for name in ("bundle.json", "tensors.safetensors", "README.md"))
+
+
+def provenance(source: str, recipe: Recipe) -> dict[str, Any]:
+    """Where a bundle comes from: versions, data, seed; no path beyond the data's own name."""
+    return {
+        "tailor": tailor.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "data": source,
+        "seed": recipe.seed,
+        "epochs": recipe.epochs,
+        "lr": recipe.lr,
+        "batch_size": recipe.batch_size,
+        "selected_on": "val",
+    }
+
+
+def already(out: Path, made: bundle.Manifest) -> Trained:
+    """What a finished run says again when it is resumed."""
+    metrics = made.metrics
+    plans = made.spec.get("plans") or [{}]
+    return Trained(
+        bundle=str(out),
+        method=str(plans[-1].get("method", "")),
+        accuracy=metrics["accuracy"],
+        split=metrics["split"],
+        trainable_params=metrics["trainable_params"],
+        trainable_percent=metrics["trainable_percent"],
+        head_params=metrics["head_params"],
+        bundle_bytes=bundle_bytes(out),
+        seconds=metrics["seconds"],
+        epoch=metrics["epoch"],
+    )
+
+
+def _batches(spec: Spec, data: ImageData, recipe: Recipe, workers: int) -> Any:
+    transform = train_transform(spec.preprocessing, recipe.augment)
+
+    def batches(epoch: int, start: int, rank: int, world: int) -> Iterable[Batch]:
+        return loader(
+            data.splits["train"],
+            transform,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            epoch=epoch,
+            shuffle=True,
+            start=start,
+            rank=rank,
+            world=world,
+            workers=workers,
+        )
+
+    return batches
+
+
+def _progress(report: Report) -> Any:
+    def tell(p: Progress) -> None:
+        text = f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}  {p.images_per_second:.0f} images/s"
+        report(Event("training", p.update, p.updates, text))
+
+    return tell
+
+
+def _mute(event: Event) -> None:
+    """Validation inside training has no bar of its own."""
+
+
+def _config(spec: Spec, recipe: Recipe, source: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    settings = asdict(recipe)
+    settings["betas"] = list(recipe.betas) if recipe.betas else None
+    return {
+        "data": source,
+        "model": spec.backbone.name,
+        "weights": spec.backbone.weights,
+        "method": spec.plans[-1].method if spec.plans else None,
+        "recipe": settings,
+    }
+
+
+def one_backbone(name: str | None) -> str:
+    """The model's name, which a verb cannot do without."""
+    if not name:
+        raise UsageError("no model was named", hint="add `--model NAME`, for instance `--model tailor_mini_s`")
+    return name
