@@ -7,6 +7,7 @@ from torch import nn
 
 from tailor.errors import PlanError
 from tailor.surgery import freeze_, get_module, get_parameter, set_module_, split_range, write_through_
+from tailor.tuning.method import Module
 from tailor.tuning.plan import Tune, TunePlan
 from tailor.tuning.sparse import merge_entries_, tune_entries_
 
@@ -39,19 +40,34 @@ def apply_(model: nn.Module, plan: TunePlan, heads: tuple[str, ...], seed: int =
 
 def merge_(model: nn.Module, plan: TunePlan) -> nn.Module:
     """Fold every tune back into the plain layers; PlanError naming the first method that cannot be folded exactly."""
-    for group in reversed(list(_groups(plan))):
-        method = group[0].method
+    for tune in plan.tunes:
+        method = tune.method
         if not method.merges:
             raise PlanError(
                 f"`{method.kind}` cannot be merged: it is not a linear map of the layer beside it",
                 hint="export the bundle as it is; `lora`, `repadapter`, `ssf`, `bias` and sparse entries do merge",
             )
-    for group in reversed(list(_groups(plan))):
-        path = group[0].path
-        wrapped = get_module(model, path)
-        set_module_(model, path, group[0].method.merge(wrapped).train(wrapped.training))  # type: ignore[attr-defined]
     write_through_(model)
-    return merge_entries_(model)
+    merge_entries_(model)  # first: a sparse layer below a wrapper writes its entries anew and would undo the folding
+    at_path: dict[str, list[Module]] = {}
+    for group in _groups(plan):
+        at_path.setdefault(group[0].path, []).append(group[0].method)
+    for path, methods in at_path.items():
+        wrapped = get_module(model, path)
+        set_module_(model, path, _folded(wrapped, methods).train(wrapped.training))
+    return model
+
+
+def _folded(wrapped: nn.Module, methods: list[Module]) -> nn.Module:
+    """The layer under one wrapper a method (the first innermost), every method folded in, innermost first."""
+    chain = [wrapped]
+    while len(chain) < len(methods):
+        chain.append(chain[-1].base)  # type: ignore[arg-type]
+    folded = chain[-1].base
+    for wrapper, method in zip(reversed(chain), methods, strict=True):
+        wrapper.base = folded
+        folded = method.merge(wrapper)  # type: ignore[attr-defined]
+    return folded  # type: ignore[return-value]
 
 
 def merges(plan: TunePlan) -> bool:

@@ -1,13 +1,14 @@
 """LoRA (Hu et al. 2021): a low-rank update beside a frozen layer. One file: the settings, then the module.
 
 As a baseline it sits on the fused qkv with one `down` shared by q, k and v (the form of NOAH and the SPT thesis:
-`4 d r` per block); on rows of a fused layer each part has its own pair. `up` starts at zero, which the released SPT code
-intends but overwrites (adaptation note, section 1.5), so wrapping changes nothing. Convolutions count as matrices: a
-convolution to `rank` channels, then a 1x1 convolution.
+`4 d r` per block); on rows of a fused layer each part has its own pair. `up` starts at zero, which the released SPT
+code intends but overwrites (adaptation note, section 1.5), so wrapping changes nothing. Convolutions count as matrices:
+a convolution to `rank` channels, then a 1x1 convolution.
 """
 
 import copy
 import math
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
-from tailor.tuning.layers import matrix_shape, plain
+from tailor.tuning.layers import matrix_shape, on_rows, plain
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, site_places
 
 
@@ -85,24 +86,20 @@ class LoraLinear(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Base output plus the update; rows without one get nothing added."""
+        """Base output plus the update; other rows are left as they are."""
         hidden = F.linear(self.dropout(x), self.down)
-        return self.base(x) + self.drop_path(self._spread(hidden) * self.scale)
+        if self.scale != 1.0:
+            hidden = hidden * self.scale  # here, where it is `rank` wide
+        y = self.base(x)
+        if self.rows == ((0, self.outputs),) and not (self.training and self.drop_path.drop_prob):
+            return torch.addmm(y.flatten(0, -2), hidden.flatten(0, -2), self.up.t()).view_as(y)
+        return on_rows(y, self.rows, partial(self._updated, hidden))
 
-    def _spread(self, hidden: Tensor) -> Tensor:
-        """(..., rank * parts) -> (..., out): each part's up-projection at its rows, zeros elsewhere."""
-        if self.rows == ((0, self.outputs),):
-            return F.linear(hidden, self.up)
-        pieces, at, taken = [], 0, 0
-        for index, (start, stop) in enumerate(self.rows):
-            if start > at:
-                pieces.append(hidden.new_zeros(1).expand(*hidden.shape[:-1], start - at))
-            part = hidden[..., index * self.rank : (index + 1) * self.rank]
-            pieces.append(F.linear(part, self.up[taken : taken + stop - start]))
-            at, taken = stop, taken + stop - start
-        if at < self.outputs:
-            pieces.append(hidden.new_zeros(1).expand(*hidden.shape[:-1], self.outputs - at))
-        return torch.cat(pieces, dim=-1)
+    def _updated(self, hidden: Tensor, index: int, part: Tensor) -> Tensor:
+        """One range of the outputs (..., rows) plus its own update, from `hidden` (..., rank * ranges)."""
+        rank, taken = self.rank, sum(stop - start for start, stop in self.rows[:index])
+        up = self.up[taken : taken + part.shape[-1]]
+        return part + self.drop_path(F.linear(hidden[..., index * rank : (index + 1) * rank], up))
 
     def delta(self) -> Tensor:
         """(out, in): what the update adds to the weight."""
@@ -133,6 +130,7 @@ class LoraConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, out, H', W')."""
         conv = plain(self.base)
+        assert isinstance(conv, nn.Conv2d)
         hidden = F.conv2d(self.dropout(x), self.down, None, conv.stride, conv.padding, conv.dilation)
         return self.base(x) + self.drop_path(F.conv2d(hidden, self.up) * self.scale)
 

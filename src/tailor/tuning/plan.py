@@ -1,4 +1,4 @@
-"""The tuning plan: what trains in a backbone, as plain data. Making one is `planner`'s and `spt`'s work, doing it `apply`'s."""
+"""The tuning plan: what trains, as plain data. Making one is `planner`'s and `spt`'s work, doing it `apply`'s."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""From a method's name and a budget to a TunePlan, for every method that needs no data. SPT and NOAH have their own files."""
+"""From a method's name and a budget to a TunePlan, for every method that needs no data (SPT and NOAH: their files)."""
 
 import dataclasses
 import re
@@ -17,7 +17,7 @@ _NUMBERED = re.compile(r"^(?P<name>.+)-(?P<number>\d+)$")
 
 def parse(name: str, extra: tuple[str, ...] = ()) -> Module | Selection:
     """`lora` or `lora-16` (the number sets the method's knob) -> the method; UsageError with the nearest name."""
-    table = {**SELECTIONS, **MODULES}
+    table: dict[str, type[Module] | type[Selection]] = {**SELECTIONS, **MODULES}
     match = _NUMBERED.match(name)
     plain = match["name"] if match and name not in table else name
     if plain not in table:

@@ -1,0 +1,90 @@
+"""MLP-k: the classifier gets k - 1 hidden layers before it; the backbone is frozen (adaptation note, section 3.2).
+
+Each hidden layer is Linear, ReLU, BatchNorm1d, Dropout 0.1, of the features' own width. What the method counts are the
+hidden layers, norms included (1,184,256 on ViT-B/16 with k = 3: the tables' 1,181,184 and 3,072 of the norms); the last
+linear layer is the classifier, which every method trains and none counts. Not an identity and not mergeable.
+"""
+
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from tailor.anatomy import Anatomy
+from tailor.errors import PlanError
+from tailor.tuning.layers import innermost
+from tailor.tuning.method import STRICT, Geometry, Place, Rows, undefined
+
+
+@dataclass(frozen=True, config=STRICT)
+class Mlp:
+    """A head of `layers` linear layers; one is linear probing."""
+
+    kind: Literal["mlp"] = "mlp"
+    layers: int = 3
+    dropout: float = 0.1
+
+    identity: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
+    knob: ClassVar[str] = "layers"
+
+    def places(self, anatomy: Anatomy) -> tuple[Place, ...]:
+        """Every classifier layer (a distilled DeiT has two)."""
+        if not anatomy.heads:
+            raise undefined(self.kind, anatomy, "it has no classifier")
+        return tuple(Place(path) for path in anatomy.heads)
+
+    def cost(self, layer: nn.Module, rows: tuple[int, int] | None = None, geometry: Geometry | None = None) -> int:
+        """(k - 1) (d (d + 1) + 2 d): the hidden layers and their norms."""
+        width = _classifier(layer).in_features
+        return (self.layers - 1) * (width * (width + 1) + 2 * width)
+
+    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+        """The classifier with the hidden layers before it."""
+        return MlpHead(layer, self.layers - 1, self.dropout)
+
+
+class MlpHead(nn.Module):
+    """Hidden layers, then the classifier. Shapes (B, d) -> (B, classes)."""
+
+    def __init__(self, base: nn.Module, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.base = base
+        self.hidden = nn.Sequential(*(Hidden(_classifier(base), dropout) for _ in range(hidden)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores."""
+        return self.base(self.hidden(x))
+
+
+class Hidden(nn.Module):
+    """Linear, ReLU, batch norm, dropout; (B, d) -> (B, d)."""
+
+    def __init__(self, classifier: nn.Linear, dropout: float) -> None:
+        super().__init__()
+        width, weight = classifier.in_features, classifier.weight
+        self.linear = nn.Linear(width, width, device=weight.device, dtype=weight.dtype)
+        self.norm = nn.BatchNorm1d(width, device=weight.device, dtype=weight.dtype)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One image has no batch statistics: a last batch of one is normalised by the running ones."""
+        x, norm = F.relu(self.linear(x)), self.norm
+        if x.shape[0] == 1 and self.training:
+            x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        else:
+            x = norm(x)
+        return self.dropout(x)
+
+
+def _classifier(layer: nn.Module) -> nn.Linear:
+    classifier = innermost(layer)
+    if not isinstance(classifier, nn.Linear):
+        raise PlanError(
+            f"`mlp` replaces a linear classifier, found a `{type(classifier).__name__}`",
+            hint="give the backbone a linear head, or use `--method linear`",
+        )
+    return classifier
