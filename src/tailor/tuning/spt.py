@@ -28,14 +28,17 @@ class Spt:
     A matrix with n selected weights gets the module iff n >= sigma / alpha, sigma being the module's parameters; a
     vector trains whole iff n >= length / beta. `rule` sets both: `released` (10, 5: the code) or `thesis` (1, 1: the
     text, by which the cost never exceeds the number of selected weights). `nearest` reproduces the released sweep over
-    tau. `parts="structured"` drops the single entries, `parts="unstructured"` makes sigma infinite. With `vpt-deep`
-    only prompts train, in the blocks that hold a sensitive matrix. `unit` and `samples` say how to score.
+    tau. `fill` spends what the largest tau leaves on the weights that follow, matrices too dear for their module
+    keeping single weights (ours: on a small backbone one module is a large part of the budget). `parts="structured"`
+    drops the single entries, `parts="unstructured"` makes sigma infinite. With `vpt-deep` only prompts train, in the
+    blocks that hold a sensitive matrix. `unit` and `samples` say how to score.
     """
 
     structured: Literal["lora", "site-adapter", "vpt-deep"] = "lora"
     rank: int = 8
     rule: Literal["released", "thesis"] = "released"
     nearest: bool = False
+    fill: bool = False
     parts: Literal["both", "structured", "unstructured"] = "both"
     dropout: float = 0.1
     drop_path: float = 0.1

@@ -6,6 +6,7 @@ plan that fits. What is counted is what trains: partly selected norms too, which
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,22 @@ from tailor.tuning.plan import Entries, Tune, TunePlan
 from tailor.tuning.spt import Candidate, Spt, candidates, price, threshold
 from tailor.tuning.spt_curve import Ranking, Terms, curve, rank
 from tailor.tuning.spt_scores import Scores
+from tailor.tuning.vpt_deep import VptDeep
 
 SWEEP = tuple(range(20_000, 1_580_001, 20_000))
 """The values of tau that the released code tries."""
+
+_NEVER = torch.iinfo(torch.int64).max
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place in the ranking: the best `tau` weights are selected; `costs` (K + 1,) of every tau under the terms."""
+
+    ranking: Ranking
+    terms: Terms
+    costs: Tensor
+    tau: int
 
 
 def allocate(scores: Scores, anatomy: Anatomy, model: nn.Module, settings: Spt, budget: int) -> TunePlan:
@@ -35,22 +49,24 @@ def allocate(scores: Scores, anatomy: Anatomy, model: nn.Module, settings: Spt, 
     prices = [price(model, c, settings) for c in everything]
     views = [c.view(scores.tensors) for c in everything]
     terms = _terms(everything, prices, settings, views[0].device)
-    if settings.nearest:
-        ranking, costs, tau = _sweep(views, terms, fixed, budget)
-    else:
-        ranking, costs, tau = _largest(views, terms, fixed, budget)
-    if tau == 0 or int(costs[tau]) == fixed:
-        raise _too_small(settings, costs, fixed, budget)
-    counts = torch.bincount(ranking.segment[:tau], minlength=len(everything)).tolist()
-    whole = [n >= int(limit) for n, limit in zip(counts, terms.limit.tolist(), strict=True)]
-    chosen = _Chosen(everything, whole, ranking, tau)
+    if settings.structured == "vpt-deep":
+        tunes, cost = _prompts(everything, rank(views, max(budget - fixed, 1)), terms, anatomy, budget - fixed)
+        made = facts(scores, settings, budget, budget - fixed)
+        return TunePlan(settings.name, anatomy.tokens, tunes, cost=fixed + cost, facts=made)
+    cut = (_sweep if settings.nearest else _largest)(views, terms, fixed, budget)
+    cost = int(cut.costs[cut.tau])
+    if cut.tau == 0 or cost == fixed:
+        raise _too_small(settings, cut.costs, fixed, budget)
+    if settings.fill and not settings.nearest:
+        cut = _filled(cut, fixed, budget)
+    chosen = _Chosen(everything, cut)
     return TunePlan(
         method=settings.name,
         full=(*anatomy.tokens, *chosen.full()),
         tunes=chosen.tunes(settings),
         entries=chosen.entries() if settings.parts != "structured" else (),
-        cost=int(costs[tau]),
-        facts=_facts(scores, settings, budget, tau),
+        cost=int(cut.costs[cut.tau]),
+        facts=facts(scores, settings, budget, cut.tau),
     )
 
 
@@ -65,13 +81,14 @@ def _terms(everything: Sequence[Candidate], prices: Sequence[int | None], settin
     )
 
 
-def _facts(scores: Scores, settings: Spt, budget: int, tau: int) -> dict[str, str | int | float]:
+def facts(scores: Scores, settings: Spt, budget: int, tau: int) -> dict[str, str | int | float]:
     """What a plan says about how it came about."""
-    made = {"budget": budget, "tau": tau, "rule": settings.rule, "structured": settings.structured}
-    return {**scores.facts, **made, "rank": settings.rank, "nearest": "yes" if settings.nearest else "no"}
+    made = {"budget": budget, "tau": tau, "rule": settings.rule, "rank": settings.rank}
+    ways = {"nearest": settings.nearest, "fill": settings.fill}
+    return {**scores.facts, **made, **{name: "yes" if way else "no" for name, way in ways.items()}}
 
 
-def _largest(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> tuple[Ranking, Tensor, int]:
+def _largest(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> Cut:
     """The last tau within the budget; ranks further down until one is beyond it or the weights are at an end."""
     count = max(2 * budget, 1024)
     while True:
@@ -79,11 +96,22 @@ def _largest(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> 
         costs = curve(ranking, terms, fixed)
         tau = int((costs <= budget).sum()) - 1  # the costs never fall
         if tau < len(ranking) or ranking.complete:
-            return ranking, costs, max(tau, 0)
+            return Cut(ranking, terms, costs, max(tau, 0))
         count *= 4
 
 
-def _sweep(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> tuple[Ranking, Tensor, int]:
+def _filled(cut: Cut, fixed: int, budget: int) -> Cut:
+    """Spend what the largest tau leaves: what is too dear as a whole keeps its single weights, the ranking goes on."""
+    limits = cut.terms.limit.clone()
+    while cut.tau < len(cut.ranking) and int(cut.costs[cut.tau]) < budget:
+        limits[cut.ranking.segment[cut.tau]] = _NEVER
+        terms = replace(cut.terms, limit=limits)
+        costs = curve(cut.ranking, terms, fixed)
+        cut = Cut(cut.ranking, terms, costs, int((costs <= budget).sum()) - 1)
+    return cut
+
+
+def _sweep(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> Cut:
     """The tau of the released sweep whose cost is nearest to the budget; of two as near, the larger."""
     ranking = rank(views, SWEEP[-1])
     costs = curve(ranking, terms, fixed)
@@ -93,7 +121,37 @@ def _sweep(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> tu
             f"the released sweep starts at {SWEEP[0]:,} weights, only {len(ranking):,} have a score",
             hint="set `nearest` to false on a small backbone",
         )
-    return ranking, costs, min(taus, key=lambda tau: (abs(int(costs[tau]) - budget), -tau))
+    return Cut(ranking, terms, costs, min(taus, key=lambda tau: (abs(int(costs[tau]) - budget), -tau)))
+
+
+def _prompts(
+    everything: Sequence[Candidate], ranking: Ranking, terms: Terms, anatomy: Anatomy, room: int
+) -> tuple[tuple[Tune, ...], int]:
+    """Prompts in the blocks with a sensitive matrix among the best `room` weights, as many as `room` allows."""
+    places = VptDeep().places(anatomy)
+    whole = _whole(everything, ranking, terms)
+    blocks = {c.block for c, taken in zip(everything, whole, strict=True) if taken and c.site and c.block >= 0}
+    roots = [anatomy.blocks[index].path for index in sorted(blocks)]
+    chosen = [p for p in places if any(p.path == root or p.path.startswith(root + ".") for root in roots)]
+    if not chosen:
+        raise PlanError(
+            f"no matrix is sensitive enough for prompts with {max(room, 0):,} parameters",
+            hint="raise `--budget`, lower `rank`, or use `--method spt-lora`",
+        )
+    width = sum(p.geometry.width for p in chosen if p.geometry)
+    if room < width:
+        raise PlanError(
+            f"a prompt in each of {len(chosen)} sensitive blocks takes {width:,} parameters, there are {room:,}",
+            hint="raise `--budget`, or use `--method spt-lora`",
+        )
+    method = VptDeep(prompts=room // width)
+    return tuple(Tune(p.path, method, p.rows, p.geometry) for p in chosen), room // width * width
+
+
+def _whole(everything: Sequence[Candidate], ranking: Ranking, terms: Terms) -> list[bool]:
+    """Whether each candidate has as many selected weights as it takes to train as a whole."""
+    counts = torch.bincount(ranking.segment, minlength=len(everything))
+    return (counts >= terms.limit).tolist()
 
 
 def _too_small(settings: Spt, costs: Tensor, fixed: int, budget: int) -> PlanError:
@@ -123,9 +181,10 @@ def _check(scores: Scores, anatomy: Anatomy, model: nn.Module, budget: int) -> N
 class _Chosen:
     """The selected weights as the parts of a plan."""
 
-    def __init__(self, everything: Sequence[Candidate], whole: list[bool], ranking: Ranking, tau: int) -> None:
-        self.everything, self.whole = everything, whole
-        self.segment, self.index = ranking.segment[:tau], ranking.index[:tau]
+    def __init__(self, everything: Sequence[Candidate], cut: Cut) -> None:
+        self.everything = everything
+        self.selected = Ranking(cut.ranking.segment[: cut.tau], cut.ranking.index[: cut.tau], False)
+        self.whole = _whole(everything, self.selected, cut.terms)
 
     def tunes(self, settings: Spt) -> tuple[Tune, ...]:
         """A module at every sensitive matrix."""
@@ -151,11 +210,10 @@ class _Chosen:
         return tuple(Entries(tensor, tuple(indices.tolist())) for tensor, indices in self._flat())
 
     def _flat(self) -> Iterator[tuple[str, Tensor]]:
-        device = self.segment.device
-        single = ~torch.tensor(self.whole, device=device)[self.segment]
-        starts = torch.tensor([c.start for c in self.everything], device=device)
-        flat = (self.index + starts[self.segment])[single].cpu()
-        segment = self.segment[single].cpu()
+        segment, index = self.selected.segment.cpu(), self.selected.index.cpu()
+        single = ~torch.tensor(self.whole)[segment]
+        starts = torch.tensor([c.start for c in self.everything])
+        flat, segment = (index + starts[segment])[single], segment[single]
         tensors: dict[str, list[Tensor]] = {}
         for number in segment.unique().tolist():
             tensors.setdefault(self.everything[number].tensor, []).append(flat[segment == number])

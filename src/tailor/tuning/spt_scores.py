@@ -6,7 +6,7 @@ instead of the model's own (random) head: a cheap head that knows the classes (n
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,15 @@ def load(path: Path) -> Scores:
         raise PlanError(f"scores `{path}` cannot be read: {reason}", hint=hint) from None
 
 
+def load_facts(path: Path) -> dict[str, str | int | float]:
+    """Only the facts of what `save` wrote; PlanError for a file that is no such thing."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {})["facts"]))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        raise PlanError(f"`{path}` holds no scores", hint="score again by leaving the scores file out") from None
+
+
 def sensitivity(
     model: nn.Module,
     anatomy: Anatomy,
@@ -72,10 +81,17 @@ def sensitivity(
     `head_seed` is what the model's head was drawn from, recorded only; `progress` hears (batches done, batches in all).
     PlanError for a zero head, ModelError for a parameter whose gradient cannot be told apart by samples.
     """
+    if head == "ncm" and iter(batches) is batches:
+        raise PlanError("class means need a second pass over the batches", hint="give a list or a loader of batches")
     names = tuple(dict.fromkeys(c.tensor for c in candidates(anatomy)))
     taken = _First(batches, samples)
-    with class_means(model, anatomy, taken) if head == "ncm" else _as_it_is():
-        found = squared_gradients(model, taken, parameters=names, unit=unit, autocast=autocast, progress=progress)
+
+    def heard(done: int, _: int) -> None:
+        if progress is not None:
+            progress(done, len(taken))  # how many batches the samples take is known once the first has come
+
+    with class_means(model, anatomy, taken) if head == "ncm" else nullcontext():
+        found = squared_gradients(model, taken, parameters=names, unit=unit, autocast=autocast, progress=heard)
     facts: dict[str, str | int | float] = {"unit": unit, "samples": taken.seen, "batch": taken.batch, "head": head}
     if head == "own":
         facts["head_seed"] = head_seed
@@ -106,19 +122,12 @@ class _First:
 
 
 @contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
-
-
-@contextmanager
 def class_means(model: nn.Module, anatomy: Anatomy, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
     """While inside, each classifier layer compares features with the class means of `batches`.
 
     Row c of the weight is the direction from the mean of all classes to that of class c, of length one, and the bias
     measures from the mean of all classes, so what every image shares does not count. Afterwards all is as before.
     """
-    if iter(batches) is batches:
-        raise PlanError("class means need a second pass over the batches", hint="give a list or a loader of batches")
     layers = [get_module(model, path) for path in anatomy.heads]
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     if not linear or len(linear) < len(layers):
