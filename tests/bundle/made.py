@@ -1,0 +1,31 @@
+"""A spec and a trained-looking model for the bundle tests."""
+
+import torch
+
+from tailor import build as builder
+from tailor.preprocessing import Preprocessing
+from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.surgery import trainable, write_through_
+from tailor.tuning import planner
+from tailor.tuning.plan import Entries, TunePlan
+
+CLASSES = ("ash", "birch", "cedar")
+
+
+def spec_and_model(method="lora", weights="pretrained", plan=None):
+    head = ClassifierHead(CLASSES)
+    made = builder.base(BackboneRef("tailor_mini_s", weights), head)
+    plan = plan or planner.plan(made.model, made.anatomy, planner.parse(method))
+    spec = Spec(made.reference, head, Preprocessing((64, 64)), (plan,))
+    model = builder.apply_plans_(made, spec.plans).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainable(model).values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    write_through_(model)
+    return spec, model
+
+
+def sparse_plan(count=1500):
+    entries = (Entries("blocks.0.mlp.fc1.weight", tuple(range(0, 3 * count, 3))),)
+    return TunePlan("by-hand", full=("blocks.1.attn.qkv.bias[192:288]",), entries=entries, cost=count + 96)

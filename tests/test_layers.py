@@ -1,0 +1,78 @@
+"""Imports run down only: the picture in docs/architecture.md, held against the code."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tailor
+
+ROOT = Path(tailor.__file__).parent
+LAYERS = (
+    ("errors",),
+    ("anatomy", "surgery", "preprocessing"),
+    ("criteria", "backbones", "tracing", "budget"),
+    ("tuning", "pruning", "stitching", "dense"),
+    ("spec",),
+    ("build",),
+    ("bundle",),
+    ("measure", "training", "data"),
+    ("evidence", "deploy"),
+    ("verbs",),
+    ("cli",),
+)
+"""Lowest first. Packages of one layer do not import each other, but for the small core's own files."""
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+CORE = {"anatomy", "surgery", "preprocessing"}
+TIMM_MODELS = {"backbones"}
+
+
+def modules():
+    return sorted(p for p in ROOT.rglob("*.py") if p.name != "__main__.py")
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def unit(path):
+    parts = path.relative_to(ROOT).parts
+    return parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_down(path):
+    own = unit(path)
+    if own == "__init__":
+        return
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "tailor" or len(parts) < 2 or parts[1] not in RANK or parts[1] == own:
+            continue
+        down = RANK[parts[1]] < RANK[own] or (parts[1] in CORE and own in CORE)
+        assert down, f"{own} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_backbones_know_timms_models(path):
+    names = {n for n in imported(path) if n.startswith("timm.models")}
+    assert not names or unit(path) in TIMM_MODELS, f"{path} imports {names}"
+
+
+def test_every_package_has_a_place():
+    units = {unit(p) for p in modules()} - {"__init__"}
+    assert units <= RANK.keys()
+
+
+def test_importing_tailor_imports_nothing_heavy():
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    names = {
+        n.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for n in [a.name for a in node.names]
+    }
+    assert names <= {"importlib"}
