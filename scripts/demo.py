@@ -1,0 +1,85 @@
+"""The main job in a few minutes, offline: adapt the bundled backbone to images, compare, measure, predict.
+
+Each line that begins with `$` is a command you can type yourself (`.venv/bin/tailor ...`). Flowers are used where the
+folder with the real photos lies beside the project, digits always.
+"""
+
+import json
+import sys
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from tailor.cli import main
+
+FLOWERS = Path("../shared/data/flowers")
+OUT = Path("runs/demo")
+
+
+def tailor(line: str, quiet: bool = False) -> str:
+    """Run one command line as a person would, echo it, and return what it printed."""
+    print(f"\n$ tailor {line}", flush=True)
+    caught = StringIO()
+    try:
+        if quiet:
+            with redirect_stdout(caught):
+                main(line.split())
+        else:
+            main(line.split())
+    except SystemExit as done:
+        if done.code:
+            sys.exit(done.code)
+    return caught.getvalue()
+
+
+def compare(data: str, name: str, epochs: int) -> dict[str, dict[str, float]]:
+    """Adapt with SPT and with a linear probe; the results by method."""
+    line = f"adapt {data} --model tailor_mini_s --method spt-lora,linear --epochs {epochs} -o {OUT / name}"
+    printed = tailor(f"{line} --overwrite --json", quiet=True)
+    results = json.loads(printed.splitlines()[-1])
+    for row in results[0]["map"]:
+        print(row)
+    return {row["method"]: row for row in results}
+
+
+def table(name: str, results: dict[str, dict[str, float]]) -> None:
+    """Accuracy, parameters and bytes of each method."""
+    print(f"\n{name}: accuracy on {next(iter(results.values()))['split']}")
+    for method, row in results.items():
+        print(
+            f"  {method:10} {row['accuracy']:6.1%}   trains {row['trainable_params']:>7,} of the backbone's parameters"
+            f" ({row['trainable_percent']:.2f} %)   bundle {row['bundle_bytes'] / 1000:,.0f} kB"
+        )
+
+
+def run() -> None:
+    """The whole demonstration."""
+    began = time.monotonic()
+    tables = {"digits": compare("builtin/digits", "digits", 10)}
+    image = "builtin"
+    if FLOWERS.is_dir():
+        tables["flowers"] = compare(str(FLOWERS), "flowers", 10)
+        image = str(sorted((FLOWERS / "test").glob("*/*.jpg"))[0])
+    for name, results in tables.items():
+        table(name, results)
+    best = OUT / ("flowers" if "flowers" in tables else "digits") / "spt-lora"
+    if image == "builtin":
+        image = str(_digit())
+    tailor(f"predict {best} {image}")
+    tailor(f"bench {best} --quick")
+    print(f"\nThe heat map as a picture: {best / 'heatmap.png'}; the model card: {best / 'README.md'}")
+    print(f"Done in {time.monotonic() - began:.0f} s.")
+
+
+def _digit() -> Path:
+    """One digit as an image file, where no photo is at hand."""
+    from tailor.data.images import open_data
+
+    path = OUT / "digit.png"
+    open_data("builtin/digits").splits["test"].read(0).save(path)
+    return path
+
+
+if __name__ == "__main__":
+    run()
