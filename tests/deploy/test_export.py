@@ -4,6 +4,7 @@ import importlib.util
 import os
 import stat
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,21 @@ class TwoFaced(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3)) + (1.0 if torch.compiler.is_exporting() else 0.0)
+
+
+class Loud(nn.Linear):
+    """Prints and warns while it is traced, as exporters do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            print("tracing")
+            warnings.warn("an old name is used", FutureWarning, stacklevel=1)
+        return super().forward(x)
+
+
+def test_noise_of_the_exporters_does_not_leak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(Loud(32, 4), SIZE, tmp_path / "model.pt2")  # warnings are errors here
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("existing", [False, True])
