@@ -44,16 +44,32 @@ def plan(model: nn.Module, anatomy: Anatomy, method: Module | Selection, budget:
         if made.cost > budget:
             raise _too_small(method.kind, made.cost, budget)
         return made
-    low, high = 1, 2
-    smallest = _plan(model, anatomy, dataclasses.replace(method, **{method.knob: 1}))  # type: ignore[type-var]
+    step = _step(method)
+    smallest = _plan(model, anatomy, _set(method, step))
     if smallest.cost > budget:
         raise _too_small(method.kind, smallest.cost, budget)
-    while high <= 4096 and _fits(model, anatomy, method, high, budget):
+    low, high = 1, 2
+    while high <= 4096 and _fits(model, anatomy, method, high * step, budget):
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _fits(model, anatomy, method, middle, budget) else (low, middle)
-    return _plan(model, anatomy, dataclasses.replace(method, **{method.knob: low}))  # type: ignore[type-var]
+        low, high = (middle, high) if _fits(model, anatomy, method, middle * step, budget) else (low, middle)
+    return _plan(model, anatomy, _set(method, low * step))
+
+
+def _set(method: Module | Selection, number: int) -> Module | Selection:
+    return dataclasses.replace(method, **{method.knob: number})  # type: ignore[type-var]
+
+
+def _step(method: Module | Selection) -> int:
+    """The smallest number that the knob takes; it takes its multiples (one, but for grouped bottlenecks)."""
+    for number in range(1, 257):
+        try:
+            _set(method, number)
+        except PlanError:
+            continue
+        return number
+    raise AssertionError(f"`{method.kind}` takes no number at all")
 
 
 def _too_small(kind: str, least: int, budget: int) -> PlanError:
@@ -65,7 +81,7 @@ def _too_small(kind: str, least: int, budget: int) -> PlanError:
 
 def _fits(model: nn.Module, anatomy: Anatomy, method: Module | Selection, knob: int, budget: int) -> bool:
     try:
-        return _plan(model, anatomy, dataclasses.replace(method, **{method.knob: knob})).cost <= budget  # type: ignore[type-var]
+        return _plan(model, anatomy, _set(method, knob)).cost <= budget
     except PlanError:  # a knob beyond what the backbone has, as more blocks than there are
         return False
 
