@@ -146,6 +146,7 @@ MICRO = {
         b=conv(6, groups=2, padding="same", dilation=2),
     ),
     "depthwise": lambda: Micro(chain, a=conv(kernel=4, padding="same"), b=conv(6, 7, groups=6, padding=3)),
+    "few sites": lambda: Micro(chain, a=conv(stride=8, padding=1, dilation=2), b=conv(6, padding=1, bias=False)),
     "strided 1x1": lambda: Micro(single, a=conv(kernel=1, stride=2)),
     "reflect": lambda: Micro(single, a=conv(padding=1, padding_mode="reflect")),
     "patches with a rest": lambda: Micro(single, a=conv(stride=3)),

@@ -148,7 +148,10 @@ def add_squares_(total: Tensor, factors: Sequence[Factor], samples: int, scratch
     chunk = max(1, scratch.numel() // total.numel())
     for start in range(0, samples, chunk):
         grads = _sum(factors, start, min(start + chunk, samples), total)
-        total.add_(grads.square_().sum(0))
+        if len(grads) == 1:
+            total.addcmul_(grads[0], grads[0])
+        else:
+            total.add_(grads.square().sum(0))
     return total
 
 
@@ -170,11 +173,10 @@ def add_mean_squared_(total: Tensor, factors: Sequence[Factor], samples: int, sc
 
 
 def _sum(factors: Sequence[Factor], start: int, stop: int, like: Tensor) -> Tensor:
-    """The gradients of some samples over all uses, (stop - start, *shape), in a tensor that may be overwritten."""
-    grads = torch.zeros(stop - start, *like.shape, dtype=like.dtype, device=like.device)
-    for f in factors:
-        grads.add_(f.gradient(start, stop).reshape(grads.shape))
-    return grads
+    """The gradients of some samples, over all uses, (stop - start, *shape)."""
+    shape = (stop - start, *like.shape)
+    first, *others = (f.gradient(start, stop).reshape(shape) for f in factors)
+    return sum(others, start=first).to(like.dtype)
 
 
 def _add_outer_(total: Tensor, left: Tensor, right: Tensor, scratch: Tensor) -> None:

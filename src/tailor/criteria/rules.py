@@ -73,6 +73,10 @@ def _convolution(bound: Bound, samples: int) -> dict[str, Make]:
     def of_weight(g: Tensor) -> Factor:
         if groups == 1 and not any(padding) and (kernel == stride or max(kernel) == 1):
             return Outer(_sites(g, samples), _patches(x, kernel, stride, tuple(g.shape[2:]), samples))
+        if groups == 1 and space == 2 and g[0, 0].numel() <= g.shape[1]:
+            # few sites: the patches hold fewer numbers than the weight, and one product per sample beats a convolution
+            patches = F.unfold(wide(x), kernel, dilation=dilation, padding=padding, stride=stride)
+            return Outer(_sites(g, samples), _tokens(patches.mT, samples))
         return Convolution(x, g, samples, kernel, stride, padding, dilation, groups)
 
     return {"weight": of_weight, "bias": lambda g: Dense(_channels(g, samples))}

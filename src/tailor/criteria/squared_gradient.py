@@ -22,7 +22,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 # Elements of the one dense scratch tensor. On a CPU a tile that stays in the cache of a core, else one large enough to
 # keep the device busy.
-_SCRATCH = {"cpu": 1 << 18}
+_SCRATCH = {"cpu": 1 << 19}
 _SCRATCH_DEVICE = 1 << 26
 _FLAGS = ("grad_checkpointing", "gradient_checkpointing")
 
