@@ -31,7 +31,7 @@ def base(reference: BackboneRef, head: ClassifierHead, check: bool = True) -> Ba
     """
     model = backbones.create(reference.name, reference.weights, reference.image_size, reference.seed)
     digest = reference.digest
-    if reference.weights != "random" and (check or not digest):
+    if check or not digest:
         digest = backbones.digest(model)
         if check and reference.digest and digest != reference.digest:
             raise BundleError(

@@ -43,7 +43,7 @@ class TrainingError(TailorError):
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """The known name most like `name`, as a hint (`did you mean ...`), or the list of known names where none is close."""
+    """A hint: the known names most like `name` (`did you mean ...`), or all of them where none is close."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
     if close:
         return "did you mean " + " or ".join(f"`{c}`" for c in close) + "?"

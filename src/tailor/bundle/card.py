@@ -16,8 +16,8 @@ _CARD = """\
 | backbone | `{{ spec.backbone.name }}`, weights `{{ spec.backbone.weights }}` |
 | weights' digest | `{{ spec.backbone.digest }}` |
 | task | classification, {{ classes|length }} classes |
-| input | {{ spec.preprocessing.size[0] }} x {{ spec.preprocessing.size[1] }} px, {{ spec.preprocessing.interpolation }}, \
-{{ spec.preprocessing.crop }} |
+| input | {{ spec.preprocessing.size[0] }} x {{ spec.preprocessing.size[1] }} px, \
+{{ spec.preprocessing.interpolation }}, {{ spec.preprocessing.crop }} |
 {% for plan in plans -%}
 | plan {{ loop.index }} | {{ plan }} |
 {% endfor -%}

@@ -1,4 +1,7 @@
-"""The command line: parse, call one verb, print. Data on stdout, progress on stderr, errors one line and a hint, exit 2."""
+"""The command line: parse, call one verb, print.
+
+Data on stdout, progress on stderr, errors as one line and a hint with exit code 2.
+"""
 
 import os
 import sys

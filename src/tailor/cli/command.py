@@ -62,7 +62,8 @@ def _option(key: str, hint: Any, default: Any) -> click.Option:
     kind = _plain(hint)
     settings: dict[str, Any] = {"help": HELP[key], "default": default}
     if default is inspect.Parameter.empty:
-        settings |= {"required": True, "default": None}
+        settings["required"] = True
+        del settings["default"]
     if kind is bool:
         return click.Option(names, is_flag=True, help=HELP[key])
     if typing.get_origin(kind) is Literal:

@@ -18,6 +18,7 @@ HELP = {
     "protocol": "how to measure: `quick`, or a paper's (`sls`: batch 64 x 100, `isomorphic`: 20 + 100)",
     "quick": "be done in under 30 seconds",
     "resume": "continue an interrupted run; starts where there is none",
+    "scores": "take SPT's scores from this earlier run: another budget costs no second pass",
     "seed": "seed of everything random",
     "task": "what the head is for: classification",
     "teacher": "a bundle to learn from as well (distillation)",

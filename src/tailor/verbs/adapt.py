@@ -37,6 +37,7 @@ def adapt(
     lr: float | None = None,
     batch_size: int | None = None,
     teacher: str | None = None,
+    scores: str | None = None,
     corrupt: Corrupt = "skip",
     workers: int = 0,
     resume: bool = False,
@@ -47,7 +48,7 @@ def adapt(
 ) -> Trained | list[Trained]:
     """Fit a pre-trained backbone to a folder of images, with a budget of trainable parameters; write a bundle.
 
-    Several methods (`method="spt-lora,lora,linear"`) give one bundle each in `out`/METHOD, on the same data, and a list.
+    Several methods (`method="spt-lora,lora,linear"`) give a list, and one bundle each in `out`/METHOD.
     The epoch is chosen on val; accuracy is that of test where there is one, else of val. With `plan_only` nothing is
     trained: the plan is written for `fit`.
     """
@@ -58,6 +59,7 @@ def adapt(
     settings = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
     planning.check_names(methods)
     results = []
+    known: dict[Any, Any] = {}
     reference = BackboneRef(name, weights, image_size=image_size, seed=seed)
     images = divided(open_checked(data, seed=seed, corrupt=corrupt, report=report), seed, report)
     for one in methods:
@@ -72,7 +74,9 @@ def adapt(
         if resume and (folder / PLAN).is_file():
             spec = read_plan(folder).spec
         else:
-            spec = _plan(made, head, images, one, budget, folder, seed, report, settings)
+            preprocessing = _preprocessing(made, settings)
+            task = planning.Task(made, images, preprocessing, folder, seed, report, scores, known)
+            spec = _plan(task, head, one, budget)
         if plan_only:
             results.append(_planned(made, spec, folder))
             continue
@@ -88,28 +92,22 @@ def _ready(folder: Path, overwrite: bool, resume: bool) -> None:
     state.wait_for_everyone()
 
 
-def _plan(
-    made: Base,
-    head: ClassifierHead,
-    images: ImageData,
-    method: str,
-    budget: str | None,
-    folder: Path,
-    seed: int,
-    report: Report,
-    settings: Recipe,
-) -> Spec:
-    """The spec with its plan, also written to the folder."""
-    preprocessing = Preprocessing(
+def _preprocessing(made: Base, settings: Recipe) -> Preprocessing:
+    return Preprocessing(
         size=made.config.input_size[1:],
         mean=made.config.mean,  # type: ignore[arg-type]  # three channels, checked by pydantic
         std=made.config.std,  # type: ignore[arg-type]
         interpolation=settings.interpolation,
     )
-    plan = planning.choose(made, images, preprocessing, method, budget, folder, seed, report)
-    spec = Spec(replace(made.reference, digest=made.reference.digest), head, preprocessing, (plan,))
+
+
+def _plan(task: planning.Task, head: ClassifierHead, method: str, budget: str | None) -> Spec:
+    """The spec with its plan, also written to the task's folder."""
+    plan = planning.choose(task, method, budget)
+    spec = Spec(task.base.reference, head, task.preprocessing, (plan,))
     if PartialState().is_main_process:
-        write_plan(folder, spec, {"data": images.name, "method": method, "budget": budget or "", "seed": seed})
+        settings = {"data": task.images.name, "method": method, "budget": budget or "", "seed": task.seed}
+        write_plan(task.folder, spec, settings)
     return spec
 
 

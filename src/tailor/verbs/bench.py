@@ -14,7 +14,7 @@ from tailor.verbs.subject import Subject, open_subject
 
 @dataclass(frozen=True)
 class Bench:
-    """Figures of one model: `latency_ms` the median at batch 1, `throughput` images a second at the protocol's batch."""
+    """Figures of one model: `latency_ms` is the median at batch 1, `throughput` images a second at batch `batch`."""
 
     name: str
     macs: int

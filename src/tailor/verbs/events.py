@@ -1,4 +1,4 @@
-"""What a verb tells its caller while it works. The library never prints: the command line draws these, tests count them."""
+"""What a verb tells its caller while it works. The library never prints: the command line draws these."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
-"""From a method's name to a plan, for every kind of method: plain ones need the model, SPT a pass over the data first."""
+"""From a method's name to a plan: plain methods need only the model, SPT a pass over the data first."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from tailor.bundle.files import replacing
 from tailor.data.images import ImageData
 from tailor.data.loading import loader
 from tailor.data.transforms import eval_transform
-from tailor.errors import TailorError, UsageError
-from tailor.evidence import plots
+from tailor.errors import PlanError, UsageError
+from tailor.evidence.plots import heatmap
+from tailor.evidence.terminal import heatmap_text
 from tailor.preprocessing import Preprocessing
 from tailor.spec import Spec
 from tailor.surgery import trainable
@@ -72,66 +74,79 @@ DEFAULT_BUDGET = "0.47%"
 """SPT without a budget: the 0.4 M of ViT-B/16 that the thesis's main rows use, as a share of the backbone."""
 
 
-def choose(
-    base: Base,
-    images: ImageData,
-    preprocessing: Preprocessing,
-    method: str,
-    budget: str | None,
-    folder: Path,
-    seed: int,
-    report: Report,
-) -> TunePlan:
-    """The plan of any method; SPT leaves its scores and a picture of the plan in `folder`."""
+@dataclass(frozen=True)
+class Task:
+    """What planning needs to know besides the method: the model, the images, where to leave things, whom to tell.
+
+    `known` keeps scores for the other methods of the same call; `scores` is a file or run folder to take them from.
+    """
+
+    base: Base
+    images: ImageData
+    preprocessing: Preprocessing
+    folder: Path
+    seed: int
+    report: Report
+    scores: str | None = None
+    known: dict[tuple[str, int], spt_scores.Scores] = field(default_factory=dict)
+
+
+def choose(task: Task, method: str, budget: str | None) -> TunePlan:
+    """The plan of any method; SPT leaves its scores and a picture of the plan in the task's folder."""
+    base = task.base
     if not method.startswith("spt"):
         return planner.plan(base.model, base.anatomy, planner.parse(method), allowed(base, budget))
     settings = spt.named(method)
     limit = allowed(base, budget, DEFAULT_BUDGET)
     assert limit is not None
-    scores = _scores(base, images, preprocessing, settings, folder, seed, report)
+    scores = _scores(task, settings)
     plan = allocate(scores, base.anatomy, base.model, settings, limit)
     if PartialState().is_main_process:
-        _draw(plan, base, folder)
+        with replacing(task.folder / SCORES) as temporary:
+            scores.save(temporary)
+        _draw(plan, base, task.folder)
     return plan
 
 
-def _scores(
-    base: Base,
-    images: ImageData,
-    preprocessing: Preprocessing,
-    settings: spt.Spt,
-    folder: Path,
-    seed: int,
-    report: Report,
-) -> spt_scores.Scores:
-    """The sensitivity of every candidate: from the folder where the same pass was done before, else from a new pass."""
-    split = images.splits["train"]
-    wanted = {
-        "backbone": base.reference.digest or f"{base.reference.name} {base.reference.seed}",
-        "data": images.name,
-        "images": len(split),
-        "seed": seed,
-        "unit": settings.unit,
-        "wanted": settings.samples,
-    }
-    file = _saved(folder, wanted)
-    if file is not None:
-        report(Event("sensitivity", text=f"scores taken from `{file}`"))
-        return spt_scores.load(file)
-    batches = loader(split, eval_transform(preprocessing), batch_size=SCORING_BATCH, seed=seed, epoch=0, shuffle=True)
-    scores = spt_scores.sensitivity(
-        base.model,
-        base.anatomy,
-        _pairs(batches),
-        head_seed=seed,
-        unit=settings.unit,
-        samples=settings.samples,
-        progress=lambda done, total: report(Event("sensitivity", done, total, "squared gradients per sample")),
-    )
-    scores = spt_scores.Scores(scores.tensors, {**scores.facts, **{f"for_{k}": v for k, v in wanted.items()}})
-    if PartialState().is_main_process:
-        with replacing(folder / SCORES) as temporary:
-            scores.save(temporary)
+def _scores(task: Task, settings: spt.Spt) -> spt_scores.Scores:
+    """The sensitivity of every candidate: taken from a file, from another method of this call, or from a new pass."""
+    wanted = (settings.unit, settings.samples)
+    if task.scores is not None:
+        return _taken(Path(task.scores), task)
+    if wanted not in task.known:
+        batches = loader(
+            task.images.splits["train"],
+            eval_transform(task.preprocessing),
+            batch_size=SCORING_BATCH,
+            seed=task.seed,
+            epoch=0,
+            shuffle=True,
+        )
+        scores = spt_scores.sensitivity(
+            task.base.model,
+            task.base.anatomy,
+            _pairs(batches),
+            head_seed=task.seed,
+            unit=settings.unit,
+            samples=settings.samples,
+            progress=lambda done, total: task.report(Event("sensitivity", done, total, "squared gradients")),
+        )
+        facts = {**scores.facts, "backbone": task.base.reference.digest, "data": task.images.name}
+        task.known[wanted] = spt_scores.Scores(scores.tensors, facts)
+    return task.known[wanted]
+
+
+def _taken(path: Path, task: Task) -> spt_scores.Scores:
+    """Scores of an earlier run; PlanError where they were made with other weights."""
+    file = path / SCORES if path.is_dir() else path
+    scores = spt_scores.load(file)
+    theirs, ours = scores.facts.get("backbone", ""), task.base.reference.digest
+    if theirs != ours:
+        raise PlanError(
+            f"the scores in `{file}` are those of other weights than `{task.base.reference.name}` has here",
+            hint="leave `--scores` out to score again",
+        )
+    task.report(Event("sensitivity", text=f"scores taken from `{file}`"))
     return scores
 
 
@@ -149,32 +164,18 @@ class _pairs:  # noqa: N801  (reads as a function at its one call)
             yield batch.images, batch.labels
 
 
-def _saved(folder: Path, wanted: dict[str, Any]) -> Path | None:
-    """A scores file in the folder, or in one beside it (another method of the same call), made by the same pass."""
-    for file in (folder / SCORES, *sorted(folder.parent.glob(f"*/{SCORES}"))):
-        if not file.is_file():
-            continue
-        try:
-            facts = spt_scores.load_facts(file)
-        except TailorError:
-            continue
-        if all(facts.get(f"for_{k}") == v for k, v in wanted.items()):
-            return file
-    return None
-
-
 def _draw(plan: TunePlan, base: Base, folder: Path) -> None:
     """The heat map block x operation as a picture."""
     found = spt_report.summary(plan, base.anatomy)
-    if not found.shares:
-        return
-    plots.heatmap(
-        found.shares,
-        rows=tuple(f"{i}" for i in range(len(found.shares))),
-        columns=found.operations,
-        title=f"{plan.method}: where {plan.cost:,} trainable parameters went",
-        out=folder / HEAT_MAP,
-    )
+    if found.shares:
+        heatmap(
+            found.shares,
+            rows=tuple(str(i) for i in range(len(found.shares))),
+            columns=found.operations,
+            title=f"{plan.method}: where {plan.cost:,} trainable parameters went",
+            out=folder / HEAT_MAP,
+            marked=_structured(plan, base, found.operations),
+        )
 
 
 def text_map(spec: Spec, base: Base) -> tuple[str, ...]:
@@ -184,4 +185,12 @@ def text_map(spec: Spec, base: Base) -> tuple[str, ...]:
         return ()
     found = spt_report.summary(plan, base.anatomy)
     rows = tuple(f"block {i}" for i in range(len(found.shares)))
-    return (*found.lines(), *plots.heatmap_text(found.shares, rows, found.operations))
+    drawn = heatmap_text(found.shares, rows, found.operations, _structured(plan, base, found.operations))
+    return (*found.lines(), "", *drawn.splitlines())
+
+
+def _structured(plan: TunePlan, base: Base, operations: Sequence[str]) -> list[list[bool]]:
+    """(blocks, operations): whether a matrix there got a module."""
+    tuned = {tune.site for tune in plan.tunes}
+    cells = {(site.block, site.op) for site in base.anatomy.sites if site.name in tuned}
+    return [[(block, op) in cells for op in operations] for block in range(len(base.anatomy.blocks))]

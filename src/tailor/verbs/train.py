@@ -67,7 +67,7 @@ def train(
     source: str = "",
     workers: int = 0,
 ) -> Trained:
-    """Apply the spec's plans to the base, train, choose the epoch on val, report on test (else val), write the bundle."""
+    """Apply the plans, train, choose the epoch on val, score on test (else val), write the bundle."""
     started = time.monotonic()
     whole = backbone_parameters(made)
     model = builder.apply_plans_(made, spec.plans, spec.head.seed)

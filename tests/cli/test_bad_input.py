@@ -1,0 +1,175 @@
+"""What a person may get wrong: one line that says it, a hint that helps, exit code 2, nothing half-written."""
+
+import json
+import os
+import stat
+
+import pytest
+from PIL import Image
+
+from tailor.cli import main
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of six small images, not divided."""
+    for index, name in enumerate(("ash", "birch")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (20, 16), (40 * i, 120 * index, 90)).save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout, stderr of one command."""
+    with pytest.raises(SystemExit) as done:
+        main([str(a) for a in arguments])
+    out = capsys.readouterr()
+    return done.value.code or 0, out.out, out.err
+
+
+def fails(capsys, *arguments):
+    code, out, err = run(capsys, *arguments)
+    lines = [line for line in err.strip().splitlines() if line and not line.startswith("data:")]
+    assert code == 2, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert len(lines) <= 2, err
+    return "\n".join(lines)
+
+
+MODEL = ("--model", "tailor_mini_s", "--weights", "random", "--epochs", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "hint"),
+    [
+        (("adpt", "x"), "unknown verb `adpt`", "`adapt`"),
+        (("adapt", "x", "--modle", "m"), "no such flag `--modle`", "`--model`"),
+        (("adapt", "builtin/digits"), "no model was named", "--model"),
+        (("adapt", "builtin/digits", "--model", "tailor_mini"), "unknown model", "tailor_mini_s"),
+        (("adapt", "builtin/digits", "--model", "vit_base_patch16"), "unknown model", "vit_base_patch16_224"),
+        (("adapt", "builtin/digit", *MODEL), "no `builtin/digit`", "builtin/digits"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "lorra"), "unknown method `lorra`", "lora"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "spt-lorra"), "unknown method", "spt-lora"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "full-3"), "takes no number", "full"),
+        (("adapt", "builtin/digits", *MODEL, "--task", "dancing"), "`dancing`", "--task"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "0"), "above zero", "0.4%"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "-1%"), "not an amount", "0.4%"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "101%"), "above 100 %", "100%"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "5ms"), "is a time", "0.4%"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "10"), "too small", "--budget"),
+        (("adapt", "builtin/digits", *MODEL, "--lr", "fast"), "`fast` is not a valid float", "--help"),
+        (("adapt", "builtin/digits", *MODEL, "--epochs", "0"), "`epochs`", "recipe"),
+        (
+            ("adapt", "builtin/digits", "--model", "tailor_mini_s", "--weights", "no.pth"),
+            "no weights file",
+            "--weights",
+        ),
+        (("adapt", "builtin/digits", *MODEL, "--config", "no.yaml"), "cannot be read", "--config"),
+        (("evaluate", "no/bundle", "builtin/digits"), "no bundle", "tailor adapt"),
+        (("predict", "no/bundle", "x.jpg"), "names no image", "image"),
+        (("fit", "no/plan", "--data", "builtin/digits"), "plan.json", "--plan-only"),
+        (("bench", "no_such_model"), "unknown model", ""),
+        (("export", "no/bundle"), "Missing option", "--help"),
+    ],
+)
+def test_a_wrong_word_is_answered_in_a_line(capsys, tmp_path, monkeypatch, arguments, says, hint):
+    monkeypatch.chdir(tmp_path)
+    err = fails(capsys, *arguments)
+    assert says in err
+    assert hint in err
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("bundle.json"))
+
+
+def test_an_unknown_key_in_the_configuration_names_the_nearest(capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text("modell: tailor_mini_s\n")
+    err = fails(capsys, "adapt", "builtin/digits", "--config", tmp_path / "c.yaml")
+    assert "`modell`" in err
+    assert "`model`" in err
+
+
+def test_an_unknown_recipe_key_names_the_nearest(capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text("recipe:\n  optimiser: adamw\n")
+    err = fails(capsys, "adapt", "builtin/digits", *MODEL, "--config", tmp_path / "c.yaml", "-o", tmp_path / "r")
+    assert "`optimiser`" in err
+    assert "`optimizer`" in err
+
+
+def test_broken_yaml_is_said(capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text("model: [\n")
+    assert "not YAML" in fails(capsys, "adapt", "x", "--config", tmp_path / "c.yaml")
+
+
+def test_an_empty_folder_is_said(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    err = fails(capsys, "adapt", tmp_path / "empty", *MODEL, "-o", tmp_path / "r")
+    assert "empty" in err
+
+
+def test_one_class_is_said(capsys, photos, tmp_path):
+    os.rename(photos / "birch", tmp_path / "away")
+    err = fails(capsys, "adapt", photos, *MODEL, "-o", tmp_path / "r")
+    assert "class" in err
+
+
+def test_no_readable_image_is_said(capsys, tmp_path):
+    for name in ("ash", "birch"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "photos" / name / f"{i}.jpg").write_bytes(b"not an image")
+    err = fails(capsys, "adapt", tmp_path / "photos", *MODEL, "-o", tmp_path / "r")
+    assert "can be read" in err or "readable" in err
+
+
+def test_a_corrupt_image_is_left_out_and_named(capsys, photos, tmp_path):
+    (photos / "ash" / "0.png").write_bytes((photos / "ash" / "1.png").read_bytes()[:40])
+    code, out, err = run(capsys, "adapt", photos, *MODEL, "--method", "linear", "-o", tmp_path / "r", "--json")
+    assert code == 0, err
+    assert "ash/0.png" in err
+    assert json.loads(out.splitlines()[-1])["bundle"] == str(tmp_path / "r")
+
+
+def test_a_corrupt_image_is_fatal_by_choice(capsys, photos, tmp_path):
+    (photos / "ash" / "0.png").write_bytes(b"")
+    err = fails(capsys, "adapt", photos, *MODEL, "--corrupt", "fail", "-o", tmp_path / "r")
+    assert "ash/0.png" in err
+    assert "--corrupt skip" in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_output_that_exists_is_kept(capsys, photos, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "thesis.tex").write_text("years of work")
+    err = fails(capsys, "adapt", photos, *MODEL, "--method", "linear", "-o", tmp_path / "r")
+    assert "not empty" in err
+    assert "--overwrite" in err
+    assert (tmp_path / "r" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_output_is_said(capsys, photos, tmp_path):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked").chmod(stat.S_IRUSR | stat.S_IXUSR)
+    assert "cannot be written" in fails(capsys, "adapt", photos, *MODEL, "-o", tmp_path / "locked" / "r")
+
+
+def test_an_output_below_a_file_is_said(capsys, photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    err = fails(capsys, "adapt", photos, *MODEL, "--method", "linear", "-o", tmp_path / "file" / "r")
+    assert "cannot be written" in err
+
+
+def test_debug_shows_the_traceback(capsys):
+    code, _, err = run(capsys, "adapt", "builtin/digit", *MODEL, "--debug")
+    assert code == 2
+    assert "Traceback" in err
+
+
+def test_version_and_help_answer(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert code == 0
+    assert "0.1.0" in out
+    code, out, _ = run(capsys, "adapt", "--help")
+    assert code == 0
+    assert "--plan-only" in out

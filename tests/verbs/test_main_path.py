@@ -1,0 +1,173 @@
+"""Adapt, fit, evaluate, predict, merge, export: the verbs agree with each other and with the function they replace."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import tailor
+from tailor.bundle.plan_file import read_plan
+from tailor.cli import main
+from tailor.data.images import open_data
+from tailor.errors import PlanError
+from tailor.preprocessing import Preprocessing
+from tailor.verbs.images import in_order
+
+X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+SHORT = {"model": "tailor_mini_s", "epochs": 1, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three classes of flat colours in train, val and test: learnable in one epoch."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 8), ("val", 3), ("test", 4)):
+        for index, name in enumerate(("red", "green", "blue")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = torch.randint(0, 60, (24, 24, 3), generator=generator, dtype=torch.uint8)
+                noise[..., index] += 180
+                Image.fromarray(noise.numpy()).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def adapted(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "a"
+    return tailor.adapt(str(photos), method="spt-lora", budget="1%", out=out, **SHORT)
+
+
+def test_spt_stays_within_its_budget_and_reports_test(adapted):
+    assert adapted.split == "test"
+    assert 0 < adapted.trainable_percent <= 1.0
+    assert 0 <= adapted.accuracy <= 1
+
+
+def test_evaluate_measures_what_adapt_reported(adapted, photos):
+    again = tailor.evaluate(adapted.bundle, str(photos))
+    assert again.accuracy == adapted.accuracy
+    assert again.split == "test"
+    assert again.n == 12
+    assert set(again.per_class) == {"red", "green", "blue"}
+
+
+def test_predict_agrees_with_the_loaded_model(adapted, photos):
+    found = tailor.predict(adapted.bundle, str(photos / "test"))
+    model = tailor.load(adapted.bundle)
+    data = open_data(photos)
+    by_path = {p.path: p.label for p in found}
+    (batch,) = in_order(data.splits["test"], Preprocessing((64, 64)))
+    with torch.no_grad():
+        labels = model(batch.images).argmax(-1)
+    assert [by_path[s] for s in batch.sources] == [data.classes[i] for i in labels]
+
+
+def test_the_same_seed_gives_the_same_weights(photos, adapted, tmp_path):
+    again = tailor.adapt(str(photos), method="spt-lora", budget="1%", out=tmp_path / "b", **SHORT)
+    ours, theirs = (tailor.load(r.bundle).state_dict() for r in (adapted, again))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_a_plan_that_is_fitted_equals_adapt(photos, adapted, tmp_path):
+    planned = tailor.adapt(str(photos), method="spt-lora", budget="1%", out=tmp_path / "p", plan_only=True, **SHORT)
+    assert planned.trainable_params == read_plan(tmp_path / "p").spec.plans[0].cost
+    settings = {k: v for k, v in SHORT.items() if k != "model"}
+    fitted = tailor.fit(tmp_path / "p", data=str(photos), out=tmp_path / "f", **settings)
+    ours, theirs = (tailor.load(r.bundle).state_dict() for r in (adapted, fitted))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_an_edited_plan_is_counted_again(photos, tmp_path):
+    tailor.adapt(str(photos), method="lora-2", out=tmp_path / "p", plan_only=True, **SHORT)
+    text = json.loads((tmp_path / "p/plan.json").read_text())
+    text["spec"]["plans"][0]["tunes"] = text["spec"]["plans"][0]["tunes"][:3]
+    (tmp_path / "p/plan.json").write_text(json.dumps(text))
+    fitted = tailor.fit(tmp_path / "p", data=str(photos), out=tmp_path / "f", epochs=1, batch_size=8)
+    assert fitted.trainable_params == 3 * 2 * 4 * 96
+
+
+def test_merging_keeps_the_function_and_drops_the_plan(adapted, tmp_path):
+    merged = tailor.merge(adapted.bundle, out=tmp_path / "m")
+    before, after = tailor.load(adapted.bundle), tailor.load(merged.bundle)
+    with torch.no_grad():
+        torch.testing.assert_close(after(X), before(X), rtol=1e-4, atol=1e-5)
+    assert "blocks.0.attn.qkv.weight" in after.state_dict()
+
+
+def test_several_methods_give_a_bundle_each(photos, tmp_path):
+    results = tailor.adapt(str(photos), method="linear,bias", out=tmp_path, **SHORT)
+    assert [r.method for r in results] == ["linear", "bias"]
+    assert [r.bundle for r in results] == [str(tmp_path / "linear"), str(tmp_path / "bias")]
+    assert results[0].trainable_params == 0
+
+
+def test_another_budget_takes_the_saved_scores(photos, adapted, tmp_path):
+    told = []
+    settings = {**SHORT, "method": "spt-lora", "budget": "2%", "plan_only": True}
+    fresh = tailor.adapt(str(photos), out=tmp_path / "fresh", **settings)
+    again = tailor.adapt(str(photos), out=tmp_path / "again", scores=adapted.bundle, report=told.append, **settings)
+    assert any("scores taken from" in event.text for event in told)
+    assert read_plan(tmp_path / "again").spec == read_plan(tmp_path / "fresh").spec
+    assert again.map == fresh.map
+
+
+def test_scores_of_other_weights_are_refused(photos, adapted, tmp_path):
+    with pytest.raises(PlanError, match="other weights"):
+        tailor.adapt(str(photos), model="tailor_mini_s", weights="random", scores=adapted.bundle, out=tmp_path / "r")
+
+
+def test_a_finished_run_resumed_says_the_same(photos, adapted):
+    again = tailor.adapt(str(photos), method="spt-lora", budget="1%", out=adapted.bundle, resume=True, **SHORT)
+    assert again.accuracy == adapted.accuracy
+    assert again.bundle_bytes == adapted.bundle_bytes
+
+
+def test_random_weights_are_all_in_the_bundle(photos, tmp_path):
+    run = tailor.adapt(str(photos), method="lora", weights="random", out=tmp_path / "r", **SHORT)
+    summary = tailor.inspect(run.bundle)
+    assert summary["complete"]
+    assert tailor.evaluate(run.bundle, str(photos)).accuracy == run.accuracy
+
+
+def test_inspect_builds_nothing(adapted, monkeypatch):
+    monkeypatch.setattr("tailor.backbones.create", None)
+    found = tailor.inspect(adapted.bundle)
+    assert found["kind"] == "bundle"
+    assert found["classes"] == ["blue", "green", "red"]
+    assert found["plans"][0]["method"] == "spt-lora"
+
+
+def test_json_is_one_object_on_the_last_line(photos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(
+            [
+                "adapt",
+                str(photos),
+                "--model",
+                "tailor_mini_s",
+                "--method",
+                "linear",
+                "--epochs",
+                "1",
+                "-o",
+                str(tmp_path / "j"),
+                "--json",
+            ]
+        )
+    assert not done.value.code
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"bundle", "accuracy", "trainable_params", "trainable_percent", "bundle_bytes", "seconds"} <= row.keys()
+
+
+def test_a_file_of_flags_and_recipe_is_followed(photos, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(
+        f"model: tailor_mini_s\nmethod: linear\nepochs: 1\nout: {tmp_path / 'c'}\nrecipe:\n  optimizer: sgd\n"
+    )
+    with pytest.raises(SystemExit):
+        main(["adapt", str(photos), "--config", str(tmp_path / "c.yaml"), "--lr", "0.01", "--json"])
+    capsys.readouterr()
+    resolved = (tmp_path / "c/config.yaml").read_text()
+    assert "optimizer: sgd" in resolved
+    assert "lr: 0.01" in resolved
