@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,6 +23,7 @@ from tailor.errors import TrainingError
 
 FORMAT = 1
 KEPT = 2
+OVERHEAD = 1 << 16  # bytes of a checkpoint beside its tensors: names, rows
 T = TypeVar("T")
 
 
@@ -47,12 +47,12 @@ class Checkpoint:
 
 def prepare(folder: Path, size: int, best: int) -> None:
     """Make `folder`; TrainingError unless it can be written and has room for checkpoints of `size` + `best` bytes."""
-    needed = (KEPT + 1) * (size + best)  # the third is the one being written
+    needed = (KEPT + 1) * (size + best + OVERHEAD)  # the third is the one being written
     probe = folder / "probe.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with probe.open("wb") as file:
-            _reserve(file.fileno(), size)
+            _reserve(file.fileno(), size + OVERHEAD)
         free = shutil.disk_usage(folder).free + probe.stat().st_size
     except OSError as error:
         raise _unwritable(folder, error) from None
@@ -110,45 +110,39 @@ def read(folder: Path) -> Checkpoint | None:
 
 
 def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimiser's state as tensors and plain values, not copied; TrainingError where it keeps anything else."""
+    """The optimiser's state as tensors and plain values, not copied; TrainingError where it keeps anything else.
+
+    Kept by the number of the parameter and, as `group-0`, what some (LAMB, schedule-free ones) keep per group.
+    """
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
-    for index, parameter in enumerate(_parameters(optimizer)):
-        for key, value in optimizer.state.get(parameter, {}).items():
+    for owner, state in _states_of(optimizer).items():
+        for key, value in state.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = value
+                tensors[f"optimizer/{owner}/{key}"] = value
             elif value is None or isinstance(value, bool | int | float | str):
-                plain[f"{index}/{key}"] = value
-            else:
+                plain[f"{owner}/{key}"] = value
+            elif not owner.startswith("group-"):  # a group's other values are settings, such as betas
                 raise TrainingError(
                     f"the optimiser {type(optimizer).__name__} keeps `{key}` as {type(value).__name__}, "
                     "which a checkpoint cannot hold",
                     hint="take another optimiser, such as `adamw`",
                 )
-    scalars = [{k: v for k, v in g.items() if isinstance(v, bool | int | float)} for g in optimizer.param_groups]
-    return tensors, {
-        "state": plain,
-        "groups": scalars,
-        "on": {k.removeprefix("optimizer/"): t.device.type for k, t in tensors.items()},
-    }
+    return tensors, {"plain": plain, "on": {k.removeprefix("optimizer/"): t.device.type for k, t in tensors.items()}}
 
 
-def load_optimizer_(optimizer: Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Optimizer:
+def load_optimizer_(optimizer: Optimizer, tensors: Mapping[str, Tensor], stored: Mapping[str, Any]) -> Optimizer:
     """Undo `optimizer_tensors`, from names without their `optimizer/`.
 
     Not `load_state_dict`, which casts the state to the parameter's dtype.
     """
     parameters = _parameters(optimizer)
-    for name, tensor in tensors.items():
-        index, key = name.split("/", 1)
-        parameter = parameters[int(index)]
-        device = torch.device("cpu") if plain["on"][name] == "cpu" else parameter.device
-        optimizer.state[parameter][key] = tensor.to(device)
-    for name, value in plain["state"].items():
-        index, key = name.split("/", 1)
-        optimizer.state[parameters[int(index)]][key] = value
-    for group, scalars in zip(optimizer.param_groups, plain["groups"], strict=True):
-        group.update(scalars)
+    states = {**_states_of(optimizer), **{str(i): optimizer.state[p] for i, p in enumerate(parameters)}}
+    for name, value in [*tensors.items(), *stored["plain"].items()]:
+        owner, key = name.split("/", 1)
+        if isinstance(value, Tensor) and stored["on"][name] != "cpu":
+            value = value.to(parameters[0].device)
+        states[owner][key] = value
     return optimizer
 
 
@@ -164,6 +158,13 @@ def rewrite(path: Path, rows: list[Mapping[str, Any]]) -> None:
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _states_of(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+    states = {str(i): optimizer.state[p] for i, p in enumerate(_parameters(optimizer)) if p in optimizer.state}
+    for number, group in enumerate(optimizer.param_groups):
+        states[f"group-{number}"] = group
+    return states
 
 
 def _json(value: Any) -> str:

@@ -21,7 +21,7 @@ from tailor.surgery import changed, load_changed_, trainable
 from tailor.training import checkpoint
 from tailor.training.objective import Batch, Step, classification
 from tailor.training.optimizer import Groups, decayed
-from tailor.training.processes import Interrupted, Stop, first, same_, seed_, stopping
+from tailor.training.processes import Interrupted, Stop, first, processes_here, same_, seed_, stopping
 from tailor.training.recipe import Recipe
 from tailor.training.update import Updater
 
@@ -100,7 +100,7 @@ def fit(
     (with the file names), or a checkpoint is of another recipe or model; Interrupted, after a whole update and a
     checkpoint, on Ctrl-C or SIGTERM.
     """
-    processes = PartialState()
+    processes = processes_here()
     _check(model, recipe, processes, steps_per_epoch)
     modules = [*model.modules(), *(teacher.modules() if teacher is not None else ())]
     modes = {module: module.training for module in modules}
@@ -110,6 +110,7 @@ def fit(
             if teacher is not None:
                 teacher.to(processes.device).eval()
             model.to(processes.device)
+            same_(processes, [*model.parameters(), *model.buffers()])
             updater = Updater(
                 model=model,
                 recipe=recipe,
@@ -166,7 +167,6 @@ class _Loop:
                 checkpoint.clear(self.folder)
             checkpoint.rewrite(self.log, self.rows)
         self.processes.wait_for_everyone()
-        same_(self.processes, changed(self.model).values())
         self.updater.write_through()
         stopped = "finished" if self.epoch < self.recipe.epochs else "already finished"
         self.began, self.seen = time.monotonic() - self.seconds, (self.seconds, self.images)

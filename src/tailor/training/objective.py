@@ -78,6 +78,10 @@ def mix(share: Share, recipe: Recipe, generator: np.random.Generator) -> Share:
     """Mixup or CutMix with the mirrored batch, as the recipe says (both: either, by chance); one ratio per batch."""
     if not (recipe.mixup or recipe.cutmix) or len(share) < 2:
         return share
+    if not isinstance(share.labels, Tensor):
+        raise TrainingError(
+            "mixup and cutmix need one class per image, this task has other targets", hint="leave both at 0"
+        )
     cut = bool(recipe.cutmix) and (not recipe.mixup or bool(generator.random() < 0.5))
     alpha = recipe.cutmix if cut else recipe.mixup
     keep = float(generator.beta(alpha, alpha))

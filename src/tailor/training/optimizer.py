@@ -58,7 +58,7 @@ def make_optimizer(recipe: Recipe, groups: Groups) -> Optimizer:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TrainingError(
             f"the optimiser `{recipe.optimizer}` cannot be made: {reason}",
-            hint="take `optimizer: adamw`, or leave `betas` and `eps` to the optimiser",
+            hint="take `optimizer: adamw`, or leave `betas`, `eps` and `momentum` as they were",
         ) from None
 
 

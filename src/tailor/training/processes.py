@@ -14,7 +14,7 @@ from types import FrameType
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, reduce
+from accelerate.utils import broadcast, parse_flag_from_env, reduce
 from torch import Tensor, nn
 
 from tailor.errors import TrainingError
@@ -22,6 +22,14 @@ from tailor.errors import TrainingError
 
 class Interrupted(TrainingError):  # noqa: N818  # not an error of the user
     """A run that was told to stop (Ctrl-C, SIGTERM), and did after a whole step and a checkpoint."""
+
+
+def processes_here() -> PartialState:
+    """The processes this one was started with, and its device: the CPU where there is no other, or Accelerate says so.
+
+    Accelerate must be told outright: without an accelerator it would take each of several processes for a lone one.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 @dataclass
@@ -89,8 +97,8 @@ def sum_gradients_(processes: PartialState, parameters: list[nn.Parameter]) -> N
     """Sum the gradients over the processes, in place; what no process used keeps none, as in one process."""
     if processes.num_processes == 1:
         return
-    used = reduce(torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=processes.device))
-    mine = [p for p, count in zip(parameters, used.tolist(), strict=True) if count]
+    used = total(processes, *(p.grad is not None for p in parameters))
+    mine = [p for p, count in zip(parameters, used, strict=True) if count]
     for parameter in mine:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

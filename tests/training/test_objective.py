@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import toys
+from torch import nn
+
+from tailor.errors import TrainingError
+from tailor.training import Distil, Recipe, classification, objective
+from tailor.training.objective import distillation, mix, place
+
+
+def share(count=7, size=(8, 10)):
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(count, 3, *size, generator=generator)
+    batch = toys.Images(images, torch.arange(count) % toys.CLASSES, torch.arange(count), tuple(map(str, range(count))))
+    return place(batch, torch.device("cpu"), torch.float32)
+
+
+def soft(logits, given, smoothing=0.0):
+    """Cross-entropy with the mixed one-hot labels, written out."""
+    classes = logits.shape[1]
+    hot = given.keep * F.one_hot(given.labels, classes) + (1 - given.keep) * F.one_hot(given.partners, classes)
+    hot = hot * (1 - smoothing) + smoothing / classes
+    return -(hot * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("mixing", [{}, {"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}], ids=str)
+def test_the_loss_is_that_of_the_mixed_labels(mixing, smoothing):
+    recipe = Recipe(label_smoothing=smoothing, **mixing)
+    for seed in range(6):
+        given = mix(share(), recipe, np.random.default_rng(seed))
+        logits = torch.randn(len(given), toys.CLASSES, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(objective(logits, given, recipe), soft(logits, given, smoothing))
+
+
+def test_mixup_mixes_each_image_with_its_mirror():
+    given = share()
+    mixed = mix(given, Recipe(mixup=0.5), np.random.default_rng(1))
+    assert 0 < mixed.keep < 1
+    torch.testing.assert_close(mixed.images, mixed.keep * given.images + (1 - mixed.keep) * given.images.flip(0))
+    assert mixed.partners.tolist() == given.labels.flip(0).tolist()
+
+
+def test_cutmix_takes_a_box_whose_area_is_the_ratio():
+    given, clipped = share(), 0
+    for seed in range(20):
+        mixed = mix(given, Recipe(cutmix=1.0), np.random.default_rng(seed))
+        foreign = (mixed.images != given.images).any(dim=1)[0]  # an image with another mirror
+        assert mixed.keep == pytest.approx(1 - foreign.float().mean().item())
+        assert torch.equal(mixed.images[0][:, foreign], given.images[-1][:, foreign])
+        rows, columns = foreign.any(dim=1).sum(), foreign.any(dim=0).sum()
+        assert foreign.sum() == rows * columns  # a box
+        clipped += 0 < int(rows) != int(columns)
+    assert clipped
+
+
+def test_mixing_leaves_the_given_images_and_is_a_function_of_the_generator():
+    given = share()
+    before = given.images.clone()
+    recipe = Recipe(mixup=0.5, cutmix=1.0)
+    first, second = (mix(given, recipe, np.random.default_rng(5)) for _ in range(2))
+    assert torch.equal(given.images, before)
+    assert torch.equal(first.images, second.images) and first.keep == second.keep
+    assert mix(given, Recipe(), np.random.default_rng(5)) is given
+
+
+def test_labels_that_are_no_classes_are_not_mixed():
+    given = share()
+    masks = type(given)(given.images, ("a",) * 7, given.indices, given.sources, ("a",) * 7)
+    with pytest.raises(TrainingError, match="mixup"):
+        mix(masks, Recipe(mixup=0.5), np.random.default_rng(1))
+
+
+def test_soft_distillation_is_zero_at_the_teacher_and_scales_with_the_temperature():
+    target = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert distillation(target.clone(), target, Distil(temperature=3.0)).item() == pytest.approx(0, abs=1e-6)
+    # With the temperature's square the gradient keeps its size (Hinton et al.): at high temperature, (z - v) / K.
+    logits = torch.zeros(5, 4, requires_grad=True)
+    distillation(logits, target, Distil(temperature=1000.0)).backward()
+    centred = (logits - target + target.mean(dim=1, keepdim=True)).detach()
+    torch.testing.assert_close(logits.grad, centred / 4 / 5, atol=1e-3, rtol=1e-2)
+
+
+def test_hard_distillation_learns_the_teachers_answer():
+    logits, target = torch.randn(5, 4), torch.randn(5, 4)
+    expected = F.cross_entropy(logits, target.argmax(dim=1))
+    torch.testing.assert_close(distillation(logits, target, Distil(kind="hard")), expected)
+
+
+def test_a_step_weighs_the_teacher_and_shows_it_the_same_images():
+    student, teacher = toys.model(dropout=0.0, seed=1).eval(), toys.model(dropout=0.0, seed=2).eval()
+    recipe = Recipe(distil=Distil(weight=0.3, temperature=2.0), mixup=0.5)
+    given = mix(share(size=(toys.SIZE, toys.SIZE)), recipe, np.random.default_rng(1))
+    loss = classification(recipe, teacher)(student, given)
+    logits = student(given.images)
+    expected = 0.7 * soft(logits, given) + 0.3 * distillation(logits, teacher(given.images), recipe.distil)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_teacher_of_other_classes_is_refused():
+    with pytest.raises(TrainingError, match="the teacher has 5 classes, the model 3"):
+        classification(Recipe(), nn.Sequential(nn.Flatten(), nn.Linear(3 * toys.SIZE**2, 5)))(
+            toys.model(), share(size=(toys.SIZE, toys.SIZE))
+        )
