@@ -1,6 +1,7 @@
 """How trainable tensors are trained: recipe, engine, checkpoints, metrics. Knows nothing of data, plans or bundles."""
 
 from tailor.training.engine import Progress, Result, fit
+from tailor.training.features import Features, collect, head_only
 from tailor.training.metrics import Scores, accuracy
 from tailor.training.objective import Batch, Share, Step, classification, objective
 from tailor.training.processes import Interrupted
@@ -9,6 +10,7 @@ from tailor.training.recipe import Distil, Recipe, read_recipe, retraining
 __all__ = [
     "Batch",
     "Distil",
+    "Features",
     "Interrupted",
     "Progress",
     "Recipe",
@@ -18,7 +20,9 @@ __all__ = [
     "Step",
     "accuracy",
     "classification",
+    "collect",
     "fit",
+    "head_only",
     "objective",
     "read_recipe",
     "retraining",
