@@ -2,6 +2,7 @@ import json
 from dataclasses import asdict
 
 import pytest
+import yaml
 from pydantic import TypeAdapter
 
 from tailor.errors import UsageError
@@ -20,6 +21,13 @@ def test_a_recipe_survives_json():
     assert TypeAdapter(Recipe).validate_json(TypeAdapter(Recipe).dump_json(recipe)) == recipe
     assert read_recipe(json.loads(json.dumps(asdict(recipe)))) == recipe
     assert read_recipe({}) == Recipe()
+
+
+def test_a_rate_may_be_written_as_yaml_reads_it():
+    settings = yaml.safe_load("{lr: 1e-3, weight_decay: 5E-2, min_lr: 1.0e-6}")
+    assert isinstance(settings["lr"], str)  # the trap
+    assert read_recipe(settings) == Recipe(lr=1e-3, weight_decay=0.05, min_lr=1e-6)
+    assert "`lr`" in refusal(lr="0.1").message
 
 
 def test_warm_up_is_a_tenth_unless_said():

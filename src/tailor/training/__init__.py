@@ -4,7 +4,7 @@ from tailor.training.engine import Progress, Result, fit
 from tailor.training.features import Features, collect, head_only
 from tailor.training.metrics import Scores, accuracy
 from tailor.training.objective import Batch, Share, Step, classification, objective
-from tailor.training.processes import Interrupted
+from tailor.training.processes import Interrupted, processes_here
 from tailor.training.recipe import Distil, Recipe, read_recipe, retraining
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "fit",
     "head_only",
     "objective",
+    "processes_here",
     "read_recipe",
     "retraining",
 ]

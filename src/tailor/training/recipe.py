@@ -7,6 +7,7 @@ reaches its peak (the cosine begins where the warm-up ends, as in SLS, 2.3).
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import field, fields, replace
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from timm.optim import list_optimizers
 from tailor.errors import UsageError, nearest
 
 SCHEDULES = ("cosine", "constant", "step", "multistep", "poly", "tanh")  # timm's that need no metric
+_EXPONENT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -121,7 +123,7 @@ def read_recipe(settings: Mapping[str, Any]) -> Recipe:
             raise UsageError(f"the recipe has no setting `{key}`", hint=nearest(str(key), known))
     try:
         # By JSON's rules, so that a list may stand for a tuple, as it must in a file.
-        return TypeAdapter(Recipe).validate_json(json.dumps(dict(settings), default=str))
+        return TypeAdapter(Recipe).validate_json(json.dumps({k: _number(v) for k, v in settings.items()}, default=str))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"]) or "recipe"
@@ -142,6 +144,11 @@ def retraining(recipe: Recipe, name: Literal["1clr", "ft", "tfs"]) -> Recipe:
     if name in ("1clr", "tfs"):
         return recipe
     raise UsageError(f"no way of retraining is called `{name}`", hint=nearest(name, ("1clr", "ft", "tfs")))
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-3` as text, since it has no point; nothing else that is text becomes a number."""
+    return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
