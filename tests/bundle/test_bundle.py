@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import tailor
 from tailor import bundle
-from tailor.bundle.files import sha256
+from tailor.bundle.files import dumps, sha256
 from tailor.bundle.plan_file import read_plan, write_plan
 from tailor.errors import BundleError
 
@@ -227,3 +227,10 @@ def test_a_failed_write_leaves_no_manifest(tmp_path, monkeypatch):
         bundle.write(tmp_path / "b", spec, bundle.state(model, False), complete=False, metrics={}, provenance={})
     assert not (tmp_path / "b/bundle.json").exists()
     assert not [p for p in (tmp_path / "b").iterdir() if "partial" in p.name]
+
+
+def test_lists_of_numbers_stand_on_one_line_and_strings_are_untouched():
+    value = {"indices": [1, 2, -3], "rows": [[0, 4], [1.5, 2e-7]], "name": "[\n 1, 2]", "empty": [], "mixed": [1, "a"]}
+    text = dumps(value)
+    assert json.loads(text) == value
+    assert '"indices": [1,2,-3]' in text

@@ -2,9 +2,15 @@
 
 import contextlib
 import hashlib
+import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+_NUMBERS = re.compile(r"\[\n\s*-?[0-9][-+.0-9eE,\s]*\]")
+"""A list of numbers only, broken into lines; no string can match, because JSON writes their line breaks as `\\n`."""
 
 
 @contextlib.contextmanager
@@ -30,6 +36,12 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def dumps(value: Any) -> str:
+    """JSON for people: indented, but lists of numbers on one line, since index lists are long."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return _NUMBERS.sub(lambda found: re.sub(r"\s+", "", found[0]), text) + "\n"
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tailor.bundle.files import replacing, write_text
+from tailor.bundle.files import dumps, replacing, write_text
 from tailor.bundle.manifest import FORMAT, pack, unpack
 from tailor.errors import BundleError
 from tailor.spec import Spec
@@ -34,7 +34,7 @@ def write_plan(out: Path, spec: Spec, settings: Mapping[str, Any]) -> Path:
     if lists:
         with replacing(out / LISTS) as temporary:
             save_file(lists, temporary)
-    write_text(out / PLAN, json.dumps({"format": FORMAT, "settings": dict(settings), "spec": values}, indent=1) + "\n")
+    write_text(out / PLAN, dumps({"format": FORMAT, "settings": dict(settings), "spec": values}))
     return out / PLAN
 
 

@@ -4,7 +4,6 @@ A folder without `bundle.json` is an unfinished run, so a crash at any moment le
 a bundle.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tailor.bundle.card import card
-from tailor.bundle.files import replacing, sha256, write_text
+from tailor.bundle.files import dumps, replacing, sha256, write_text
 from tailor.bundle.manifest import CARD, FORMAT, MANIFEST, TENSORS, File, Manifest, pack
 from tailor.errors import BundleError
 from tailor.spec import Spec
@@ -98,7 +97,7 @@ def write(
         metrics=dict(metrics),
         provenance=dict(provenance),
     )
-    write_text(out / MANIFEST, json.dumps(as_json(manifest), indent=1, ensure_ascii=False) + "\n")
+    write_text(out / MANIFEST, dumps(as_json(manifest)))
     return out
 
 

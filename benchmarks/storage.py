@@ -1,0 +1,76 @@
+"""Bytes a task costs on ViT-B/16 by method, against a full checkpoint: tensors, index lists, plan, labels and card.
+
+Sizes do not depend on values, so nothing is trained: SPT's plan is made from random scores (seeded) at 0.4 M.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tailor import build as builder
+from tailor import bundle
+from tailor.preprocessing import Preprocessing
+from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.tuning import planner, spt
+from tailor.tuning.plan import TunePlan
+from tailor.tuning.spt_allocate import allocate
+from tailor.tuning.spt_scores import Scores
+
+METHODS = ("linear", "bias", "vpt-shallow-50", "vpt-deep-50", "lora-8", "adapter-8", "adaptformer-64", "convpass-8",
+           "repadapter-8", "ssf", "spt-lora", "spt-adapter", "spt-unstructured", "partial-1", "full")  # fmt: skip
+MODEL = "vit_base_patch16_224"
+
+
+def random_scores(made: builder.Base) -> Scores:
+    """Scores whose largest entries crowd into few rows and columns, as real ones do: products of two random factors."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for candidate in spt.candidates(made.anatomy):
+        parameter = made.model.get_parameter(candidate.tensor)
+        if candidate.tensor not in tensors:
+            rows = torch.randn(parameter.shape[0], 1, generator=generator).exp()
+            columns = torch.randn(1, parameter[0].numel(), generator=generator).exp() if parameter.ndim > 1 else 1.0
+            tensors[candidate.tensor] = (rows * columns).square().reshape(parameter.shape)
+    return Scores(tensors, {"backbone": made.reference.digest})
+
+
+def plan_of(method: str, made: builder.Base, scores: Scores) -> TunePlan:
+    """The method's plan; SPT's at 0.4 M."""
+    if method.startswith("spt"):
+        return allocate(scores, made.anatomy, made.model, spt.named(method), 400_000)
+    return planner.plan(made.model, made.anatomy, planner.parse(method))
+
+
+def main() -> None:
+    """Print a table and one JSON line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--classes", type=int, default=50)
+    args = parser.parse_args()
+    head = ClassifierHead(tuple(f"class number {i}" for i in range(args.classes)))
+    made = builder.base(BackboneRef(MODEL, "random"), head)
+    scores = random_scores(made)
+    whole = sum(t.numel() * t.element_size() for t in made.model.state_dict().values())
+    rows = []
+    for method in METHODS:
+        made = builder.base(BackboneRef(MODEL, "random"), head, check=False)
+        plan = plan_of(method, made, scores)
+        spec = Spec(made.reference, head, Preprocessing((224, 224)), (plan,))
+        model = builder.apply_plans_(made, spec.plans)
+        with tempfile.TemporaryDirectory() as folder:
+            out = bundle.write(
+                Path(folder), spec, bundle.state(model, False), complete=False, metrics={}, provenance={}
+            )
+            size = sum(f.stat().st_size for f in out.iterdir())
+        rows.append({"method": method, "trainable": plan.cost, "bytes": size, "percent": 100 * size / whole})
+    print(f"{MODEL}, {args.classes} classes; full checkpoint {whole:,} bytes\n")
+    print("| method | trainable without head | bytes a task | of the checkpoint |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['method']} | {row['trainable']:,} | {row['bytes']:,} | {row['percent']:.3f} % |")
+    print(json.dumps({"benchmark": "storage", "checkpoint_bytes": whole, "classes": args.classes, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
