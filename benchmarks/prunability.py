@@ -1,0 +1,189 @@
+"""How much of timm can be pruned exactly: every family's smallest model, shaken, half of each group removed.
+
+    python -m benchmarks.prunability [--families swin_transformer,beit] [--results runs/prunability.jsonl] [--limit 300]
+
+A family counts as exact when the cut model equals the masked reference (1e-10 of the output's scale, float64), trains
+(forward and backward), and is rebuilt equal from plan JSON and state dict on a fresh stock model. Finished families are
+kept in the results file and skipped; each runs in a process of its own with a time limit.
+"""
+
+import argparse
+import copy
+import json
+import multiprocessing
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from tailor.tracing import Traced, WidthPlan, cut_, half, plan_widths, settle, trace, verify
+from tracing.shake import shake_
+
+SIZES = (128, 160, 192, 224, 256)
+# The smallest model of a few families is still too large for float64 on a small machine: fewer layers, same classes.
+SMALLER: dict[str, dict[str, Any]] = {}
+
+
+def smallest_models() -> dict[str, str]:
+    """The smallest model of every family by parameters, counted on the meta device."""
+    found: dict[str, str] = {}
+    for family in timm.list_modules():
+        sizes = {}
+        for name in timm.list_models(module=family):
+            with torch.device("meta"):
+                sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
+        found[family] = min(sizes, key=lambda name: sizes[name])
+    return found
+
+
+def create(name: str) -> nn.Module:
+    return shake_(timm.create_model(name, **SMALLER.get(name, {})).double()).eval()
+
+
+def example_for(model: nn.Module) -> Tensor:
+    """Two images of the smallest size that the model accepts, or of its own."""
+    cfg = model.default_cfg
+    sizes = () if cfg.get("fixed_input_size") else SIZES
+    for size in (*sizes, cfg["input_size"][-1]):
+        x = torch.randn(
+            2, cfg["input_size"][0], size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+        )
+        try:
+            with torch.no_grad():
+                model(x)
+        except Exception:  # any model may refuse a size in its own way
+            continue
+        return x
+    raise RuntimeError("the model accepts no size")
+
+
+def measure(name: str) -> dict[str, Any]:
+    """One family's row."""
+    row: dict[str, Any] = {"model": name}
+    model = create(name)
+    x = example_for(model)
+    row["size"], row["params"] = x.shape[-1], sum(p.numel() for p in model.parameters())
+    start = time.perf_counter()
+    traced = trace(model, x)
+    row["trace_s"], row["unknown"] = round(time.perf_counter() - start, 2), list(traced.groups.unknown)
+    row["groups_graph"], row["pinned_graph"] = len(traced.groups.groups), pinned_share(model, traced)
+    start = time.perf_counter()
+    traced = settle(model, traced, x)
+    row["settle_s"] = round(time.perf_counter() - start, 2)
+    row["groups"], row["pinned"] = len(traced.groups.groups), pinned_share(model, traced)
+    row["causes"] = sorted({p.reason[:200] for p in traced.groups.pinned if "the code of" in p.reason})[:8]
+    plan = plan_widths(traced.groups, half(traced.groups, seed=3))
+    start = time.perf_counter()
+    pruned = cut_(copy.deepcopy(model), plan)
+    row["cut_s"] = round(time.perf_counter() - start, 2)
+    verdict = verify(model, pruned, traced, plan, x)
+    row |= {"exact": verdict.exact, "error": verdict.error, "params_after": sum(p.numel() for p in pruned.parameters())}
+    if not verdict.exact:
+        return row | {"cause": f"{verdict.module}: {verdict.cause}"}
+    return row | {"trains": trains(pruned, x), "rebuilds": rebuilds(name, pruned, plan, x)}
+
+
+def pinned_share(model: nn.Module, traced: Traced) -> float:
+    """Share of the parameters that lie in tensors of which nothing can be removed."""
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    return round(1 - sum(n for name, n in sizes.items() if name in traced.groups.layouts) / sum(sizes.values()), 4)
+
+
+def trains(pruned: nn.Module, x: Tensor) -> bool:
+    """Forward and backward in training mode; every gradient is finite."""
+    model = copy.deepcopy(pruned).train()
+    outputs = model(x)
+    outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+    sum(output.square().mean() for output in outputs).backward()
+    return all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def rebuilds(name: str, pruned: nn.Module, plan: WidthPlan, x: Tensor) -> bool:
+    """A fresh stock model, the plan from its JSON and the state dict give the same output, bit for bit."""
+    adapter = TypeAdapter(WidthPlan)
+    again = adapter.validate_json(adapter.dump_json(plan))
+    fresh = cut_(timm.create_model(name, **SMALLER.get(name, {})).double().eval(), again)
+    fresh.load_state_dict(pruned.state_dict())
+    with torch.no_grad():
+        first, second = pruned.eval()(x), fresh(x)
+    pairs = zip(first, second) if isinstance(first, (tuple, list)) else [(first, second)]
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def _work(name: str, queue: Any) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    try:
+        row = measure(name)
+    except BaseException as error:  # whatever a family does is its row's cause
+        row = {"model": name, "exact": False, "cause": f"{type(error).__name__}: {str(error)[:300]}"}
+    queue.put(row)
+
+
+def run_family(name: str, limit: float) -> dict[str, Any]:
+    """One family in a forked process with a time limit."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    start = time.perf_counter()
+    process = context.Process(target=_work, args=(name, queue))
+    process.start()
+    try:
+        row = queue.get(timeout=limit)
+    except Exception:  # queue.Empty: the limit, or a process that died
+        alive = process.is_alive()
+        process.kill()
+        row = {"model": name, "exact": False, "cause": f"no result within {limit:g} s" if alive else "the process died"}
+    process.join()
+    return row | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    lines = ["| family | model | exact | groups | pinned | seconds | cause |", "|---|---|---|---|---|---|---|"]
+    for family, row in sorted(rows.items()):
+        good = bool(row.get("exact") and row.get("trains") and row.get("rebuilds"))
+        cause = row.get("cause") or "; ".join(row.get("causes", ()))
+        pinned = f"{100 * row['pinned']:.1f} %" if "pinned" in row else "-"
+        cells = (family, row["model"], "yes" if good else "no", row.get("groups", "-"), pinned, row["seconds"], cause)
+        lines.append("| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--families", default="")
+    parser.add_argument("--results", type=Path, default=Path("runs/prunability.jsonl"))
+    parser.add_argument("--limit", type=float, default=300)
+    args = parser.parse_args()
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    names_file = args.results.with_suffix(".names.json")
+    if not names_file.exists():
+        names_file.write_text(json.dumps(smallest_models()))
+    models = json.loads(names_file.read_text())
+    wanted = args.families.split(",") if args.families else sorted(models)
+    lines = args.results.read_text().splitlines() if args.results.exists() else []
+    rows = {row["family"]: row for row in map(json.loads, lines)}
+    for family in wanted:
+        if family not in rows:
+            rows[family] = {"family": family, **run_family(models[family], args.limit)}
+            with args.results.open("a") as stream:
+                stream.write(json.dumps(rows[family]) + "\n")
+            print(json.dumps(rows[family]), file=sys.stderr, flush=True)
+    done = {family: row for family, row in rows.items() if family in wanted}
+    exact = sum(bool(r.get("exact") and r.get("trains") and r.get("rebuilds")) for r in done.values())
+    print(table(done))
+    print(
+        json.dumps(
+            {"families": len(done), "exact": exact, "seconds": round(sum(r["seconds"] for r in done.values()), 1)}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

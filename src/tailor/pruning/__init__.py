@@ -1,0 +1,1 @@
+"""Making a model smaller: which layers, widths and operators stay."""

@@ -1,0 +1,26 @@
+"""The anatomy of any model from its exported graph: which axes shrink together, and cutting them exactly."""
+
+from tailor.tracing.cut import cut_
+from tailor.tracing.groups import Group, Groups, Member, Pinned
+from tailor.tracing.plan import Cut, WidthPlan
+from tailor.tracing.planning import plan_widths
+from tailor.tracing.settle import half, settle
+from tailor.tracing.traced import Traced, trace
+from tailor.tracing.verify import Verdict, verify
+
+__all__ = [
+    "Cut",
+    "Group",
+    "Groups",
+    "Member",
+    "Pinned",
+    "Traced",
+    "Verdict",
+    "WidthPlan",
+    "cut_",
+    "half",
+    "plan_widths",
+    "settle",
+    "trace",
+    "verify",
+]

@@ -1,0 +1,89 @@
+"""Surgery: apply a width plan to a module in place. It decides nothing; the plan says what happens to each tensor.
+
+Layouts may name groups that the plan does not cut; those count as whole. Parameters keep their identity, so tied
+weights stay tied and an optimiser's references stay valid (their state does not: make the optimiser afterwards).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tailor.errors import PlanError
+from tailor.tracing.layout import keep_index, keep_mask
+from tailor.tracing.plan import Rescale, Setting, Slice, WidthPlan
+
+_HINT = "the plan was made for another backbone, or was already applied; make it again with `tailor prune`"
+
+
+def cut_(model: nn.Module, plan: WidthPlan) -> nn.Module:
+    """Remove the plan's units from `model`, which must have the widths that the plan was made for; return it."""
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    modules = dict(model.named_modules())
+    kept = keep_vectors(plan)
+    indices = {piece.tensor: _indices(piece, tensors, kept) for piece in plan.slices}
+    for setting in plan.settings:
+        if setting.module not in modules:
+            raise PlanError(f"the model has no module `{setting.module}`", hint=_HINT)
+    with torch.no_grad():
+        for rescale in plan.rescales:
+            _rescale_(_find(rescale.tensor, tensors), rescale)
+        done: set[int] = set()  # a tied weight has several names
+        for name, dims in indices.items():
+            if id(tensors[name]) not in done:
+                done.add(id(tensors[name]))
+                _select_(tensors[name], dims)
+    for setting in plan.settings:
+        _set_(modules[setting.module], setting)
+    return model
+
+
+def keep_vectors(plan: WidthPlan) -> dict[str, Tensor]:
+    """A boolean vector over the units of every group that is cut."""
+    vectors = {}
+    for cut in plan.cuts:
+        vector = torch.zeros(cut.size, dtype=torch.bool)
+        vector[list(cut.keep)] = True
+        vectors[cut.group] = vector
+    return vectors
+
+
+def _find(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    if name not in tensors:
+        raise PlanError(f"the model has no tensor `{name}`", hint=_HINT)
+    return tensors[name]
+
+
+def _indices(piece: Slice, tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """Positions to keep by dimension, after checking that the tensor has the plan's dense shape."""
+    tensor = _find(piece.tensor, tensors)
+    expected = tuple(len(keep_mask(layout, kept)) for layout in piece.layouts)
+    if tuple(tensor.shape) != expected:
+        raise PlanError(f"`{piece.tensor}` has shape {tuple(tensor.shape)}, the plan expects {expected}", hint=_HINT)
+    return {dim: keep_index(layout, kept) for dim, layout in enumerate(piece.layouts) if not layout.isdigit()}
+
+
+def _select_(tensor: Tensor, dims: Mapping[int, Tensor]) -> None:
+    data = tensor.data
+    for dim, index in dims.items():
+        data = data.index_select(dim, index.to(data.device))
+    tensor.grad = None
+    tensor.data = data.contiguous()
+
+
+def _rescale_(tensor: Tensor, rescale: Rescale) -> None:
+    for start, stop in rescale.ranges:
+        tensor[start:stop] *= rescale.factor
+
+
+def _set_(module: nn.Module, setting: Setting) -> None:
+    if not hasattr(module, setting.attribute):
+        raise PlanError(f"module `{setting.module}` has no attribute `{setting.attribute}`", hint=_HINT)
+    old = getattr(module, setting.attribute)
+    value = setting.value
+    setattr(module, setting.attribute, type(old)(value) if isinstance(value, tuple) else value)  # type: ignore[call-arg]

@@ -1,0 +1,74 @@
+"""From a module to its ATen graph: `torch.export` without decompositions, in eval mode, within a time limit.
+
+Operators such as `linear` and `scaled_dot_product_attention` stay whole, which is what the rules are written for.
+"""
+
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from tailor.errors import ModelError
+
+
+class _OutOfTimeError(Exception):
+    """Raised inside the export by the alarm; never leaves this file."""
+
+
+@contextmanager
+def time_limit(seconds: float, doing: str) -> Iterator[None]:
+    """Stop the body after `seconds` with a `ModelError`; only the main thread can be interrupted."""
+    if threading.current_thread() is not threading.main_thread() or seconds <= 0:
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise _OutOfTimeError
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except _OutOfTimeError:
+        raise ModelError(
+            f"{doing} took more than {seconds:g} seconds", hint="pass a larger `limit`, or a smaller image size"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, remaining)
+        signal.signal(signal.SIGALRM, previous)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode, and every module's own mode back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def export_graph(model: nn.Module, example: Tensor, limit: float = 180.0) -> ExportedProgram:
+    """The ATen graph of `model` on `example` `(B, ...)`; B is 2 or more, so that no batch looks like a size-1 axis."""
+    failures: list[str] = []
+    with eval_mode(model), time_limit(limit, "exporting the model"), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        for strict in (False, True):
+            try:
+                return torch.export.export(model, (example,), strict=strict)
+            except _OutOfTimeError:
+                raise
+            except Exception as error:  # the exporter raises everything from TypeError to its own internal errors
+                failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+    raise ModelError(
+        f"the model cannot be exported to a graph: {failures[0]}",
+        hint="pruning by layers (`tailor prune --method sls`) needs no graph",
+    )

@@ -1,0 +1,139 @@
+"""The layout of one tensor dimension as text: `3*h0*d0 + e1`, sums of row-major products of groups and constants.
+
+A number is an axis that stays whole, a name is a group of units. Plans carry layouts, so a cut needs no tracing, and
+a reader sees what happens to each tensor. Everything here is pure arithmetic on kept units.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from math import prod
+
+import torch
+from torch import Tensor
+
+from tailor.errors import PlanError
+
+Factor = "int | str | tuple[tuple[Factor, ...], ...]"
+Layout = tuple[tuple["int | str | Layout", ...], ...]  # type: ignore[misc]
+
+NAME = re.compile(r"[A-Za-z_][\w.]*")
+_TOKEN = re.compile(rf"\s*(\d+|{NAME.pattern}|[*+()])")
+
+
+@lru_cache(maxsize=65536)
+def parse(text: str) -> Layout:
+    """The layout that `text` spells; a `PlanError` where it spells none."""
+    tokens = _TOKEN.findall(text)
+    if "".join(tokens) != re.sub(r"\s", "", text) or not tokens:
+        raise PlanError(
+            f"not a layout of axes: `{text}`", hint="the plan is damaged; make it again with `tailor prune`"
+        )
+    try:
+        layout, rest = _sum(tokens)
+    except IndexError:
+        rest = ["end"]
+    if rest:
+        raise PlanError(
+            f"not a layout of axes: `{text}`", hint="the plan is damaged; make it again with `tailor prune`"
+        )
+    return layout
+
+
+def _sum(tokens: list[str]) -> tuple[Layout, list[str]]:
+    segments = []
+    segment, tokens = _product(tokens)
+    segments.append(segment)
+    while tokens and tokens[0] == "+":
+        segment, tokens = _product(tokens[1:])
+        segments.append(segment)
+    return tuple(segments), tokens
+
+
+def _product(tokens: list[str]) -> tuple[tuple, list[str]]:
+    factor, tokens = _factor(tokens)
+    factors = [factor]
+    while tokens and tokens[0] == "*":
+        factor, tokens = _factor(tokens[1:])
+        factors.append(factor)
+    return tuple(factors), tokens
+
+
+def _factor(tokens: list[str]) -> tuple["int | str | Layout", list[str]]:
+    head, rest = tokens[0], tokens[1:]
+    if head == "(":
+        inner, rest = _sum(rest)
+        if rest[0] != ")":
+            raise IndexError
+        return inner, rest[1:]
+    if head in "*+)":
+        raise IndexError
+    return (int(head) if head.isdigit() else head), rest
+
+
+def names(text: str) -> set[str]:
+    """The groups that occur in a layout."""
+    return set(NAME.findall(text))
+
+
+def extent(text: str, sizes: Mapping[str, int]) -> int:
+    """Length of the dimension when each group has `sizes[group]` units."""
+    return _extent(parse(text), sizes)
+
+
+def _extent(layout: Layout, sizes: Mapping[str, int]) -> int:
+    return sum(prod(_factor_extent(factor, sizes) for factor in segment) for segment in layout)
+
+
+def _factor_extent(factor: "int | str | Layout", sizes: Mapping[str, int]) -> int:
+    if isinstance(factor, int):
+        return factor
+    return sizes[factor] if isinstance(factor, str) else _extent(factor, sizes)
+
+
+def keep_mask(text: str, kept: Mapping[str, Tensor]) -> Tensor:
+    """True for every position that stays; `kept[group]` is a boolean vector over that group's units."""
+    return _mask(parse(text), kept)
+
+
+def _mask(layout: Layout, kept: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([_segment_mask(segment, kept) for segment in layout])
+
+
+def _segment_mask(segment: tuple, kept: Mapping[str, Tensor]) -> Tensor:
+    mask = torch.ones(1, dtype=torch.bool)
+    for factor in segment:
+        mask = (mask[:, None] & _factor_mask(factor, kept)).flatten()
+    return mask
+
+
+def _factor_mask(factor: "int | str | Layout", kept: Mapping[str, Tensor]) -> Tensor:
+    if isinstance(factor, int):
+        return torch.ones(factor, dtype=torch.bool)
+    return kept[factor] if isinstance(factor, str) else _mask(factor, kept)
+
+
+def keep_index(text: str, kept: Mapping[str, Tensor]) -> Tensor:
+    """Positions that stay, ascending: what `index_select` takes."""
+    return keep_mask(text, kept).nonzero().flatten()
+
+
+def unit_of(text: str, group: str, sizes: Mapping[str, int]) -> Tensor:
+    """For every position along the dimension, the unit of `group` it belongs to, or -1."""
+    return _units(parse(text), group, sizes)
+
+
+def _units(layout: Layout, group: str, sizes: Mapping[str, int]) -> Tensor:
+    return torch.cat([_segment_units(segment, group, sizes) for segment in layout])
+
+
+def _segment_units(segment: tuple, group: str, sizes: Mapping[str, int]) -> Tensor:
+    units = torch.full((1,), -1)
+    for factor in segment:
+        if isinstance(factor, tuple):
+            inner = _units(factor, group, sizes)
+        else:
+            n = _factor_extent(factor, sizes)
+            inner = torch.arange(n) if factor == group else torch.full((n,), -1)
+        units = torch.maximum(units[:, None], inner).flatten()  # a group occurs once in a product
+    return units

@@ -1,0 +1,116 @@
+"""What a module's own code fixes: found by a trial cut, pinned and named.
+
+The graph says what can be removed; the Python code around it may still hold a size that no attribute gives, such as
+`C // heads` where only the heads shrink. A trial removes a random share of every group from a copy. Where the copy
+fails or differs from the masked reference, the groups in that module's code are pinned, and the trial starts again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from random import Random
+
+from torch import Tensor, nn
+from torch.fx import Node
+
+from tailor.errors import ModelError
+from tailor.tracing.analyse import Analysis, module_path, operator_name
+from tailor.tracing.axes import Atom, leaves
+from tailor.tracing.cut import cut_
+from tailor.tracing.groups import Groups
+from tailor.tracing.planning import plan_widths
+from tailor.tracing.rules.call import Value
+from tailor.tracing.rules.shape import SHAPE
+from tailor.tracing.traced import Traced, read_groups
+from tailor.tracing.verify import Verdict, run_failure, verify
+
+_ROUNDS = 24
+
+
+def settle(model: nn.Module, traced: Traced, example: Tensor) -> Traced:
+    """The groups that surgery on the model's own classes cuts exactly; the others are pinned, with the module named.
+
+    Works on a copy. Raises a `ModelError` where the model cannot be cut exactly whatever is pinned.
+    """
+    sketchable = _sketch(model, example) is None
+    traced = read_groups(model, traced.analysis, tied=True)
+    for _ in range(_ROUNDS):
+        failure = _sketch(model, example, traced) if sketchable else None
+        verdict = failure or trial(model, traced, example)
+        if verdict.exact:
+            return traced
+        paths = _siblings(model, verdict.module)
+        if not sum(_pin_module(traced.analysis, traced.names, path, verdict.cause) for path in paths):
+            break
+        traced = read_groups(model, traced.analysis, tied=True)
+    raise ModelError(
+        f"the model cannot be cut exactly: `{verdict.module or 'the model'}`: {verdict.cause}",
+        hint="prune by layers instead: `tailor prune --method sls`",
+    )
+
+
+def trial(model: nn.Module, traced: Traced, example: Tensor, seed: int = 0) -> Verdict:
+    """Remove about half of every group from a copy of the model, and compare."""
+    plan = plan_widths(traced.groups, uneven(traced.groups, seed))
+    return verify(model, cut_(copy.deepcopy(model), plan), traced, plan, example)
+
+
+def half(groups: Groups, seed: int = 0) -> dict[str, list[int]]:
+    """A random half of every group, at least one unit."""
+    random = Random(seed)
+    return {g.id: sorted(random.sample(range(g.size), g.size - g.size // 2)) for g in groups.groups}
+
+
+def uneven(groups: Groups, seed: int = 0) -> dict[str, list[int]]:
+    """Keep a random share of each group, ties respected: no width keeps a proportion that code may rely on."""
+    random = Random(seed)
+    counts = {g.id: random.randint(max(1, g.size // 4), max(1, g.size - 1)) for g in groups.groups}
+    for tie in groups.ties:
+        counts |= dict.fromkeys(tie, min(counts[name] for name in tie))
+    return {g.id: sorted(random.sample(range(g.size), counts[g.id])) for g in groups.groups}
+
+
+def _sketch(model: nn.Module, example: Tensor, traced: Traced | None = None) -> Verdict | None:
+    """The trial on the meta device: the verdict where the cut model fails on shapes, None where it runs."""
+    tensors = dict.fromkeys((*model.parameters(), *model.buffers()))
+    memo: dict[int, object] = {}
+    for tensor in tensors:
+        empty = tensor.detach().to("meta")
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    sketch = copy.deepcopy(model, memo)
+    if traced is not None:
+        cut_(sketch, plan_widths(traced.groups, uneven(traced.groups)))
+    return run_failure(sketch, example.to("meta"))
+
+
+def _siblings(model: nn.Module, path: str) -> list[str]:
+    """The failing module and the others of its class: they run the same code. Classes of torch itself say nothing."""
+    kind = type(model.get_submodule(path))
+    if kind.__module__.startswith("torch."):
+        return [path]
+    return [other for other, module in model.named_modules() if type(module) is kind]
+
+
+def _pin_module(analysis: Analysis, names: Iterable[Atom], path: str, cause: str) -> bool:
+    """Pin what a module's code fixes: first what it reshapes, then all it touches, then all inside it."""
+    free = {atom for atom in names if not atom.pins}
+    nodes = [node for node in analysis.program.graph.nodes if node.op == "call_function"]
+    own = [node for node in nodes if module_path(node).split("@")[0] == path]
+    shaped = [node for node in own if operator_name(node) in SHAPE]
+    inside = [node for node in nodes if module_path(node).startswith(f"{path}." if path else "")]
+    for tier in (shaped, own, inside):
+        found = {atom for node in tier for atom in _atoms(analysis, node)} & free
+        for atom in found:
+            atom.pin(f"the code of `{path or 'the model'}` fixes its size ({cause})")
+        if found:
+            return True
+    return False
+
+
+def _atoms(analysis: Analysis, node: Node) -> Iterator[Atom]:
+    for source in (node, *node.all_input_nodes):
+        value = analysis.values.get(source)
+        for item in value if isinstance(value, list) else [value]:
+            for dim in item.dims if isinstance(item, Value) else ():
+                yield from leaves(dim)
