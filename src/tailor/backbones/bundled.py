@@ -5,6 +5,7 @@ Their weights and model card lie in `minis/`; `scripts/pretrain_minis.py` made t
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
 
@@ -17,7 +18,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def create(name: str, image_size: int | None = None) -> VisionTransformer:
     """The architecture with fresh weights: 64 px, patch 8, depth 12, ImageNet mean and standard deviation."""
     width, size = WIDTHS[name], image_size or 64
-    model = VisionTransformer(
+    model: Any = VisionTransformer(
         img_size=size, patch_size=8, embed_dim=width, depth=12, num_heads=width // 32, num_classes=200
     )
     model.pretrained_cfg = {
@@ -32,7 +33,7 @@ def create(name: str, image_size: int | None = None) -> VisionTransformer:
         "num_classes": 200,
     }
     model.default_cfg = model.pretrained_cfg
-    return model
+    return model  # type: ignore[no-any-return]
 
 
 def weights(name: str) -> Path:

@@ -4,6 +4,8 @@ The stem is left out like a patch embedding; the 2x2 downsampling convolution co
 scale `gamma` and norms are vectors (adaptation note, section 1.9).
 """
 
+from typing import Any
+
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
@@ -16,7 +18,7 @@ def matches(model: nn.Module) -> bool:
     return isinstance(model, ConvNeXt)
 
 
-def describe(model: nn.Module) -> Anatomy:
+def describe(model: Any) -> Anatomy:
     """Blocks stage by stage; a feature level per stage."""
     blocks, features = [], []
     for s, stage in enumerate(model.stages):

@@ -7,6 +7,7 @@ of making one start differently and the start changes what a sensitivity pass se
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -42,7 +43,7 @@ def create(name: str, source: str = "pretrained", image_size: int | None = None,
         weights.load_(model, bundled.weights(name))
     for module in model.modules():
         if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA, SwinV2: call the layer instead of reading its weight
-            module.qkv_bias_separate = True
+            setattr(module, "qkv_bias_separate", True)  # noqa: B010  (no attribute that the type knows)
     return model.eval()
 
 
@@ -75,7 +76,8 @@ def _timm(name: str, pretrained: bool, image_size: int | None) -> nn.Module:
             return timm.create_model(name, pretrained=pretrained, img_size=image_size)
         except TypeError:  # fully convolutional: no size of its own
             model = timm.create_model(name, pretrained=pretrained)
-    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, image_size, image_size)}
+    made: Any = model
+    made.pretrained_cfg = {**made.pretrained_cfg, "input_size": (3, image_size, image_size)}
     return model
 
 
@@ -91,7 +93,7 @@ def config_of(model: nn.Module) -> Config:
     )
 
 
-def attach_head_(model: nn.Module, classes: int, seed: int = 0) -> nn.Module:
+def attach_head_(model: Any, classes: int, seed: int = 0) -> nn.Module:
     """Replace the classifier by a fresh one for `classes` classes: weight truncated normal (std 0.02), bias zero."""
     if not hasattr(model, "reset_classifier"):
         raise ModelError(f"`{type(model).__name__}` has no classifier to replace", hint="use a timm classifier")

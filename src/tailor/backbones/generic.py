@@ -25,7 +25,9 @@ def describe(model: nn.Module) -> Anatomy:
     size = parts.input_size_of(model)
     silent = _uncalled(model, size)
     excluded = (*stems, *heads, *silent)
-    note = (f"`{type(model).__name__}` is not described by hand: methods that sit in blocks are not defined on it",)
+    note: tuple[str, ...] = (
+        f"`{type(model).__name__}` is not described by hand: methods that sit in blocks are not defined on it",
+    )
     if silent:
         note = (*note, f"{len(silent)} layers are never called as modules and cannot be tuned: `{silent[0]}` ...")
     return Anatomy(

@@ -44,7 +44,7 @@ def sites_of(model: nn.Module, blocks: Sequence[Block], excluded: Sequence[str])
                 sites.append(Site(path, part, third, inputs, index, part, rows))
             continue
         kind = "linear" if isinstance(module, nn.Linear) else "conv"
-        if kind == "conv" and module.groups > 1:
+        if not isinstance(module, nn.Linear) and module.groups > 1:
             kind = "depthwise"
         sites.append(Site(path, op, outputs, inputs, index, kind=kind))  # type: ignore[arg-type]
     return tuple(sites)

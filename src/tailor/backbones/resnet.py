@@ -1,5 +1,7 @@
 """ResNets of timm (basic and bottleneck blocks, ResNeXt, SE variants): convolution sites, batch-norm vectors."""
 
+from typing import Any
+
 from timm.models.resnet import ResNet
 from torch import nn
 
@@ -12,7 +14,7 @@ def matches(model: nn.Module) -> bool:
     return isinstance(model, ResNet)
 
 
-def describe(model: nn.Module) -> Anatomy:
+def describe(model: Any) -> Anatomy:
     """Residual blocks stage by stage; a feature level per stage; the stem is left out of the ranking."""
     blocks, features = [], []
     for info in model.feature_info:
@@ -21,7 +23,7 @@ def describe(model: nn.Module) -> Anatomy:
             continue
         stage = int(path.removeprefix("layer")) - 1
         width = int(info["num_chs"])
-        count = len(model.get_submodule(path))  # type: ignore[arg-type]
+        count = len(model.get_submodule(path))
         blocks += [Block(f"{path}.{b}", stage, width, None, None, "nchw", "nchw") for b in range(count)]
         features.append(Feature(path, width, int(info["reduction"])))
     heads = parts.heads_of(model)

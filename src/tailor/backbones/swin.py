@@ -4,6 +4,8 @@
 small network that makes version 2's bias is not a site either (adaptation note, section 1.9).
 """
 
+from typing import Any
+
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import nn
@@ -17,14 +19,15 @@ def matches(model: nn.Module) -> bool:
     return isinstance(model, SwinTransformer | SwinTransformerV2)
 
 
-def describe(model: nn.Module) -> Anatomy:
+def describe(model: Any) -> Anatomy:
     """Blocks stage by stage; a feature level per stage."""
     blocks, features = [], []
     for s, layer in enumerate(model.layers):
         width = int(model.feature_info[s]["num_chs"])
         for b in range(len(layer.blocks)):
             path = f"layers.{s}.blocks.{b}"
-            blocks.append(Block(path, s, width, f"{path}.attn", f"{path}.mlp", "windows", _mlp_layout(model)))
+            # Both versions flatten the map before the MLP.
+            blocks.append(Block(path, s, width, f"{path}.attn", f"{path}.mlp", "windows")))
         features.append(Feature(f"layers.{s}", width, int(model.feature_info[s]["reduction"])))
     heads = parts.heads_of(model)
     inner = tuple(n for n, _ in model.named_modules() if n.endswith("cpb_mlp"))
@@ -45,7 +48,3 @@ def describe(model: nn.Module) -> Anatomy:
         input_size=parts.input_size_of(model),
         final_norm="norm",
     )
-
-
-def _mlp_layout(model: nn.Module) -> str:
-    return "tokens"  # both versions flatten the map before the MLP

@@ -4,6 +4,8 @@ Token layout (B, prefix + patches, C). Position embedding, class and register to
 out of the ranking, as in SPT's own candidates (adaptation note, section 1.3).
 """
 
+from typing import Any
+
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -20,7 +22,7 @@ def matches(model: nn.Module) -> bool:
     return isinstance(model, VisionTransformer | Eva | Beit)
 
 
-def describe(model: nn.Module) -> Anatomy:
+def describe(model: Any) -> Anatomy:
     """Blocks, sites, vectors and features of a plain vision transformer."""
     blocks = tuple(
         Block(

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -83,7 +84,8 @@ def load_(model: nn.Module, path: Path) -> nn.Module:
     if path.suffix == ".npz":
         if not hasattr(model, "load_pretrained"):
             raise ModelError(f"`{type(model).__name__}` has no reader for `.npz`", hint="use a safetensors file")
-        model.load_pretrained(str(path))
+        reader: Any = model.load_pretrained
+        reader(str(path))
         return model
     heads = parts.heads_of(model)
     tensors = {k: v for k, v in read(path).items() if not parts.within(k, (*heads, "fc", "head"))}

@@ -1,5 +1,8 @@
 """The verbs: one public function each, the only place that joins data, plans, training and bundles."""
 
+from collections.abc import Callable
+from typing import Any
+
 from tailor.verbs.adapt import adapt
 from tailor.verbs.bench import bench
 from tailor.verbs.evaluate import evaluate
@@ -9,7 +12,7 @@ from tailor.verbs.inspect import inspect
 from tailor.verbs.merge import merge
 from tailor.verbs.predict import predict
 
-VERBS = {
+VERBS: dict[str, Callable[..., Any]] = {
     "adapt": adapt,
     "fit": fit,
     "evaluate": evaluate,

@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from tailor import build as builder
 from tailor import bundle
 from tailor.build import Base
@@ -15,7 +13,7 @@ from tailor.data.images import ImageData
 from tailor.errors import UsageError
 from tailor.preprocessing import Preprocessing
 from tailor.spec import BackboneRef, ClassifierHead, Spec
-from tailor.training import Recipe
+from tailor.training import Recipe, processes_here
 from tailor.verbs import planning
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked
@@ -75,8 +73,8 @@ def adapt(
             spec = read_plan(folder).spec
         else:
             preprocessing = _preprocessing(made, settings)
-            task = planning.Task(made, images, preprocessing, folder, seed, report, scores, known)
-            spec = _plan(task, head, one, budget)
+            work = planning.Task(made, images, preprocessing, folder, seed, report, scores, known)
+            spec = _plan(work, head, one, budget)
         if plan_only:
             results.append(_planned(made, spec, folder))
             continue
@@ -86,7 +84,7 @@ def adapt(
 
 def _ready(folder: Path, overwrite: bool, resume: bool) -> None:
     """Make the output folder, on the main process only; the others wait for it."""
-    state = PartialState()
+    state = processes_here()
     if state.is_main_process:
         bundle.prepare(folder, overwrite, resume)
     state.wait_for_everyone()
@@ -105,7 +103,7 @@ def _plan(task: planning.Task, head: ClassifierHead, method: str, budget: str | 
     """The spec with its plan, also written to the task's folder."""
     plan = planning.choose(task, method, budget)
     spec = Spec(task.base.reference, head, task.preprocessing, (plan,))
-    if PartialState().is_main_process:
+    if processes_here().is_main_process:
         settings = {"data": task.images.name, "method": method, "budget": budget or "", "seed": task.seed}
         write_plan(task.folder, spec, settings)
     return spec

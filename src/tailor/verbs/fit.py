@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from tailor import build as builder
 from tailor import bundle
 from tailor.bundle.plan_file import read_plan
 from tailor.errors import UsageError
 from tailor.spec import Spec
+from tailor.training import processes_here
 from tailor.tuning.apply import cost
 from tailor.verbs import planning
 from tailor.verbs.events import Event, Report, silent
@@ -50,7 +49,7 @@ def fit(
     settings = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
     images = open_checked(data, seed=seed, corrupt=corrupt, report=report, classes=spec.head.classes)
     images = divided(images, seed, report)
-    state = PartialState()
+    state = processes_here()
     if state.is_main_process and folder.resolve() != Path(plan).resolve():
         bundle.prepare(folder, overwrite, resume)
     state.wait_for_everyone()

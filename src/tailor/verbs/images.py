@@ -12,8 +12,9 @@ from tailor.data.transforms import eval_transform
 from tailor.errors import DataError
 from tailor.preprocessing import Preprocessing
 from tailor.training import Scores, accuracy
-from tailor.verbs.events import Event, Report
+from tailor.verbs.events import Event, Report, silent
 
+_BATCH = 64
 LOOKED_OVER = 20_000
 """Data sets of more images than this are not decoded in advance; unreadable images are then met while training."""
 
@@ -56,18 +57,19 @@ def reported(data: ImageData) -> tuple[str, Split]:
     return name, data.splits[name]
 
 
-def in_order(split: Split, preprocessing: Preprocessing, batch_size: int = 64) -> Iterable[Batch]:
+def in_order(split: Split, preprocessing: Preprocessing, batch_size: int = _BATCH) -> Iterable[Batch]:
     """The whole split, once, in its own order, without augmentation."""
     return loader(split, eval_transform(preprocessing), batch_size=batch_size, seed=0, epoch=0, shuffle=False)
 
 
-def score(model: nn.Module, split: Split, preprocessing: Preprocessing, report: Report, stage: str) -> Scores:
+def score(
+    model: nn.Module, split: Split, preprocessing: Preprocessing, report: Report = silent, stage: str = "scoring"
+) -> Scores:
     """Accuracy of the model on the split."""
-    batches = in_order(split, preprocessing)
-    total = -(-len(split) // 64)
+    total = -(-len(split) // _BATCH)
 
     def watched() -> Iterable[Batch]:
-        for index, batch in enumerate(batches):
+        for index, batch in enumerate(in_order(split, preprocessing)):
             yield batch
             report(Event(stage, index + 1, total))
 

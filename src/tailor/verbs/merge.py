@@ -26,7 +26,7 @@ def merge(
     overwrite: bool = False,
     report: Report = silent,
 ) -> Merged:
-    """Write a bundle of the same function on the stock backbone: every tensor, no plan. PlanError where that cannot be."""
+    """Write a bundle of the same function on the stock backbone, every tensor and no plan; PlanError where none is."""
     loaded = bundle.read(Path(path))
     model = bundle.restore(loaded, weights)
     builder.merged_(model, loaded.spec)

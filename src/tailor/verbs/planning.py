@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from torch import nn
 
 from tailor import budget as budgets
@@ -20,6 +19,7 @@ from tailor.evidence.terminal import heatmap_text
 from tailor.preprocessing import Preprocessing
 from tailor.spec import Spec
 from tailor.surgery import trainable
+from tailor.training import processes_here
 from tailor.tuning import MODULES, SELECTIONS, planner, spt, spt_report, spt_scores
 from tailor.tuning.plan import TunePlan
 from tailor.tuning.spt_allocate import allocate
@@ -101,7 +101,7 @@ def choose(task: Task, method: str, budget: str | None) -> TunePlan:
     assert limit is not None
     scores = _scores(task, settings)
     plan = allocate(scores, base.anatomy, base.model, settings, limit)
-    if PartialState().is_main_process:
+    if processes_here().is_main_process:
         with replacing(task.folder / SCORES) as temporary:
             scores.save(temporary)
         _draw(plan, base, task.folder)

@@ -3,14 +3,13 @@
 import math
 import platform
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from accelerate import PartialState
 from torch import nn
 
 import tailor
@@ -20,12 +19,11 @@ from tailor.backbones import set_drop_path_
 from tailor.build import Base
 from tailor.bundle.files import write_text
 from tailor.data.images import ImageData
-from tailor.data.loading import loader
-from tailor.data.transforms import train_transform
 from tailor.errors import UsageError
 from tailor.spec import Spec
 from tailor.surgery import trainable
-from tailor.training import Batch, Progress, Recipe, fit, read_recipe
+from tailor.training import Progress, Recipe, fit, processes_here, read_recipe
+from tailor.verbs.course import course
 from tailor.verbs.events import Event, Report
 from tailor.verbs.images import reported, score
 from tailor.verbs.planning import backbone_parameters, head_parameters
@@ -73,18 +71,27 @@ def train(
     model = builder.apply_plans_(made, spec.plans, spec.head.seed)
     head = head_parameters(model, made.anatomy.heads)
     inside = sum(p.numel() for p in trainable(model).values()) - head
-    main = PartialState().is_main_process
+    main = processes_here().is_main_process
     if main:
         write_text(out / "config.yaml", yaml.safe_dump(_config(spec, recipe, source), sort_keys=False))
-    frozen = inside == 0
-    set_drop_path_(model, 0.0 if frozen else recipe.drop_path)
-    result = fit(
+    set_drop_path_(model, recipe.drop_path if inside else 0.0)
+    plan = course(
         model,
+        made.anatomy.heads[0],
+        spec,
+        data,
         recipe,
-        batches=_batches(spec, data, recipe, workers),
+        taught=teacher is not None,
+        workers=workers,
+        report=report,
+    )
+    result = fit(
+        plan.module,
+        recipe,
+        batches=plan.batches,
         steps_per_epoch=math.ceil(len(data.splits["train"]) / recipe.batch_size),
         run=out,
-        validate=lambda m: {"accuracy": score(m, data.splits["val"], spec.preprocessing, _mute, "val").accuracy},
+        validate=plan.validate,
         resume=resume,
         report=_progress(report),
         teacher=teacher,
@@ -108,7 +115,7 @@ def train(
         complete = spec.backbone.weights == "random"
         tensors = bundle.state(model, complete)
         bundle.write(out, spec, tensors, complete=complete, metrics=metrics, provenance=provenance(source, recipe))
-    PartialState().wait_for_everyone()
+    processes_here().wait_for_everyone()
     return Trained(
         bundle=str(out),
         method=spec.plans[-1].method if spec.plans else "",
@@ -161,26 +168,6 @@ def already(out: Path, made: bundle.Manifest) -> Trained:
     )
 
 
-def _batches(spec: Spec, data: ImageData, recipe: Recipe, workers: int) -> Any:
-    transform = train_transform(spec.preprocessing, recipe.augment)
-
-    def batches(epoch: int, start: int, rank: int, world: int) -> Iterable[Batch]:
-        return loader(
-            data.splits["train"],
-            transform,
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            epoch=epoch,
-            shuffle=True,
-            start=start,
-            rank=rank,
-            world=world,
-            workers=workers,
-        )
-
-    return batches
-
-
 def _progress(report: Report) -> Any:
     def tell(p: Progress) -> None:
         text = f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}  {p.images_per_second:.0f} images/s"
@@ -189,13 +176,7 @@ def _progress(report: Report) -> Any:
     return tell
 
 
-def _mute(event: Event) -> None:
-    """Validation inside training has no bar of its own."""
-
-
 def _config(spec: Spec, recipe: Recipe, source: str) -> dict[str, Any]:
-    from dataclasses import asdict
-
     settings = asdict(recipe)
     settings["betas"] = list(recipe.betas) if recipe.betas else None
     return {
