@@ -59,7 +59,9 @@ def test_shapes_are_a_function_of_the_seed(kind):
     assert one.splits["train"].labels == same.splits["train"].labels
     assert np.array_equal(array(one.splits["train"], some), array(same.splits["train"], some))
     assert one.splits["train"].labels != other.splits["train"].labels
-    assert not np.array_equal(array(one.splits["train"], some), array(other.splits["train"], some))
+    alike = [i for i in range(100) if one.splits["train"].labels[i] == other.splits["train"].labels[i]]
+    for index in alike[:3]:
+        assert not np.array_equal(array(one.splits["train"], [index]), array(other.splits["train"], [index]))
 
 
 @pytest.mark.parametrize("kind", SHAPES)

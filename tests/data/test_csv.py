@@ -26,7 +26,7 @@ def refusal(path):
 
 
 def test_paths_are_relative_to_the_file_and_labels_are_names(listing):
-    path = listing('Label, path\nbig cat,a.png\ndog,b.png\nbig cat,more/c.png\ndog,"d, the last.png"\n')
+    path = listing('Label, path\nbig cat,a.png\ndog,b.png\nbig cat,more/c.png\ndog, "d, the last.png"\n')
     data = open_data(path)
     assert data.classes == ("big cat", "dog")
     split = data.splits["all"]

@@ -194,6 +194,15 @@ def test_nothing_is_kept_where_sizes_vary_or_memory_is_short(split):
     assert len(split.memory) == 1
 
 
+def test_a_small_machine_keeps_less(split, monkeypatch):
+    pages = 15 * 3 * 16 * 16 * 8 // os.sysconf("SC_PAGE_SIZE")
+    sizes = {"SC_PHYS_PAGES": pages - 1, "SC_PAGE_SIZE": os.sysconf("SC_PAGE_SIZE")}
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    assert cached(split, eval_transform(PRE)) is None
+    sizes["SC_PHYS_PAGES"] = pages + 1
+    assert cached(split, eval_transform(PRE)) is not None
+
+
 def test_a_split_pickles_without_its_memory(split):
     run(split, eval_transform(PRE))
     copy = pickle.loads(pickle.dumps(split))

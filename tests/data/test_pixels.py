@@ -18,8 +18,9 @@ def test_a_plain_picture_is_read_as_it_is(write, tmp_path):
     assert np.array_equal(np.asarray(read_image(path)), np.asarray(Image.open(path)))
 
 
-def test_sixteen_bit_grey_keeps_its_range(tmp_path):
-    values = grey_ramp(np.uint16, 65535)
+@pytest.mark.parametrize("top", [65535, 4095])
+def test_sixteen_bit_grey_keeps_its_range(tmp_path, top):
+    values = grey_ramp(np.uint16, top)
     Image.fromarray(values).save(tmp_path / "deep.png")
     image = np.asarray(read_image(tmp_path / "deep.png"))
     assert image.shape == (40, 48, 3)

@@ -20,7 +20,7 @@ from tailor.data.records import Split
 from tailor.data.transforms import Frame, Transform
 from tailor.errors import DataError
 
-MEMORY_LIMIT = 2 * 10**9  # bytes of resized images kept per split and frame
+MEMORY_LIMIT = 2 * 10**9  # bytes of resized images kept per split and frame, on a machine with eight times as many
 ORDER, DRAW = 1, 2  # what a seed sequence is for; without it (seed, epoch) and (seed, epoch, 0) would be one stream
 
 
@@ -151,13 +151,17 @@ class _Images(Dataset[Batch | DataError]):
             torch.set_rng_state(state)
 
 
-def cached(split: Split, transform: Transform, limit: int = MEMORY_LIMIT) -> "Pixels | None":
+def cached(split: Split, transform: Transform, limit: int | None = None) -> "Pixels | None":
     """The memory of `split` for what `transform.frame` makes; None where sizes vary or all exceed `limit` bytes.
+
+    The limit is `MEMORY_LIMIT`, or an eighth of the machine's memory where that is less.
 
     It fills as images are read, is shared with forked workers, and dies with the split. The result is exact: with and
     without it a transform gets the same uint8 pixels.
     """
     size = transform.frame.size
+    if limit is None:
+        limit = min(MEMORY_LIMIT, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
     if size is None or len(split) * 3 * size[0] * size[1] > limit:
         return None
     if transform.frame not in split.memory:

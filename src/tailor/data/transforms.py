@@ -86,7 +86,7 @@ def _eval_frame(pre: Preprocessing) -> Frame:
     if pre.crop == "squash":
         resized = (round(height / pre.crop_pct), round(width / pre.crop_pct))
         return Frame(resized, None if resized == pre.size else pre.size, pre.interpolation)
-    # timm's rule, floor included: the shorter side to the larger of (H, W) / crop_pct
+    # timm's rule for square inputs, floor included; for others the larger side, so that the crop never leaves the image
     return Frame(int(max(pre.size) / pre.crop_pct), pre.size, pre.interpolation)
 
 
