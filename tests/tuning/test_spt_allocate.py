@@ -27,7 +27,8 @@ SITE_SETTINGS = [
     for rule in ("released", "thesis")
     for parts in ("both", "structured", "unstructured")
 ]
-NAMES = [f"{s.structured}-{s.rule}-{s.parts}" for s in SITE_SETTINGS]
+SITE_SETTINGS.append(Spt(rank=4))  # on the narrowest matrices a module would be no smaller than the matrix
+NAMES = [f"{s.structured}-{s.rule}-{s.parts}-{s.rank}" for s in SITE_SETTINGS]
 
 
 def reference(model, anatomy, scores, settings, budget):
