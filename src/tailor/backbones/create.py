@@ -1,4 +1,4 @@
-"""Making a backbone from its name: timm, `hf-hub:`, `local-dir:`, the bundled minis; pre-trained, from a file, or random.
+"""Making a backbone from its name: timm, `hf-hub:`, `local-dir:`, the minis; pre-trained, from a file, or random.
 
 The only place where timm's factory is called. The classifier is always remade (`attach_head_`), because timm's two ways
 of making one start differently and the start changes what a sensitivity pass sees.

@@ -1,7 +1,7 @@
 """Swin v1 and v2 of timm: windows of tokens inside NHWC maps, patch merging at the start of each later stage.
 
-`downsample.reduction` is ranked as a plain matrix; the relative position table is two-dimensional but no matrix, and the
-small network that makes version 2's bias is not a site either (adaptation note, section 1.9).
+`downsample.reduction` is ranked as a plain matrix; the relative position table is two-dimensional but no matrix, and
+the small network that makes version 2's bias is not a site either.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def describe(model: Any) -> Anatomy:
         for b in range(len(layer.blocks)):
             path = f"layers.{s}.blocks.{b}"
             # Both versions flatten the map before the MLP.
-            blocks.append(Block(path, s, width, f"{path}.attn", f"{path}.mlp", "windows")))
+            blocks.append(Block(path, s, width, f"{path}.attn", f"{path}.mlp", "windows"))
         features.append(Feature(f"layers.{s}", width, int(model.feature_info[s]["reduction"])))
     heads = parts.heads_of(model)
     inner = tuple(n for n, _ in model.named_modules() if n.endswith("cpb_mlp"))
