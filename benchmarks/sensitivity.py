@@ -1,0 +1,242 @@
+"""Per-sample squared gradients of a ViT against an ordinary backward, a loop over samples, and opacus: time and memory.
+
+    python -m benchmarks.sensitivity [--models vit_small_patch16_224] [--images 16] [--batch 16] [--device cuda]
+
+Every contender scores the same weights (those SPT ranks) of the same random-weight timm model on the same random images
+at 224. They alternate within one process, `--rounds` times after one warm-up; ratios are taken within a round. Time is
+the process's CPU time over its threads on a CPU, so that other work on the machine counts little (wall time is given
+too), and wall time on a GPU. Peak memory: above the loaded model, each contender in a fresh process.
+Not counted: loading the model and the images; opacus's wrapping of the model.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tailor.criteria.squared_gradient import squared_gradients
+from tailor.measure.machine import machine
+
+MODELS = ("vit_small_patch16_224", "vit_base_patch16_224")
+CLASSES = 10
+Scores = dict[str, Tensor]
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def candidates(model: nn.Module) -> list[str]:
+    """The weights that SPT ranks in a ViT: blocks and final norm."""
+    return [n for n, _ in model.named_parameters() if n.startswith(("blocks.", "norm."))]
+
+
+def made(name: str, args: argparse.Namespace) -> tuple[nn.Module, Batches]:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=CLASSES).eval().to(args.device)
+    images = torch.randn(args.images, 3, 224, 224).to(args.device)
+    labels = torch.randint(CLASSES, (args.images,)).to(args.device)
+    return model, list(zip(images.split(args.batch), labels.split(args.batch), strict=True))
+
+
+def ours(model: nn.Module, batches: Batches) -> Callable[[], Scores]:
+    names = candidates(model)
+    return lambda: squared_gradients(model, batches, parameters=names)
+
+
+def plain(model: nn.Module, batches: Batches) -> Callable[[], Scores]:
+    """Forward and backward of every batch, as in training: no scores."""
+
+    def run() -> Scores:
+        for images, labels in batches:
+            model.zero_grad()
+            F.cross_entropy(model(images), labels, reduction="sum").backward()
+        model.zero_grad()
+        return {}
+
+    return run
+
+
+def loop(model: nn.Module, batches: Batches) -> Callable[[], Scores]:
+    """One backward for each sample, over the scored parameters only."""
+    parameters = dict(model.named_parameters())
+    names = candidates(model)
+
+    def run() -> Scores:
+        model.requires_grad_(False)
+        sums = {n: torch.zeros_like(parameters[n]) for n in names}
+        for n in names:
+            parameters[n].requires_grad_(True)
+        for images, labels in batches:
+            for i in range(len(images)):
+                F.cross_entropy(model(images[i : i + 1]), labels[i : i + 1]).backward()
+                for n in names:
+                    sums[n] += parameters[n].grad.square()
+                    parameters[n].grad = None
+        model.requires_grad_(True)
+        return sums
+
+    return run
+
+
+def opacus(model: nn.Module, batches: Batches) -> Callable[[], Scores]:
+    """Opacus keeps one gradient per sample; its batches are at most 8 here, to fit the memory."""
+    from opacus import GradSampleModule
+
+    names = candidates(model)
+    for n, p in model.named_parameters():
+        p.requires_grad_(n in names)
+    model.train()  # opacus records nothing in evaluation mode; these ViTs have no dropout
+    wrapped = GradSampleModule(model, loss_reduction="sum", strict=False)
+    parameters = dict(wrapped._module.named_parameters())
+
+    def run() -> Scores:
+        sums = {n: torch.zeros_like(parameters[n]) for n in names}
+        for images, labels in batches:
+            for x, y in zip(images.split(8), labels.split(8), strict=True):
+                F.cross_entropy(wrapped(x), y, reduction="sum").backward()
+                for n in names:
+                    sums[n] += parameters[n].grad_sample.square_().sum(0)
+                    parameters[n].grad_sample = None
+                    parameters[n].grad = None
+        return sums
+
+    return run
+
+
+CONTENDERS = {"ours": ours, "plain": plain, "loop": loop, "opacus": opacus}
+
+
+def timed(run: Callable[[], Scores], device: str) -> tuple[float, float, Scores]:
+    """Seconds that count on this device, wall seconds, and what came out."""
+    began, wall = time.process_time(), time.perf_counter()
+    scores = run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    wall = time.perf_counter() - wall
+    return (time.process_time() - began if device == "cpu" else wall), wall, scores
+
+
+def memory(args: argparse.Namespace) -> int:
+    """Bytes above the loaded model at the peak of one run, in this fresh process."""
+    model, batches = made(args.models[0], args)
+    run = CONTENDERS[args.memory](model, batches)
+    if args.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    run()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """A size of this process in bytes (Linux)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def peak(kind: str, name: str, args: argparse.Namespace) -> int:
+    command = [sys.executable, "-m", "benchmarks.sensitivity", "--memory", kind, "--models", name]
+    command += [w for f in ("images", "batch", "threads", "device") for w in (f"--{f}", str(getattr(args, f)))]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def error(scores: Scores, reference: Scores) -> float:
+    """The largest relative difference of a parameter's scores, in the Euclidean norm."""
+    return max(float((scores[n] - r).norm() / r.norm()) for n, r in reference.items())
+
+
+def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    # opacus hooks its model for good, so each contender has its own
+    runs = {kind: make(*made(name, args)) for kind, make in CONTENDERS.items() if kind in args.contenders}
+    seconds: dict[str, list[float]] = {kind: [] for kind in runs}
+    walls: dict[str, list[float]] = {kind: [] for kind in runs}
+    errors: dict[str, float] = {}
+    for i in range(args.rounds + 1):
+        results: dict[str, Scores] = {}
+        for kind, run in runs.items():
+            taken, wall, scores = timed(run, args.device)
+            if i > 0:  # the first round warms up, and compares
+                seconds[kind].append(taken)
+                walls[kind].append(wall)
+            else:
+                results[kind] = scores
+            print(f"{name} round {i} {kind}: {taken:.2f} s ({wall:.2f} s wall)", file=sys.stderr, flush=True)
+            del scores
+        if "loop" in results:
+            errors = {kind: error(s, results["loop"]) for kind, s in results.items() if s and kind != "loop"}
+    del runs
+    ratios = {k: [a / b for a, b in zip(seconds["ours"], seconds[k], strict=True)] for k in seconds if k != "ours"}
+    return {
+        "model": name,
+        "seconds": {k: statistics.median(v) for k, v in seconds.items()},
+        "seconds_low_high": {k: (min(v), max(v)) for k, v in seconds.items()},
+        "wall_seconds": {k: statistics.median(v) for k, v in walls.items()},
+        "ours_over": {k: statistics.median(v) for k, v in ratios.items()},
+        "ours_over_low_high": {k: (min(v), max(v)) for k, v in ratios.items()},
+        "peak_bytes": {kind: peak(kind, name, args) for kind in seconds},
+        "error_against_loop": errors,
+    }
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    print(f"{'model':24}{'contender':10}{'seconds':>9}{'low':>8}{'high':>8}{'/ours':>8}{'peak MB':>9}{'error':>10}")
+    for r in results:
+        for kind, median in r["seconds"].items():
+            low, high = r["seconds_low_high"][kind]
+            factor = 1 / r["ours_over"][kind] if kind != "ours" else 1.0
+            wrong = f"{r['error_against_loop'][kind]:.1e}" if kind in r["error_against_loop"] else "-"
+            print(
+                f"{r['model']:24}{kind:10}{median:9.2f}{low:8.2f}{high:8.2f}{factor:8.2f}"
+                f"{r['peak_bytes'][kind] / 1e6:9.0f}{wrong:>10}"
+            )
+    for r in results:
+        over = r["ours_over"]
+        if "plain" in over:
+            print(
+                f"{r['model']}: ours takes {over['plain']:.2f} of an ordinary forward and backward (goal: at most 1.35)"
+            )
+        if "loop" in over:
+            print(f"{r['model']}: ours is {1 / over['loop']:.2f} times as fast as the loop (goal: at least 3 on a CPU)")
+
+
+def main() -> None:
+    """Print the table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--memory", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", module="opacus|torch")
+    if args.memory:
+        print(memory(args))
+        return
+    results = [compare(name, args) for name in args.models]
+    show(results)
+    facts = {"images": args.images, "batch": args.batch, "rounds": args.rounds, "threads": args.threads}
+    print(
+        json.dumps(
+            {"benchmark": "sensitivity", "device": args.device, **facts, "machine": machine(), "results": results}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
