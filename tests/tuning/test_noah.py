@@ -10,8 +10,10 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
+from tailor.data.loading import Batch
 from tailor.errors import PlanError
 from tailor.surgery import trainable
+from tailor.training import Recipe, fit, objective
 from tailor.tuning.adapter import AdaptedOutput
 from tailor.tuning.apply import apply_, cost
 from tailor.tuning.lora import LoraLinear
@@ -78,10 +80,10 @@ def test_a_step_moves_exactly_the_slices_that_were_drawn():
     _, anatomy, big = supernet("vit")
     images, labels = spt_models.batches()[0]
     torch.manual_seed(5)
-    drawn = draw(anatomy, SMALL, None)
+    drawn = draw(anatomy, SMALL)
     torch.manual_seed(5)
     share = type("Share", (), {"images": images, "labels": labels})()
-    step(anatomy, SMALL, cross_entropy)(big, share).backward()
+    step(anatomy, SMALL, lambda logits, given: cross_entropy(logits, given.labels))(big, share).backward()
     for kinds, row, name, axis in (
         (PromptedBlock, drawn[0], "prompts", 0),
         (LoraLinear, drawn[1], "down", 0),
@@ -183,3 +185,23 @@ def test_it_is_refused_where_one_of_the_methods_has_no_place():
     model, anatomy = spt_models.shaken("convnext")
     with pytest.raises(PlanError, match="vpt-deep"):
         plan(model, anatomy, tuple((1,) * len(anatomy.blocks) for _ in range(3)))
+
+
+def test_supernet_search_and_winner_on_the_engine(tmp_path):
+    model, anatomy = spt_models.shaken("vit")
+    images = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    labels = (images.mean((1, 2, 3)) > 0).long()
+    batch = Batch(images, labels, torch.arange(12), tuple("abcdefghijkl"))
+    recipe = Recipe(epochs=6, batch_size=12, lr=5e-3)
+    big = apply_(copy.deepcopy(model), plan(model, anatomy, full(anatomy, SMALL)), anatomy.heads)
+    start = copy.deepcopy(dict(trainable(big)))
+    trained = step(anatomy, SMALL, lambda logits, share: objective(logits, share, recipe))
+    feed = {"batches": lambda epoch, start, process, processes: [batch][start:], "steps_per_epoch": 1}
+    fit(big, recipe, run=tmp_path / "supernet", step=trained, **feed)
+    assert all(not torch.equal(p, start[name]) for name, p in trainable(big).items())
+    found = search(evaluator(big, anatomy, [batch]), lambda w: plan(model, anatomy, w).cost, anatomy, SMALL, limit=600)
+    winner = plan(model, anatomy, found.widths)
+    assert winner.cost == found.cost <= 600
+    tuned = apply_(copy.deepcopy(model), winner, anatomy.heads)
+    result = fit(tuned, recipe, run=tmp_path / "winner", **feed)
+    assert result.epochs[-1]["loss"] < result.epochs[0]["loss"]

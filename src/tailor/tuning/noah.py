@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -65,16 +65,6 @@ class Noah:
             raise PlanError("NOAH needs widths, depths and counts above zero", hint="leave them at their defaults")
 
 
-class Labelled(Protocol):
-    """What a step is given: images (B, C, H, W) and labels (B,)."""
-
-    @property
-    def images(self) -> Tensor: ...  # noqa: D102
-
-    @property
-    def labels(self) -> Any: ...  # noqa: D102
-
-
 @plain_dataclass(frozen=True)
 class Found:
     """The best sub-net, its value (accuracy on val), its parameters, and the best value after each generation."""
@@ -112,12 +102,14 @@ def plan(model: nn.Module, anatomy: Anatomy, widths: Widths) -> TunePlan:
 
 
 def step(anatomy: Anatomy, settings: Noah, loss: Callable[[Tensor, Any], Tensor]) -> Callable[..., Tensor]:
-    """A step for the engine that trains the supernet: each call one sub-net, drawn from torch's default generator."""
+    """A step for the engine that trains the supernet: each call one sub-net, drawn from torch's default generator.
 
-    def of_a_subnet(model: nn.Module, share: Labelled) -> Tensor:
-        drawn = draw(anatomy, settings, None)
-        with sliced(model, anatomy, drawn) as parameters:
-            return loss(functional_call(model, parameters, (share.images,)), share.labels)
+    `loss(logits, share)` is the mean loss over a share, which has at least `images`: the engine's own type passes.
+    """
+
+    def of_a_subnet(model: nn.Module, share: Any) -> Tensor:
+        with sliced(model, anatomy, draw(anatomy, settings)) as parameters:
+            return loss(functional_call(model, parameters, (share.images,)), share)
 
     return of_a_subnet
 
@@ -176,8 +168,11 @@ def sliced(model: nn.Module, anatomy: Anatomy, widths: Widths) -> Iterator[dict[
             prompted.count = count
 
 
-def draw(anatomy: Anatomy, settings: Noah, generator: torch.Generator | None) -> Widths:
-    """A sub-net: for each type a depth, for each block within it a width, all equally likely."""
+def draw(anatomy: Anatomy, settings: Noah, generator: torch.Generator | None = None) -> Widths:
+    """A sub-net: for each type a depth, for each block within it a width, all equally likely.
+
+    Without a generator torch's default one is drawn from.
+    """
     return tuple(
         _first([_pick(settings.widths, generator) for _ in anatomy.blocks], _pick(settings.depths, generator))
         for _ in TYPES
@@ -211,7 +206,7 @@ def search(
     def fresh(make: Callable[[], Widths], count: int) -> list[Widths]:
         """Up to `count` sub-nets within the limit, none drawn before; fewer where they are hard to come by."""
         made: list[Widths] = []
-        for _ in range(50 * count):
+        for _ in range(20 * count):
             if len(made) == count:
                 break
             candidate = make()

@@ -1,0 +1,158 @@
+"""What SPT's plans look like on the minis, beside those of the plans shipped with the paper (method note, section 1.7).
+
+    python -m benchmarks.spt_statistics [--models tailor_mini_s] [--images 800] [--method spt-lora]
+
+Sensitivity of 800 training images (per sample, seeded random head) of flowers, cifar10 and digits; one plan for each of
+four budgets, the shares of the backbone that 0.05, 0.2, 0.4 and 1.0 M are of ViT-B/16. Nothing is trained. Also the
+density of the selected weights by operation (selected of 10,000), which says at every budget what comes least.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tailor import backbones
+from tailor.backbones import bundled
+from tailor.data.images import for_training, open_data
+from tailor.data.loading import loader
+from tailor.data.transforms import eval_transform, preprocessing_of
+from tailor.errors import PlanError
+from tailor.tuning import spt
+from tailor.tuning.spt_allocate import allocate
+from tailor.tuning.spt_curve import rank
+from tailor.tuning.spt_report import summary
+from tailor.tuning.spt_scores import Scores, sensitivity
+
+SHARED = Path("../shared/data")
+DATA = {"flowers": str(SHARED / "flowers"), "cifar10": str(SHARED / "cifar10"), "digits": "builtin/digits"}
+SHARES = {"0.05 M": 0.00058, "0.2 M": 0.0023, "0.4 M": 0.0047, "1.0 M": 0.0117}
+OPERATIONS = ("q", "k", "v", "proj", "fc1", "fc2")
+
+
+def scored(name: str, where: str, images: int) -> tuple[Any, Any, Scores]:
+    """The backbone with a random head for the data, its anatomy, and the sensitivity of its weights."""
+    model = backbones.create(name)
+    data = for_training(open_data(where), 0)
+    backbones.attach_head_(model, len(data.classes), 0)
+    anatomy = backbones.describe(model)
+    transform = eval_transform(preprocessing_of(dataclasses.asdict(backbones.config_of(model))))
+    batches = loader(data.splits["train"], transform, batch_size=32, seed=0, epoch=0, shuffle=True)
+    return model, anatomy, sensitivity(model, anatomy, batches, samples=images)
+
+
+def densities(scores: Scores, anatomy: Any, tau: int) -> dict[str, float]:
+    """Of 10,000 weights of each operation's matrices, how many are among the `tau` most sensitive of all."""
+    everything = spt.candidates(anatomy)
+    counts = torch.bincount(rank([c.view(scores.tensors) for c in everything], tau).segment, minlength=len(everything))
+    found = {}
+    for operation in OPERATIONS:
+        own = [(int(n), c.size) for n, c in zip(counts, everything, strict=True) if c.site and c.operation == operation]
+        found[operation] = 1e4 * sum(n for n, _ in own) / sum(size for _, size in own)
+    return found
+
+
+def row(name: str, task: str, label: str, found: tuple[Any, Any, Scores], settings: spt.Spt) -> dict[str, Any]:
+    """One plan in figures."""
+    model, anatomy, scores = found
+    heads = tuple(f"{head}." for head in anatomy.heads)
+    whole = sum(p.numel() for n, p in model.named_parameters() if not n.startswith(heads))
+    budget = int(SHARES[label] * whole)
+    plan = allocate(scores, anatomy, model, settings, budget)
+    made = summary(plan, anatomy)
+    density = densities(scores, anatomy, int(plan.facts["tau"]))
+    filled = allocate(scores, anatomy, model, dataclasses.replace(settings, fill=True), budget)
+    return {
+        "model": name,
+        "task": task,
+        "like": label,
+        "budget": budget,
+        "cost": plan.cost,
+        "structured": made.structured,
+        "whole": made.whole,
+        "single": made.scalars,
+        "per_operation": {o: n for o, n, _ in made.per_operation},
+        "density": density,
+        "least": sorted(density, key=lambda o: density[o])[:2],
+        "mask_rows": statistics.mean(m.rows for m in made.masks) if made.masks else 0.0,
+        "mask_columns": statistics.mean(m.columns for m in made.masks) if made.masks else 0.0,
+        "cost_filled": filled.cost,
+        "structured_filled": summary(filled, anatomy).structured,
+    }
+
+
+def line(rows: list[dict[str, Any]]) -> str:
+    """One line of the table: the mean over the tasks."""
+
+    def mean(key: str) -> float:
+        return statistics.mean(r[key] for r in rows)
+
+    costs = [r["cost"] for r in rows]
+    structured = " ".join(f"{statistics.mean(r['per_operation'][o] for r in rows):.1f}" for o in OPERATIONS)
+    density = " ".join(f"{statistics.mean(r['density'][o] for r in rows):.0f}" for o in OPERATIONS)
+    least = sum(set(r["least"]) == {"q", "k"} for r in rows)
+    cells = (
+        rows[0]["model"],
+        f"{rows[0]['like']} = {rows[0]['budget']:,}",
+        f"{mean('cost'):,.0f} [{min(costs):,}, {max(costs):,}]",
+        f"{mean('structured'):.1f}",
+        f"{mean('whole'):.0f}",
+        f"{mean('single'):,.0f}",
+        structured,
+        density,
+        f"{least} of {len(rows)}",
+        f"{mean('mask_rows'):.0f} x {mean('mask_columns'):.0f}",
+        f"{mean('structured_filled'):.1f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+HEADER = (
+    "mini", "budget", "cost mean [min, max]", "structured", "vectors", "single weights",
+    "structured per op q k v proj fc1 fc2", "selected of 10,000 per op", "q and k least", "mask rows x columns",
+    "structured with fill",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Print a table and one JSON line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--models", default=",".join(bundled.WIDTHS))
+    parser.add_argument("--images", type=int, default=800)
+    parser.add_argument("--method", default="spt-lora")
+    parser.add_argument("--rule", default="released")
+    args = parser.parse_args()
+    settings = dataclasses.replace(spt.named(args.method), rule=args.rule)
+    rows: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    digests = {}
+    for name in args.models.split(","):
+        if not bundled.weights(name).is_file():
+            skipped.append(f"{name}: no weights yet")
+            continue
+        for task, where in DATA.items():
+            found = scored(name, where, args.images)
+            digests[name] = backbones.digest(backbones.create(name))
+            for label in SHARES:
+                try:
+                    rows.append(row(name, task, label, found, settings))
+                except PlanError as error:
+                    skipped.append(f"{name} {task} {label}: {error.message}")
+    print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|")
+    for name in args.models.split(","):
+        for label in SHARES:
+            own = [r for r in rows if r["model"] == name and r["like"] == label]
+            if own:
+                print(line(own))
+    for reason in skipped:
+        print(f"skipped {reason}")
+    kind = {"benchmark": "spt_statistics", "method": args.method, "rule": args.rule, "images": args.images}
+    print(json.dumps({**kind, "digests": digests, "rows": rows, "skipped": skipped}))
+
+
+if __name__ == "__main__":
+    main()
