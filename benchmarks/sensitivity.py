@@ -77,10 +77,10 @@ def loop(model: nn.Module, batches: Batches) -> Callable[[], Scores]:
             parameters[n].requires_grad_(True)
         for images, labels in batches:
             for i in range(len(images)):
-                F.cross_entropy(model(images[i : i + 1]), labels[i : i + 1]).backward()
-                for n in names:
-                    sums[n] += parameters[n].grad.square()
-                    parameters[n].grad = None
+                value = F.cross_entropy(model(images[i : i + 1]), labels[i : i + 1])
+                grads = torch.autograd.grad(value, [parameters[n] for n in names])
+                for n, grad in zip(names, grads, strict=True):
+                    sums[n] += grad.square()
         model.requires_grad_(True)
         return sums
 

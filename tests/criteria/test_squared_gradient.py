@@ -129,6 +129,11 @@ def windows(n: Micro, x: Tensor) -> Tensor:
     return n.b(n.a(x) * n.a.bias).unflatten(0, (-1, 4)).mean((1, 2, 3))
 
 
+def convolved_windows(n: Micro, x: Tensor) -> Tensor:
+    x = x.unflatten(3, (4, 4)).permute(0, 3, 1, 2, 4).flatten(0, 1)  # (B * 4, 3, 16, 4)
+    return n.b(n.a(x)).tanh().unflatten(0, (-1, 4)).mean((1, 3, 4))
+
+
 def chain(n: Micro, x: Tensor) -> Tensor:
     return pooled(n.b(n.a(x)).tanh())
 
@@ -159,6 +164,8 @@ MICRO = {
     "two ways": lambda: Micro(lambda n, x: F.linear(tokens(x), n.a.weight, n.a.bias).mean(1) + n.a.bias, a=linear()),
     "tied": lambda: Micro(lambda n, x: (n.a(tokens(x)).tanh() @ n.a.weight @ n.a.weight.T).mean(1), a=linear()),
     "partly unused": lambda: Micro(lambda n, x: (n.a(tokens(x)), n.a(2 * tokens(x)))[0].mean(1), a=linear()),
+    "scalar beside": lambda: Micro(lambda n, x: (n.a(tokens(x)) * n.a.bias * x.new_tensor(2.0)).mean(1), a=linear()),
+    "convolved windows": lambda: Micro(convolved_windows, a=conv(), b=nn.GroupNorm(2, 6)),
     "windows": lambda: Micro(windows, a=linear(), b=nn.LayerNorm(6)),
 }
 
@@ -337,6 +344,12 @@ def test_parts_that_are_checkpointed_by_hand_are_refused(reentrant):
     x, y = images(size=16)
     with pytest.raises(ModelError, match=r"is used in a way|checkpointing"):
         squared_gradients(model, batched(x, y, 3), parameters=["a.weight", "b.2.weight"])
+
+
+def test_statistics_of_the_batch_are_refused():
+    model = shaken(Micro(lambda n, x: (n.a(tokens(x)) - n.a.bias * x.mean()).mean(1), a=linear())).double()
+    with pytest.raises(ModelError, match="leading axis"):
+        squared_gradients(model, batched(*images(size=16), 3), parameters=["a.bias"])
 
 
 def test_another_axis_than_the_first_for_the_batch_is_refused():

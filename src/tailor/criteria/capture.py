@@ -7,6 +7,7 @@ autograd computes no weight gradient. A use that no rule covers leaves a gradien
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -105,7 +106,7 @@ class Capture(TorchFunctionMode):
         uses = {k: bound[k] for k in rule.parameters if bound.get(k) is not None and self._roots(bound[k])}
         if id(x) in self._fixed or self._lead(x.shape) == 0:
             return NotImplemented
-        call = self._seen(x)
+        call = self._seen(x, whole=False)
         if call in self.copies:
             whole, x = x, x.clone()
             args, kwargs = (_swap(a, lambda t: x if t is whole else t) for a in (args, kwargs))
@@ -134,7 +135,7 @@ class Capture(TorchFunctionMode):
             return NotImplemented
         for t in tensors:
             if id(t) not in self._fixed:
-                self._seen(t)
+                self._seen(t, whole=t.dim() < len(shape) or t.shape[0] != shape[0])
         copies: dict[int, Tensor] = {}
         for t in tensors:
             if not self._roots(t) or id(t) in copies:
@@ -142,7 +143,7 @@ class Capture(TorchFunctionMode):
             lead = t.shape[0] if t.dim() == len(shape) else 1
             if lead == shape[0]:
                 leaf = used = t.detach().requires_grad_(torch.is_grad_enabled())
-                make: Make = lambda g: Placed(g, self.samples)  # noqa: E731
+                make: Make = partial(Placed, samples=self.samples)
             elif lead == 1 and func not in CONCATENATE:
                 rest = (1,) * (len(shape) - 1 - t.dim()) + tuple(t.shape[t.dim() == len(shape) :])
                 leaf = t.detach().reshape(1, 1, *rest).expand(self.samples, 1, *rest).clone()
@@ -151,7 +152,7 @@ class Capture(TorchFunctionMode):
             else:
                 return NotImplemented
             copies[id(t)] = used
-            if torch.is_grad_enabled():
+            if leaf.requires_grad:
                 self._hook(leaf, [(t, make)])
 
         def pick(t: Tensor) -> Tensor:
@@ -194,12 +195,11 @@ class Capture(TorchFunctionMode):
         """How many rows of the leading axis belong to a sample (windows); 0 where it cannot be the batch."""
         return shape[0] // self.samples if shape and shape[0] % self.samples == 0 else 0
 
-    def _seen(self, x: Tensor) -> int:
-        """Count a call, and compare its first sample with a forward of the first sample alone."""
+    def _seen(self, x: Tensor, whole: bool) -> int:
+        """Count a call; compare its first sample (or the `whole`, if not by sample) with the first sample alone."""
         call, self._calls = self._calls, self._calls + 1
         if self.reference is not None or self.sink is None:
-            each = max(1, self._lead(x.shape))
-            first = x.detach()[:each]
+            first = x.detach() if whole else x.detach()[: self._lead(x.shape)]
             flat = first.reshape(-1)
             probe = (tuple(first.shape), flat[:: max(1, flat.numel() // 64)].to(torch.float64, copy=True))
             if self.reference is None:

@@ -21,9 +21,9 @@ from tailor.errors import ModelError, PlanError, nearest
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-# Elements of the one dense scratch tensor. On a CPU a tile that stays in the cache of a core, else one large enough to
-# keep the device busy.
-_SCRATCH = {"cpu": 1 << 19}
+# Elements of the one dense scratch tensor: on a CPU what stays in a core's cache, for each thread, else enough to keep
+# the device busy.
+_SCRATCH_THREAD = 1 << 19
 _SCRATCH_DEVICE = 1 << 26
 _FLAGS = ("grad_checkpointing", "gradient_checkpointing")
 
@@ -118,7 +118,7 @@ class _Sums:
         total = self.totals[name]
         key = (total.device, total.dtype)
         if key not in self._scratch:
-            size = _SCRATCH.get(total.device.type, _SCRATCH_DEVICE)
+            size = _SCRATCH_THREAD * torch.get_num_threads() if total.device.type == "cpu" else _SCRATCH_DEVICE
             self._scratch[key] = torch.empty(size, dtype=total.dtype, device=total.device)
         self._add(total, self._factors.pop(name), self.samples, self._scratch[key])
 
