@@ -236,6 +236,28 @@ def test_half_precision_forwards_keep_small_gradients(dtype, tolerance):
             assert_close(score.sum() * 1e12, reference[name].sum(), rtol=tolerance * 3, atol=0)
 
 
+def test_half_precision_weights_score_in_fp32():
+    model = shaken(timm.create_model("vit_tiny_patch16_224", img_size=64, depth=1, num_classes=5))
+    x, y = images(dtype=torch.float32)
+    exact = squared_gradients(model, batched(x, y, 3), parameters=["blocks.0.mlp.fc1.weight"])
+    rough = squared_gradients(model.bfloat16(), batched(x.bfloat16(), y, 3), parameters=["blocks.0.mlp.fc1.weight"])
+    for name, score in rough.items():
+        assert score.dtype == torch.float32
+        assert_close(score.sum(), exact[name].sum(), rtol=0.2, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize("name", ["vit", "swin", "convnext", "resnet"])
+def test_a_gpu_gives_the_scores_of_the_cpu(name):
+    kind, settings = MODELS[name]
+    model = shaken(timm.create_model(kind, num_classes=5, **settings)).double()
+    x, y = images(size=settings.get("img_size", 64))
+    reference = squared_gradients(model, batched(x, y, 3), parameters=None)
+    ours = squared_gradients(model.cuda(), batched(x, y, 3), parameters=None)
+    compare({n: s.cpu() for n, s in ours.items()}, reference, 1e-9)
+
+
 def state(model: nn.Module) -> list:
     return [(m.training, len(m._forward_hooks)) for m in model.modules()] + [
         (p.requires_grad, p.grad is None, bool(p._backward_hooks)) for p in model.parameters()
