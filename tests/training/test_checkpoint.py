@@ -107,7 +107,7 @@ def test_when_none_is_whole_nothing_is_overwritten(tmp_path):
         ("7.weight", {"model": nn.Sequential(*toys.model()[:7], nn.Linear(12, toys.CLASSES + 1))}),
         ("7.bias", {"model": nn.Sequential(*toys.model()[:7], nn.Linear(12, toys.CLASSES, bias=False))}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_checkpoint_of_another_run_is_refused_by_name(tmp_path, named, change):
     run(tmp_path)
