@@ -112,13 +112,11 @@ def test_a_plan_is_that_of_the_slow_reference(family, settings):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("settings", SITE_SETTINGS, ids=NAMES)
-@pytest.mark.parametrize("fill", [False, True])
-def test_what_is_counted_is_what_trains_and_never_above_the_budget(family, settings, fill):
+def test_what_is_counted_is_what_trains_and_never_above_the_budget(family, settings):
     model, anatomy = spt_models.shaken(family)
     scores = spt_models.synthetic(model, anatomy)
-    settings = dataclasses.replace(settings, fill=fill)
-    for budget in (333, 1500, 10**6):
-        plan = allocate(scores, anatomy, model, settings, budget)
+    for budget, fill in ((333, False), (700, True), (10**6, False)):
+        plan = allocate(scores, anatomy, model, dataclasses.replace(settings, fill=fill), budget)
         tuned = apply_(copy.deepcopy(model), plan, anatomy.heads)
         heads = tuple(f"{head}." for head in anatomy.heads)
         trained = sum(p.numel() for name, p in trainable(tuned).items() if not name.startswith(heads))
@@ -195,6 +193,16 @@ def test_filling_spends_the_whole_budget_and_keeps_what_was_chosen():
         assert filled.cost == budget >= plain.cost
         assert set(plain.tunes) <= set(filled.tunes)
         assert set(spans(plain, anatomy)) <= set(spans(filled, anatomy))
+
+
+def test_filling_goes_on_behind_weights_that_cost_nothing():
+    model, anatomy = spt_models.shaken("vit")
+    scores = spt_models.synthetic(model, anatomy)
+    loud = {n: t + 1e6 if "mlp.fc" in n and n.endswith("weight") else t for n, t in scores.tensors.items()}
+    # Four structured matrices take the first 4,096 places of the ranking and 320 parameters.
+    plan = allocate(Scores(loud, {}), anatomy, model, Spt(rank=1, fill=True), 450)
+    assert [t.site for t in plan.tunes][-1] == "blocks.1.mlp.fc2" and plan.facts["tau"] > 4096
+    assert plan.cost == 450
 
 
 def test_the_released_sweep_takes_the_nearest_cost_and_of_ties_the_larger_tau():

@@ -53,12 +53,12 @@ def allocate(scores: Scores, anatomy: Anatomy, model: nn.Module, settings: Spt, 
         tunes, cost = _prompts(everything, rank(views, max(budget - fixed, 1)), terms, anatomy, budget - fixed)
         made = facts(scores, settings, budget, budget - fixed)
         return TunePlan(settings.name, anatomy.tokens, tunes, cost=fixed + cost, facts=made)
-    cut = (_sweep if settings.nearest else _largest)(views, terms, fixed, budget)
-    cost = int(cut.costs[cut.tau])
-    if cut.tau == 0 or cost == fixed:
-        raise _too_small(settings, cut.costs, fixed, budget)
-    if settings.fill and not settings.nearest:
-        cut = _filled(cut, fixed, budget)
+    if settings.nearest:
+        cut = _sweep(views, terms, fixed, budget)
+    else:
+        cut = _largest(views, terms, fixed, budget, settings.fill)
+    if int(cut.costs[cut.tau]) <= fixed:
+        raise _too_small(settings, curve(cut.ranking, terms, fixed), fixed, budget)
     chosen = _Chosen(everything, cut)
     return TunePlan(
         method=settings.name,
@@ -88,16 +88,22 @@ def facts(scores: Scores, settings: Spt, budget: int, tau: int) -> dict[str, str
     return {**scores.facts, **made, **{name: "yes" if way else "no" for name, way in ways.items()}}
 
 
-def _largest(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> Cut:
+def _largest(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int, fill: bool) -> Cut:
     """The last tau within the budget; ranks further down until one is beyond it or the weights are at an end."""
     count = max(2 * budget, 1024)
     while True:
         ranking = rank(views, count)
-        costs = curve(ranking, terms, fixed)
-        tau = int((costs <= budget).sum()) - 1  # the costs never fall
-        if tau < len(ranking) or ranking.complete:
-            return Cut(ranking, terms, costs, max(tau, 0))
+        cut = _within(ranking, terms, fixed, budget)
+        if fill:
+            cut = _filled(cut, fixed, budget)
+        if cut.tau < len(ranking) or ranking.complete:
+            return cut
         count *= 4
+
+
+def _within(ranking: Ranking, terms: Terms, fixed: int, budget: int) -> Cut:
+    costs = curve(ranking, terms, fixed)
+    return Cut(ranking, terms, costs, max(int((costs <= budget).sum()) - 1, 0))  # the costs never fall
 
 
 def _filled(cut: Cut, fixed: int, budget: int) -> Cut:
@@ -105,9 +111,7 @@ def _filled(cut: Cut, fixed: int, budget: int) -> Cut:
     limits = cut.terms.limit.clone()
     while cut.tau < len(cut.ranking) and int(cut.costs[cut.tau]) < budget:
         limits[cut.ranking.segment[cut.tau]] = _NEVER
-        terms = replace(cut.terms, limit=limits)
-        costs = curve(cut.ranking, terms, fixed)
-        cut = Cut(cut.ranking, terms, costs, int((costs <= budget).sum()) - 1)
+        cut = _within(cut.ranking, replace(cut.terms, limit=limits.clone()), fixed, budget)
     return cut
 
 
