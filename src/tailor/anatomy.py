@@ -62,7 +62,10 @@ class Vector:
 
 @dataclass(frozen=True)
 class Block:
-    """One residual block: where its attention and MLP are, how wide it is, and how its activations are laid out."""
+    """One residual block: where its attention and MLP are, how wide it is, and how its activations are laid out.
+
+    `merging` is the patch merging that follows its stage, where there is one.
+    """
 
     path: str
     stage: int
@@ -71,6 +74,7 @@ class Block:
     mlp: str | None = None
     attention_layout: Layout = "tokens"
     mlp_layout: Layout = "tokens"
+    merging: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
-"""From a spec to a module: make the backbone, give it its head, apply the plans in order. The only way to make a model."""
+"""From a spec to a module: make the backbone, give it its head, apply the plans in order.
+
+The only way to make a model.
+"""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -9,7 +13,9 @@ from tailor import backbones
 from tailor.anatomy import Anatomy
 from tailor.backbones import Config
 from tailor.errors import BundleError
-from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.pruning.layers import LayerPlan, apply_layers_
+from tailor.spec import AnyPlan, BackboneRef, ClassifierHead, Spec
+from tailor.tracing import cut_
 from tailor.tuning.apply import apply_, merge_
 from tailor.tuning.plan import TunePlan
 
@@ -45,10 +51,16 @@ def base(reference: BackboneRef, head: ClassifierHead, check: bool = True) -> Ba
     return Base(model, anatomy, config, dataclasses.replace(reference, digest=digest))
 
 
-def apply_plans_(made: Base, plans: tuple[TunePlan, ...], seed: int = 0) -> nn.Module:
+def apply_plans_(made: Base, plans: Sequence[AnyPlan], seed: int = 0) -> nn.Module:
     """Apply the plans to the base's model, in order, and return it."""
     for plan in plans:
-        apply_(made.model, plan, made.anatomy.heads, seed)
+        match plan:
+            case TunePlan():
+                apply_(made.model, plan, made.anatomy.heads, seed)
+            case LayerPlan():
+                apply_layers_(made.model, plan)
+            case _:
+                cut_(made.model, plan)
     return made.model
 
 
@@ -60,6 +72,6 @@ def build(spec: Spec, check: bool = True) -> nn.Module:
 
 def merged_(model: nn.Module, spec: Spec) -> nn.Module:
     """Fold the spec's tunes back into plain layers; PlanError naming what cannot be folded."""
-    for plan in reversed(spec.plans):
+    for plan in reversed(spec.tuning):
         merge_(model, plan)
     return model

@@ -1,20 +1,22 @@
 """A model as data: backbone, head, preprocessing, and the plans that made it what it is, in order.
 
-`build` is the only way from a spec to a module. A pruner's plan joins `AnyPlan` with one row; paths and indices in a
-plan are those of the model that the earlier plans leave.
+`build` is the only way from a spec to a module. Paths and indices in a plan are those of the model that the earlier
+plans leave.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import PlanError
 from tailor.preprocessing import Preprocessing
+from tailor.pruning.layers import LayerPlan
+from tailor.pruning.plan import WidthPlan
 from tailor.tuning.method import STRICT
 from tailor.tuning.plan import TunePlan
 
-AnyPlan = TunePlan
+AnyPlan = Annotated[TunePlan | LayerPlan | WidthPlan, Field(discriminator="kind")]
 """Every kind of plan that a spec may hold."""
 
 
@@ -54,6 +56,16 @@ class Spec:
     head: ClassifierHead
     preprocessing: Preprocessing
     plans: tuple[AnyPlan, ...] = ()
+
+    @property
+    def tuning(self) -> tuple[TunePlan, ...]:
+        """The plans that say what trains, in order."""
+        return tuple(plan for plan in self.plans if isinstance(plan, TunePlan))
+
+    @property
+    def pruning(self) -> tuple[LayerPlan | WidthPlan, ...]:
+        """The plans that take something away, in order."""
+        return tuple(plan for plan in self.plans if not isinstance(plan, TunePlan))
 
 
 SPEC: TypeAdapter[Spec] = TypeAdapter(Spec)

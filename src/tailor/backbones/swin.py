@@ -24,10 +24,11 @@ def describe(model: Any) -> Anatomy:
     blocks, features = [], []
     for s, layer in enumerate(model.layers):
         width = int(model.feature_info[s]["num_chs"])
+        after = f"layers.{s + 1}.downsample" if s + 1 < len(model.layers) else None
         for b in range(len(layer.blocks)):
             path = f"layers.{s}.blocks.{b}"
             # Both versions flatten the map before the MLP.
-            blocks.append(Block(path, s, width, f"{path}.attn", f"{path}.mlp", "windows"))
+            blocks.append(Block(path, s, width, f"{path}.attn", f"{path}.mlp", "windows", merging=after))
         features.append(Feature(f"layers.{s}", width, int(model.feature_info[s]["reduction"])))
     heads = parts.heads_of(model)
     inner = tuple(n for n, _ in model.named_modules() if n.endswith("cpb_mlp"))

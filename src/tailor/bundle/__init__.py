@@ -1,7 +1,7 @@
 """Bundles: a model as a folder of ordinary files. Spec and digests in JSON, tensors in safetensors, nothing pickled."""
 
 from tailor.bundle.manifest import MANIFEST, Manifest
-from tailor.bundle.read import Bundle, load, read, read_manifest, restore, summary
+from tailor.bundle.read import Bundle, load, load_all_, read, read_manifest, restore, summary
 from tailor.bundle.write import prepare, state, write
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Bundle",
     "Manifest",
     "load",
+    "load_all_",
     "prepare",
     "read",
     "read_manifest",

@@ -5,7 +5,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from tailor.spec import Spec
+from tailor.pruning.layers import LayerPlan
+from tailor.spec import AnyPlan, Spec
 from tailor.tuning.plan import TunePlan
 
 _CARD = """\
@@ -65,8 +66,16 @@ def card(spec: Spec, metrics: Mapping[str, Any], provenance: Mapping[str, Any], 
     )
 
 
-def _line(plan: TunePlan) -> str:
-    return f"{plan.kind}: `{plan.method}`, {plan.cost:,} trainable parameters without the classifier"
+def _line(plan: AnyPlan) -> str:
+    match plan:
+        case TunePlan():
+            return f"tune: `{plan.method}`, {plan.cost:,} trainable parameters without the classifier"
+        case LayerPlan():
+            why = plan.facts.get("reason", "")
+            return f"layers: `{plan.method}`, {len(plan.kept)} of {plan.blocks} blocks" + (f"; {why}" if why else "")
+        case _:
+            kept, whole = (sum(sizes) for sizes in zip(*((len(c.keep), c.size) for c in plan.cuts)))
+            return f"width: {kept:,} of {whole:,} units in {len(plan.cuts)} groups"
 
 
 def _figure(value: float | int | str) -> str:

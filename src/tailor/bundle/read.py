@@ -130,7 +130,7 @@ def restore(bundle: Bundle, weights: str | None = None) -> nn.Module:
     model = build(spec, check=not bundle.manifest.complete)
     try:
         if bundle.manifest.complete:
-            _load_all_(model, bundle.tensors)
+            load_all_(model, bundle.tensors)
         else:
             load_changed_(model, bundle.tensors)
     except PlanError as error:
@@ -138,7 +138,8 @@ def restore(bundle: Bundle, weights: str | None = None) -> nn.Module:
     return model.eval()
 
 
-def _load_all_(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_all_(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """Copy every tensor of the model's state from `tensors`; PlanError on any other key set or shape."""
     own = model.state_dict()
     odd = sorted(own.keys() ^ tensors.keys())
     wrong = [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
@@ -149,6 +150,7 @@ def _load_all_(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         rebase = getattr(module, "rebase_", None)
         if callable(rebase):  # sparse deltas count from the stored weight
             rebase()
+    return model
 
 
 def _elsewhere(spec: Spec, weights: str) -> Spec:
@@ -177,6 +179,9 @@ def summary(manifest: Manifest) -> dict[str, Any]:
 
 
 def _plan_line(plan: dict[str, Any]) -> dict[str, Any]:
+    if plan.get("kind") == "layers":
+        kept = len(plan["kept"])
+        return {"kind": "layers", "kept": kept, "blocks": kept + len(plan["dropped"]), **plan["facts"]}
     if plan.get("kind") != "tune":
         return {"kind": plan.get("kind")}
     kinds: dict[str, int] = {}

@@ -33,7 +33,10 @@ RUN_FILES = (
     "data.json",
     "sensitivity.safetensors",
     "heatmap.png",
+    "layers.png",
+    "tsne.png",
     "checkpoints",
+    "supernet",
 )
 """Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` removes, and nothing else."""
 

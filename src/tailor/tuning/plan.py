@@ -1,5 +1,7 @@
 """The tuning plan: what trains, as plain data. Making one is `planner`'s and `spt`'s work, doing it `apply`'s."""
 
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -57,3 +59,30 @@ class TunePlan:
     cost: int = 0
     facts: dict[str, str | int | float] = Field(default_factory=dict)
     kind: Literal["tune"] = "tune"
+
+
+def without(plan: TunePlan, blocks: Sequence[str], dropped: Collection[str]) -> TunePlan:
+    """The plan on a model that is to lose the blocks `dropped` of all its `blocks` (paths, in order).
+
+    What trains in them is left out. Tokens that would leave the sequence after the last block leave after the last
+    that stays. `cost` is not counted again.
+    """
+
+    def gone(name: str) -> bool:
+        return any(name == path or name.startswith(f"{path}.") for path in dropped)
+
+    last = next(path for path in reversed(blocks) if path not in dropped)
+    tunes = {(tune.site, tune.method, tune.rows): tune for tune in plan.tunes if not gone(tune.path)}
+    for tune in plan.tunes:
+        place = tune.geometry
+        if gone(tune.path) and place is not None and place.leaves and not place.enters:
+            there = (last, tune.method, tune.rows)
+            first = tunes.get(there)
+            joined = replace(place, enters=first is not None)  # they join and leave at the same block
+            tunes[there] = replace(tune, site=last, geometry=joined)
+    return replace(
+        plan,
+        full=tuple(name for name in plan.full if not gone(name)),
+        tunes=tuple(tunes.values()),
+        entries=tuple(entries for entries in plan.entries if not gone(entries.tensor)),
+    )

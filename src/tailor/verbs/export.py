@@ -42,7 +42,7 @@ def export(
     model = bundle.restore(loaded, weights)
     if target.suffix == ".peft":
         return Exported(str(target), peft.write(target, model, spec), 0.0)
-    if all(merges(plan) for plan in spec.plans):
+    if all(merges(plan) for plan in spec.tuning):
         builder.merged_(model, spec)
     report(Event("exporting", 0, 1, target.suffix))
     made = deploy.export(

@@ -5,12 +5,13 @@ from typing import Literal
 
 from torch import nn
 
+from tailor.backbones import Config
 from tailor.data.check import check, without_unreadable
 from tailor.data.images import ImageData, Split, for_training, open_data
 from tailor.data.loading import Batch, loader
 from tailor.data.transforms import eval_transform
 from tailor.errors import DataError
-from tailor.preprocessing import Preprocessing
+from tailor.preprocessing import Interpolation, Preprocessing
 from tailor.training import Scores, accuracy
 from tailor.verbs.events import Event, Report, silent
 
@@ -49,6 +50,16 @@ def divided(data: ImageData, seed: int, report: Report) -> ImageData:
     for note in ready.notes:
         report(Event("data", text=note))
     return ready
+
+
+def preprocessing_of(config: Config, interpolation: Interpolation) -> Preprocessing:
+    """How images become the input of a backbone with that configuration."""
+    return Preprocessing(
+        size=config.input_size[1:],
+        mean=config.mean,  # type: ignore[arg-type]  # three channels, checked by pydantic
+        std=config.std,  # type: ignore[arg-type]
+        interpolation=interpolation,
+    )
 
 
 def reported(data: ImageData) -> tuple[str, Split]:

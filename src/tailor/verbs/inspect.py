@@ -43,7 +43,7 @@ def _plan(place: Path) -> dict[str, Any]:
     file = read_plan(place)
     plans = [
         {"method": p.method, "cost": p.cost, "modules": len(p.tunes), "whole": len(p.full), "facts": dict(p.facts)}
-        for p in file.spec.plans
+        for p in file.spec.tuning
     ]
     return {
         "kind": "plan",

@@ -26,12 +26,12 @@ def merge(
     overwrite: bool = False,
     report: Report = silent,
 ) -> Merged:
-    """Write a bundle of the same function on the stock backbone, every tensor and no plan; PlanError where none is."""
+    """Write a bundle of the same function with every tensor and no tunes; PlanError where they do not fold."""
     loaded = bundle.read(Path(path))
     model = bundle.restore(loaded, weights)
     builder.merged_(model, loaded.spec)
     folder = bundle.prepare(Path(out), overwrite)
-    spec = replace(loaded.spec, plans=())
+    spec = replace(loaded.spec, plans=loaded.spec.pruning)
     manifest = loaded.manifest
     facts: dict[str, Any] = {**manifest.provenance, "merged_from": Path(path).name}
     tensors = bundle.state(model, complete=True)

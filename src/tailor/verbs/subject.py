@@ -31,7 +31,7 @@ def open_subject(name: str, *, weights: str | None, image_size: int | None, merg
     if is_bundle(name) or Path(name).is_dir():
         loaded = bundle.read(Path(name))
         model = bundle.restore(loaded, weights)
-        folded = merge and all(merges(plan) for plan in loaded.spec.plans)
+        folded = merge and all(merges(plan) for plan in loaded.spec.tuning)
         if folded:
             builder.merged_(model, loaded.spec)
         return Subject(name, model, (3, *loaded.spec.preprocessing.size), folded)
