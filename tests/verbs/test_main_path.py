@@ -1,6 +1,7 @@
 """Adapt, fit, evaluate, predict, merge, export: the verbs agree with each other and with the function they replace."""
 
 import json
+from functools import partialmethod
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import tailor
 from tailor.bundle.plan_file import read_plan
 from tailor.cli import main
 from tailor.data.images import open_data
-from tailor.errors import PlanError
+from tailor.errors import BundleError, PlanError
 from tailor.preprocessing import Preprocessing
+from tailor.tuning import noah
 from tailor.verbs.images import in_order
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
@@ -122,6 +124,23 @@ def test_a_finished_run_resumed_says_the_same(photos, adapted):
     again = tailor.adapt(str(photos), method="spt-lora", budget="1%", out=adapted.bundle, resume=True, **SHORT)
     assert again.accuracy == adapted.accuracy
     assert again.bundle_bytes == adapted.bundle_bytes
+
+
+def test_a_run_is_not_resumed_on_another_backbone(photos, adapted, tmp_path):
+    planned = tailor.adapt(str(photos), method="lora", out=tmp_path / "p", plan_only=True, **SHORT)
+    with pytest.raises(BundleError, match="was begun with `tailor_mini_s`"):
+        tailor.adapt(
+            str(photos), method="lora", out=planned.bundle, resume=True, **{**SHORT, "model": "tailor_mini_ti"}
+        )
+
+
+def test_noah_searches_a_plan_within_its_budget(photos, tmp_path, monkeypatch):
+    small = {"widths": (1, 2), "depths": (1, 2), "generations": 2, "population": 4, "mutations": 2, "crossovers": 2}
+    monkeypatch.setattr(noah.Noah, "__init__", partialmethod(noah.Noah.__init__, **small, top=2))
+    run = tailor.adapt(str(photos), method="noah", budget="1%", out=tmp_path / "n", **SHORT)
+    assert run.method == "noah"
+    assert 0 < run.trainable_percent <= 1
+    assert tailor.evaluate(run.bundle, str(photos)).accuracy == run.accuracy
 
 
 def test_random_weights_are_all_in_the_bundle(photos, tmp_path):

@@ -10,14 +10,14 @@ from tailor import bundle
 from tailor.build import Base
 from tailor.bundle.plan_file import PLAN, read_plan, write_plan
 from tailor.data.images import ImageData
-from tailor.errors import UsageError
-from tailor.preprocessing import Preprocessing
+from tailor.errors import BundleError, UsageError
 from tailor.spec import BackboneRef, ClassifierHead, Spec
 from tailor.training import Recipe, processes_here
 from tailor.verbs import planning
 from tailor.verbs.events import Event, Report, silent
-from tailor.verbs.images import Corrupt, divided, open_checked
-from tailor.verbs.train import Trained, already, one_backbone, recipe_of, train
+from tailor.verbs.images import Corrupt, divided, open_checked, preprocessing_of
+from tailor.verbs.task import Task
+from tailor.verbs.train import Trained, already, guide, one_backbone, ready, recipe_of, train
 
 
 def adapt(
@@ -66,14 +66,17 @@ def adapt(
             report(Event("done", text=f"`{folder}` is finished already"))
             results.append(already(folder, bundle.read_manifest(folder)))
             continue
-        _ready(folder, overwrite, resume)
+        ready(folder, overwrite, resume)
         head = ClassifierHead(images.classes, seed)
-        made = builder.base(reference, head)
         if resume and (folder / PLAN).is_file():
-            spec = read_plan(folder).spec
+            spec = _begun(folder, reference, head)
+            made = builder.base(spec.backbone, head)
         else:
-            preprocessing = _preprocessing(made, settings)
-            work = planning.Task(made, images, preprocessing, folder, seed, report, scores, known)
+            made = builder.base(reference, head)
+            preprocessing = preprocessing_of(made.config, settings.interpolation)
+            work = Task(
+                made, images, preprocessing, folder, seed, report, settings, resume=resume, scores=scores, known=known
+            )
             spec = _plan(work, head, one, budget)
         if plan_only:
             results.append(_planned(made, spec, folder))
@@ -82,24 +85,19 @@ def adapt(
     return results if len(methods) > 1 else results[0]
 
 
-def _ready(folder: Path, overwrite: bool, resume: bool) -> None:
-    """Make the output folder, on the main process only; the others wait for it."""
-    state = processes_here()
-    if state.is_main_process:
-        bundle.prepare(folder, overwrite, resume)
-    state.wait_for_everyone()
+def _begun(folder: Path, reference: BackboneRef, head: ClassifierHead) -> Spec:
+    """The spec of an interrupted run; BundleError where it was begun with another backbone or other classes."""
+    spec = read_plan(folder).spec
+    if replace(spec.backbone, digest="") != reference or spec.head != head:
+        what = "other classes" if spec.head != head else f"`{spec.backbone.name}`, weights `{spec.backbone.weights}`"
+        raise BundleError(
+            f"the run in `{folder}` was begun with {what}, or another seed or image size",
+            hint="resume it with the command that began it, or start anew with `--overwrite`",
+        )
+    return spec
 
 
-def _preprocessing(made: Base, settings: Recipe) -> Preprocessing:
-    return Preprocessing(
-        size=made.config.input_size[1:],
-        mean=made.config.mean,  # type: ignore[arg-type]  # three channels, checked by pydantic
-        std=made.config.std,  # type: ignore[arg-type]
-        interpolation=settings.interpolation,
-    )
-
-
-def _plan(task: planning.Task, head: ClassifierHead, method: str, budget: str | None) -> Spec:
+def _plan(task: Task, head: ClassifierHead, method: str, budget: str | None) -> Spec:
     """The spec with its plan, also written to the task's folder."""
     plan = planning.choose(task, method, budget)
     spec = Spec(task.base.reference, head, task.preprocessing, (plan,))
@@ -111,14 +109,14 @@ def _plan(task: planning.Task, head: ClassifierHead, method: str, budget: str | 
 
 def _planned(made: Base, spec: Spec, folder: Path) -> Trained:
     whole = planning.backbone_parameters(made)
-    cost = spec.plans[-1].cost
+    plan = spec.tuning[-1]
     return Trained(
         bundle=str(folder),
-        method=spec.plans[-1].method,
+        method=plan.method,
         accuracy=float("nan"),
         split="",
-        trainable_params=cost,
-        trainable_percent=100 * cost / whole,
+        trainable_params=plan.cost,
+        trainable_percent=100 * plan.cost / whole,
         head_params=0,
         bundle_bytes=0,
         seconds=0.0,
@@ -140,7 +138,6 @@ def _train(
     source: str,
     workers: int,
 ) -> Trained:
-    guide = bundle.load(teacher) if teacher else None
     text = planning.text_map(spec, made)
     trained = train(
         made,
@@ -150,7 +147,7 @@ def _train(
         folder,
         resume=resume,
         report=report,
-        teacher=guide,
+        teacher=guide(teacher, images.classes),
         source=source,
         workers=workers,
     )

@@ -11,9 +11,10 @@ from tailor.data.images import ImageData
 from tailor.data.loading import batches as order
 from tailor.data.loading import loader
 from tailor.data.transforms import train_transform
+from tailor.preprocessing import Preprocessing
 from tailor.spec import Spec
 from tailor.surgery import trainable
-from tailor.training import Batch, Features, Recipe, accuracy, collect, head_only
+from tailor.training import Batch, Features, Progress, Recipe, accuracy, collect, head_only
 from tailor.verbs.events import Event, Report
 from tailor.verbs.images import in_order, score
 
@@ -50,11 +51,12 @@ def course(
         parts = head_only(model, head, first.images)
         if parts is not None:
             return _on_features(*parts, spec, data, recipe, report)
-    return _on_images(model, spec, data, recipe, workers)
+    return on_images(model, spec.preprocessing, data, recipe, workers)
 
 
-def _on_images(model: nn.Module, spec: Spec, data: ImageData, recipe: Recipe, workers: int) -> Course:
-    transform = train_transform(spec.preprocessing, recipe.augment)
+def on_images(model: nn.Module, preprocessing: Preprocessing, data: ImageData, recipe: Recipe, workers: int) -> Course:
+    """The ordinary course: every image through the whole model in every epoch."""
+    transform = train_transform(preprocessing, recipe.augment)
 
     def batches(epoch: int, start: int, process: int, processes: int) -> Iterable[Batch]:
         return loader(
@@ -71,7 +73,7 @@ def _on_images(model: nn.Module, spec: Spec, data: ImageData, recipe: Recipe, wo
         )
 
     def validate(module: nn.Module) -> Mapping[str, float]:
-        return {"accuracy": score(module, data.splits["val"], spec.preprocessing).accuracy}
+        return {"accuracy": score(module, data.splits["val"], preprocessing).accuracy}
 
     return Course(model, batches, validate)
 
@@ -95,3 +97,13 @@ def _on_features(
             return {"accuracy": accuracy(module, made["val"].batches(everything)).accuracy}
 
     return Course(head, batches, validate)
+
+
+def training_report(report: Report, stage: str = "training") -> Callable[[Progress], None]:
+    """The engine's progress as events of the verb."""
+
+    def tell(p: Progress) -> None:
+        text = f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}  {p.images_per_second:.0f} images/s"
+        report(Event(stage, p.update, p.updates, text))
+
+    return tell

@@ -12,10 +12,11 @@ from tailor.errors import UsageError
 from tailor.spec import Spec
 from tailor.training import processes_here
 from tailor.tuning.apply import cost
+from tailor.tuning.plan import TunePlan
 from tailor.verbs import planning
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked
-from tailor.verbs.train import Trained, already, recipe_of, train
+from tailor.verbs.train import Trained, already, guide, recipe_of, train
 
 
 def fit(
@@ -56,14 +57,16 @@ def fit(
     made = builder.base(spec.backbone, spec.head)
     spec = _recounted(spec, made)
     text = planning.text_map(spec, made)
-    guide = bundle.load(teacher) if teacher else None
+    learnt = guide(teacher, images.classes)
     trained = train(
-        made, spec, images, settings, folder, resume=resume, report=report, teacher=guide, source=data, workers=workers
+        made, spec, images, settings, folder, resume=resume, report=report, teacher=learnt, source=data, workers=workers
     )
     return replace(trained, map=text)
 
 
 def _recounted(spec: Spec, made: builder.Base) -> Spec:
     """The spec with the cost of its plan counted again: a person may have edited it."""
-    plans = tuple(replace(p, cost=cost(made.model, p, made.anatomy.heads)) for p in spec.plans)
+    plans = tuple(
+        replace(p, cost=cost(made.model, p, made.anatomy.heads)) if isinstance(p, TunePlan) else p for p in spec.plans
+    )
     return replace(spec, plans=plans)

@@ -1,7 +1,6 @@
 """From a method's name to a plan: plain methods need only the model, SPT a pass over the data first."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,20 @@ from torch import nn
 from tailor import budget as budgets
 from tailor.build import Base
 from tailor.bundle.files import replacing
-from tailor.data.images import ImageData
 from tailor.data.loading import loader
 from tailor.data.transforms import eval_transform
 from tailor.errors import PlanError, UsageError
 from tailor.evidence.plots import heatmap
 from tailor.evidence.terminal import heatmap_text
-from tailor.preprocessing import Preprocessing
 from tailor.spec import Spec
 from tailor.surgery import trainable
 from tailor.training import processes_here
 from tailor.tuning import MODULES, SELECTIONS, planner, spt, spt_report, spt_scores
 from tailor.tuning.plan import TunePlan
 from tailor.tuning.spt_allocate import allocate
-from tailor.verbs.events import Event, Report
+from tailor.verbs import searching
+from tailor.verbs.events import Event
+from tailor.verbs.task import Task
 
 SCORES, HEAT_MAP = "sensitivity.safetensors", "heatmap.png"
 SCORING_BATCH = 16
@@ -32,7 +31,7 @@ SCORING_BATCH = 16
 
 def known_methods() -> list[str]:
     """Every name that `--method` understands, without numbers."""
-    return [*SELECTIONS, *MODULES, *spt.SPT]
+    return [*SELECTIONS, *MODULES, *spt.SPT, NOAH]
 
 
 def check_names(methods: Sequence[str]) -> None:
@@ -44,8 +43,8 @@ def check_names(methods: Sequence[str]) -> None:
     for name in methods:
         if name.startswith("spt"):
             spt.named(name)
-        else:
-            planner.parse(name, tuple(spt.SPT))
+        elif name != NOAH:
+            planner.parse(name, (*spt.SPT, NOAH))
 
 
 def backbone_parameters(base: Base) -> int:
@@ -70,30 +69,18 @@ def allowed(base: Base, budget: str | None, default: str | None = None) -> int |
     return amount.of(backbone_parameters(base))
 
 
-DEFAULT_BUDGET = "0.47%"
-"""SPT without a budget: the 0.4 M of ViT-B/16 that the thesis's main rows use, as a share of the backbone."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What planning needs to know besides the method: the model, the images, where to leave things, whom to tell.
-
-    `known` keeps scores for the other methods of the same call; `scores` is a file or run folder to take them from.
-    """
-
-    base: Base
-    images: ImageData
-    preprocessing: Preprocessing
-    folder: Path
-    seed: int
-    report: Report
-    scores: str | None = None
-    known: dict[tuple[str, int], spt_scores.Scores] = field(default_factory=dict)
+NOAH = "noah"
+DEFAULT_BUDGET, NOAH_BUDGET = "0.47%", "0.75%"
+"""Without a budget, as shares of the backbone: SPT's main rows have 0.4 M of ViT-B/16, NOAH's limit is 0.64 M."""
 
 
 def choose(task: Task, method: str, budget: str | None) -> TunePlan:
     """The plan of any method; SPT leaves its scores and a picture of the plan in the task's folder."""
     base = task.base
+    if method == NOAH:
+        limit = allowed(base, budget, NOAH_BUDGET)
+        assert limit is not None
+        return searching.search(task, limit)
     if not method.startswith("spt"):
         return planner.plan(base.model, base.anatomy, planner.parse(method), allowed(base, budget))
     settings = spt.named(method)

@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from tailor.data.images import ImageData
 from tailor.errors import UsageError
 from tailor.spec import Spec
 from tailor.surgery import trainable
-from tailor.training import Progress, Recipe, fit, processes_here, read_recipe
-from tailor.verbs.course import course
-from tailor.verbs.events import Event, Report
+from tailor.training import Recipe, fit, processes_here, read_recipe
+from tailor.verbs.course import course, training_report
+from tailor.verbs.events import Report
 from tailor.verbs.images import reported, score
 from tailor.verbs.planning import backbone_parameters, head_parameters
 
@@ -65,11 +65,55 @@ def train(
     source: str = "",
     workers: int = 0,
 ) -> Trained:
-    """Apply the plans, train, choose the epoch on val, score on test (else val), write the bundle."""
-    started = time.monotonic()
+    """Apply the plans to what was made, then train it as `train_` does."""
     whole = backbone_parameters(made)
     model = builder.apply_plans_(made, spec.plans, spec.head.seed)
-    head = head_parameters(model, made.anatomy.heads)
+    return train_(
+        Planned(model, made.anatomy.heads, whole, spec.backbone.weights == "random"),
+        spec,
+        data,
+        recipe,
+        out,
+        resume=resume,
+        report=report,
+        teacher=teacher,
+        source=source,
+        workers=workers,
+    )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A model with its plans applied: the classifier's paths, the parameters of the backbone as it was, and whether its
+    bundle has to hold every tensor."""
+
+    model: nn.Module
+    heads: tuple[str, ...]
+    whole: int
+    complete: bool
+
+
+def train_(
+    planned: Planned,
+    spec: Spec,
+    data: ImageData,
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool,
+    report: Report,
+    teacher: nn.Module | None = None,
+    source: str = "",
+    workers: int = 0,
+    known: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Train what trains, choose the epoch on val, score on test (else val), write the bundle.
+
+    `known` metrics, those of a pruner, stand in the bundle beside the measured ones.
+    """
+    started = time.monotonic()
+    model, whole = planned.model, planned.whole
+    head = head_parameters(model, planned.heads)
     inside = sum(p.numel() for p in trainable(model).values()) - head
     main = processes_here().is_main_process
     if main:
@@ -77,7 +121,7 @@ def train(
     set_drop_path_(model, recipe.drop_path if inside else 0.0)
     plan = course(
         model,
-        made.anatomy.heads[0],
+        planned.heads[0],
         spec,
         data,
         recipe,
@@ -93,7 +137,7 @@ def train(
         run=out,
         validate=plan.validate,
         resume=resume,
-        report=_progress(report),
+        report=training_report(report),
         teacher=teacher,
     )
     set_drop_path_(model, 0.0)
@@ -101,6 +145,7 @@ def train(
     scores = score(model, split, spec.preprocessing, report, f"scoring {name}")
     seconds = time.monotonic() - started
     metrics = {
+        **(known or {}),
         "accuracy": scores.accuracy,
         "split": name,
         "n": scores.n,
@@ -112,13 +157,13 @@ def train(
         "seconds": round(result.seconds, 1),
     }
     if main:
-        complete = spec.backbone.weights == "random"
-        tensors = bundle.state(model, complete)
-        bundle.write(out, spec, tensors, complete=complete, metrics=metrics, provenance=provenance(source, recipe))
+        tensors = bundle.state(model, planned.complete)
+        facts = provenance(source, recipe)
+        bundle.write(out, spec, tensors, complete=planned.complete, metrics=metrics, provenance=facts)
     processes_here().wait_for_everyone()
     return Trained(
         bundle=str(out),
-        method=spec.plans[-1].method if spec.plans else "",
+        method=spec.tuning[-1].method if spec.tuning else "",
         accuracy=scores.accuracy,
         split=name,
         trainable_params=inside,
@@ -128,6 +173,28 @@ def train(
         seconds=round(seconds, 2),
         epoch=result.chosen,
     )
+
+
+def ready(folder: Path, overwrite: bool, resume: bool) -> None:
+    """Make the output folder, on the main process only; the others wait for it."""
+    state = processes_here()
+    if state.is_main_process:
+        bundle.prepare(folder, overwrite, resume)
+    state.wait_for_everyone()
+
+
+def guide(teacher: str | None, classes: Sequence[str]) -> nn.Module | None:
+    """The model of the bundle `teacher` to learn from, None where none is named; it must know the same classes."""
+    if teacher is None:
+        return None
+    loaded = bundle.read(Path(teacher))
+    if loaded.spec.head.classes != tuple(classes):
+        raise UsageError(
+            f"the teacher `{teacher}` knows {len(loaded.spec.head.classes)} classes that are not the data's "
+            f"{len(classes)}",
+            hint="name a teacher that was adapted to the same classes",
+        )
+    return bundle.restore(loaded)
 
 
 def bundle_bytes(folder: Path) -> int:
@@ -168,14 +235,6 @@ def already(out: Path, made: bundle.Manifest) -> Trained:
     )
 
 
-def _progress(report: Report) -> Any:
-    def tell(p: Progress) -> None:
-        text = f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}  {p.images_per_second:.0f} images/s"
-        report(Event("training", p.update, p.updates, text))
-
-    return tell
-
-
 def _config(spec: Spec, recipe: Recipe, source: str) -> dict[str, Any]:
     settings = asdict(recipe)
     settings["betas"] = list(recipe.betas) if recipe.betas else None
@@ -183,7 +242,7 @@ def _config(spec: Spec, recipe: Recipe, source: str) -> dict[str, Any]:
         "data": source,
         "model": spec.backbone.name,
         "weights": spec.backbone.weights,
-        "method": spec.plans[-1].method if spec.plans else None,
+        "method": spec.tuning[-1].method if spec.tuning else None,
         "recipe": settings,
     }
 

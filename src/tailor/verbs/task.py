@@ -1,0 +1,30 @@
+"""What planning a method needs to know besides its name."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tailor.build import Base
+from tailor.data.images import ImageData
+from tailor.preprocessing import Preprocessing
+from tailor.training import Recipe
+from tailor.tuning import spt_scores
+from tailor.verbs.events import Report
+
+
+@dataclass(frozen=True)
+class Task:
+    """The model, the images, where to leave things, whom to tell; the recipe for methods that train while they plan.
+
+    `known` keeps scores for the other methods of the same call; `scores` is a file or run folder to take them from.
+    """
+
+    base: Base
+    images: ImageData
+    preprocessing: Preprocessing
+    folder: Path
+    seed: int
+    report: Report
+    recipe: Recipe
+    resume: bool = False
+    scores: str | None = None
+    known: dict[tuple[str, int], spt_scores.Scores] = field(default_factory=dict)
