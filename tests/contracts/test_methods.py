@@ -146,20 +146,18 @@ def test_everything_that_trains_gets_a_gradient_and_nothing_else_does(kind, fami
 
 
 @ALL
-def test_only_what_the_plan_names_is_moved_by_training(kind):
-    model, anatomy, _ = _tuned(kind, "vit")
+def test_training_moves_what_the_plan_names_and_nothing_else(kind):
+    """From the method's own start, so that one from which it cannot move (two zero matrices) is found too."""
+    model, _, _ = _tuned(kind, "vit")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    names = changed(model).keys()
-    optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-2)
+    optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-2, weight_decay=0.0)
     model.train()
-    for _ in range(2):
+    for _ in range(3):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(tiny.images(model, 4)), tiny.labels(4)).backward()
         optimizer.step()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    counters = {name for name in moved if name.endswith("num_batches_tracked")}
-    assert moved - counters <= set(names)
-    assert any(name.startswith(anatomy.heads) for name in moved)
+    assert moved == changed(model).keys()
 
 
 @_pairs(METHODS)
@@ -179,11 +177,9 @@ def test_saved_tensors_bring_the_function_back(kind, family):
 def test_the_same_seed_draws_the_same_modules(kind):
     model, anatomy, plan = _planned(kind, "vit")
     state = torch.random.get_rng_state()
-    one, two, other = (apply_(copy.deepcopy(model), plan, anatomy.heads, seed=s) for s in (3, 3, 4))
+    one, two = (apply_(copy.deepcopy(model), plan, anatomy.heads, seed=3) for _ in range(2))
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    drawn = kind in MODULES
-    assert drawn != all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 @_pairs(WITH_KNOB)

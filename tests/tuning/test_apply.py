@@ -77,6 +77,12 @@ def test_new_modules_stand_in_the_mode_of_the_layer(mode):
     assert all(module.training == mode for module in merge_(model, plan).modules())
 
 
+def test_another_seed_draws_other_modules():
+    plan = TunePlan("one", tunes=(Tune(LAYER, Lora()),))
+    one, two = (apply_(tiny.vit(), plan, ("head",), seed=seed) for seed in (3, 4))
+    assert not torch.equal(one.get_submodule(LAYER).down, two.get_submodule(LAYER).down)
+
+
 def test_merging_leaves_the_rest_of_the_model_as_it_was():
     plain = tiny.vit()
     plan = TunePlan("one", tunes=(Tune(LAYER, Lora()),))
