@@ -11,7 +11,7 @@ import tailor
 from tailor.bundle.plan_file import read_plan
 from tailor.cli import main
 from tailor.data.images import open_data
-from tailor.errors import BundleError, PlanError
+from tailor.errors import BundleError, PlanError, UsageError
 from tailor.preprocessing import Preprocessing
 from tailor.tuning import noah
 from tailor.verbs.images import in_order
@@ -190,3 +190,21 @@ def test_a_file_of_flags_and_recipe_is_followed(photos, tmp_path, capsys):
     resolved = (tmp_path / "c/config.yaml").read_text()
     assert "optimizer: sgd" in resolved
     assert "lr: 0.01" in resolved
+
+
+def test_spts_settings_come_from_the_file(photos, tmp_path):
+    made = tailor.adapt(
+        str(photos),
+        method="spt-lora",
+        out=tmp_path / "s",
+        plan_only=True,
+        spt={"rule": "thesis", "samples": 9},
+        **SHORT,
+    )
+    facts = read_plan(tmp_path / "s").spec.plans[0].facts
+    assert facts["rule"] == "thesis"
+    assert facts["samples"] == 9
+    assert made.trainable_percent <= 0.47
+    with pytest.raises(UsageError, match="`sampels`") as caught:
+        tailor.adapt(str(photos), out=tmp_path / "t", spt={"sampels": 9}, **settings)
+    assert "`samples`" in caught.value.hint

@@ -17,7 +17,8 @@ import yaml
 from tailor.cli.options import HELP, METAVAR, POSITIONAL, SHORT
 from tailor.errors import UsageError, nearest
 
-_INNER = ("report", "recipe")
+_FILE_ONLY = ("recipe", "spt")
+_INNER = ("report", *_FILE_ONLY)
 """Parameters of a verb that are no flags: the callback, and what only a configuration file can hold."""
 
 
@@ -40,7 +41,7 @@ def command(name: str, verb: Callable[..., Any], run: Callable[..., None]) -> cl
             is_eager=True,
             expose_value=False,
             callback=_configured(tuple(signature.parameters)),
-            help="a YAML file of flags and a `recipe:`",
+            help="a YAML file: flags, `recipe:`, `spt:`",
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="make the last line of stdout one JSON object"),
         click.Option(["--debug"], is_flag=True, help="show a traceback where something fails"),
@@ -48,8 +49,8 @@ def command(name: str, verb: Callable[..., Any], run: Callable[..., None]) -> cl
 
     def callback(as_json: bool, debug: bool, **arguments: Any) -> None:
         context = click.get_current_context()
-        if "recipe" in signature.parameters:
-            arguments["recipe"] = context.meta.get("tailor.recipe")
+        for key in set(_FILE_ONLY) & signature.parameters.keys():
+            arguments[key] = context.meta.get(f"tailor.{key}")
         run(name, verb, arguments, as_json, debug)
 
     text = inspect.cleandoc(verb.__doc__ or "")
@@ -93,8 +94,8 @@ def _configured(known: tuple[str, ...]) -> Callable[..., None]:
             plain = str(key).replace("-", "_")
             if plain not in names:
                 raise UsageError(f"`{path.name}` has an unknown key `{key}`", hint=nearest(plain, names))
-            if plain == "recipe":
-                context.meta["tailor.recipe"] = value or {}
+            if plain in _FILE_ONLY:
+                context.meta[f"tailor.{plain}"] = value or {}
             elif value is not None:
                 defaults[plain] = value
         context.default_map = {**(context.default_map or {}), **defaults}

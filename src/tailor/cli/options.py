@@ -1,6 +1,7 @@
 """What each flag means, once for all verbs: the same word means the same thing everywhere."""
 
 HELP = {
+    "alpha": "share of the last block's class separation that a block must reach to stay",
     "against": "measure this bundle or model in the same run, in turns, and print the ratio",
     "batch": "images a forward pass (default: the protocol's)",
     "batch_size": "images a step, over all processes",
@@ -10,13 +11,15 @@ HELP = {
     "epochs": "passes over the training images",
     "image_size": "pixels a side, other than the backbone's own",
     "lr": "peak learning rate",
-    "method": "how to tune: `spt-lora`, `lora`, `lora-16`, `linear`, ...; several with commas",
+    "method": "how to tune: `spt-lora`, `lora`, `lora-16`, `linear`, ..., several with commas; how to prune: `sls`",
     "model": "the backbone by its timm name, `hf-hub:...`, `local-dir:...`, or `tailor_mini_s`",
     "out": "where to write",
     "overwrite": "replace what an earlier run left in the output folder",
     "plan_only": "write the plan and train nothing",
     "protocol": "how to measure: `quick`, or a paper's (`sls`: batch 64 x 100, `isomorphic`: 20 + 100)",
     "quick": "be done in under 30 seconds",
+    "retrain": "after the cut: `1clr` the full schedule again, `ft` a constant 1e-5, `tfs` from fresh tunes",
+    "samples": "images that the decision is made on, drawn from train and val",
     "resume": "continue an interrupted run; starts where there is none",
     "scores": "take SPT's scores from this earlier run: another budget costs no second pass",
     "seed": "seed of everything random",
@@ -35,6 +38,7 @@ POSITIONAL = {
     "evaluate": ("path", "data"),
     "predict": ("path", "files"),
     "inspect": ("name",),
+    "prune": ("name",),
     "bench": ("name",),
     "merge": ("path",),
     "export": ("path",),

@@ -42,6 +42,7 @@ def adapt(
     overwrite: bool = False,
     seed: int = 0,
     recipe: Mapping[str, Any] | None = None,
+    spt: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> Trained | list[Trained]:
     """Fit a pre-trained backbone to a folder of images, with a budget of trainable parameters; write a bundle.
@@ -58,6 +59,7 @@ def adapt(
     planning.check_names(methods)
     results = []
     known: dict[Any, Any] = {}
+    extra = dict(spt or {})
     reference = BackboneRef(name, weights, image_size=image_size, seed=seed)
     images = divided(open_checked(data, seed=seed, corrupt=corrupt, report=report), seed, report)
     for one in methods:
@@ -74,9 +76,7 @@ def adapt(
         else:
             made = builder.base(reference, head)
             preprocessing = preprocessing_of(made.config, settings.interpolation)
-            work = Task(
-                made, images, preprocessing, folder, seed, report, settings, resume=resume, scores=scores, known=known
-            )
+            work = Task(made, images, preprocessing, folder, seed, report, settings, resume, extra, scores, known)
             spec = _plan(work, head, one, budget)
         if plan_only:
             results.append(_planned(made, spec, folder))

@@ -1,9 +1,11 @@
 """From a method's name to a plan: plain methods need only the model, SPT a pass over the data first."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from tailor import budget as budgets
@@ -11,7 +13,7 @@ from tailor.build import Base
 from tailor.bundle.files import replacing
 from tailor.data.loading import loader
 from tailor.data.transforms import eval_transform
-from tailor.errors import PlanError, UsageError
+from tailor.errors import PlanError, UsageError, nearest
 from tailor.evidence.plots import heatmap
 from tailor.evidence.terminal import heatmap_text
 from tailor.spec import Spec
@@ -83,7 +85,7 @@ def choose(task: Task, method: str, budget: str | None) -> TunePlan:
         return searching.search(task, limit)
     if not method.startswith("spt"):
         return planner.plan(base.model, base.anatomy, planner.parse(method), allowed(base, budget))
-    settings = spt.named(method)
+    settings = _spt(method, task.spt)
     limit = allowed(base, budget, DEFAULT_BUDGET)
     assert limit is not None
     scores = _scores(task, settings)
@@ -93,6 +95,23 @@ def choose(task: Task, method: str, budget: str | None) -> TunePlan:
             scores.save(temporary)
         _draw(plan, base, task.folder)
     return plan
+
+
+def _spt(method: str, given: Mapping[str, Any]) -> spt.Spt:
+    """SPT's settings by the method's name, changed by those of a configuration file; UsageError for a wrong one."""
+    named = spt.named(method)
+    known = [f.name for f in fields(named) if f.name not in ("structured", "kind")]
+    for key in given:
+        if key not in known:
+            raise UsageError(f"SPT has no setting `{key}`", hint=nearest(str(key), known))
+    try:
+        return replace(named, **given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"`{'.'.join(map(str, first['loc']))}` of SPT: {first['msg'].lower()}, found: {first['input']!r}",
+            hint="see docs/methods/spt.md for its settings",
+        ) from None
 
 
 def _scores(task: Task, settings: spt.Spt) -> spt_scores.Scores:

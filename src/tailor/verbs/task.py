@@ -1,7 +1,9 @@
 """What planning a method needs to know besides its name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tailor.build import Base
 from tailor.data.images import ImageData
@@ -15,7 +17,8 @@ from tailor.verbs.events import Report
 class Task:
     """The model, the images, where to leave things, whom to tell; the recipe for methods that train while they plan.
 
-    `known` keeps scores for the other methods of the same call; `scores` is a file or run folder to take them from.
+    `spt` holds settings of SPT other than its defaults (`rule`, `samples`, `unit`, ...). `scores` is a file or run folder
+    to take scores from, `known` keeps them for the other methods of the same call.
     """
 
     base: Base
@@ -26,5 +29,6 @@ class Task:
     report: Report
     recipe: Recipe
     resume: bool = False
+    spt: Mapping[str, Any] = field(default_factory=dict)
     scores: str | None = None
     known: dict[tuple[str, int], spt_scores.Scores] = field(default_factory=dict)
