@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--memory", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    warnings.filterwarnings("ignore", module="opacus|torch")
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")  # opacus on frozen inputs
     if args.memory:
         print(memory(args))
         return
