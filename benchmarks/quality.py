@@ -1,10 +1,10 @@
-"""The mini-VTAB: every tuning method on six small tasks with a bundled mini. Resumable: a finished run is never repeated.
+"""The mini-VTAB: every tuning method on six small tasks with a bundled mini. Resumable: no finished run is repeated.
 
-Tasks: flowers and cifar10 (photos), builtin digits, and the three drawn shapes (location, orientation, count). 800 images
-to train on, 200 to choose the epoch, the test set to report. Seeds: one for every method, three for full, linear, lora and
-spt-lora. Methods with a size get the budget of `spt-lora` (0.47 % of ViT-B/16 scaled to the mini: `--budget`).
+Tasks: flowers and cifar10 (photos), builtin digits, and the three drawn shapes (location, orientation, count). 800
+images to train on, 200 to choose the epoch, the test set to report. Seeds: one for every method, three for full, linear,
+lora and spt-lora. Methods with a size, and SPT, get the same `--budget`.
 
-    python -m benchmarks.quality --model tailor_mini_ti --epochs 20 --store FILE [--seeds 3] [--methods a,b] [--minutes M]
+    python -m benchmarks.quality --model tailor_mini_ti --epochs 20 --store FILE [--seeds 3] [--methods a,b]
 """
 
 import argparse
@@ -56,6 +56,7 @@ def run_one(task: str, method: str, seed: int, args: argparse.Namespace) -> dict
                 epochs=args.epochs,
                 lr=LR.get(method),
                 seed=seed,
+                spt=getattr(args, "spt", None),
                 recipe={"evaluate_every": max(1, args.epochs // 4), "checkpoint_every": args.epochs},
             )
         except TailorError as error:

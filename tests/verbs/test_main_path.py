@@ -193,14 +193,8 @@ def test_a_file_of_flags_and_recipe_is_followed(photos, tmp_path, capsys):
 
 
 def test_spts_settings_come_from_the_file(photos, tmp_path):
-    made = tailor.adapt(
-        str(photos),
-        method="spt-lora",
-        out=tmp_path / "s",
-        plan_only=True,
-        spt={"rule": "thesis", "samples": 9},
-        **SHORT,
-    )
+    settings = {**SHORT, "method": "spt-lora", "plan_only": True}
+    made = tailor.adapt(str(photos), out=tmp_path / "s", spt={"rule": "thesis", "samples": 9}, **settings)
     facts = read_plan(tmp_path / "s").spec.plans[0].facts
     assert facts["rule"] == "thesis"
     assert facts["samples"] == 9

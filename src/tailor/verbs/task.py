@@ -17,8 +17,8 @@ from tailor.verbs.events import Report
 class Task:
     """The model, the images, where to leave things, whom to tell; the recipe for methods that train while they plan.
 
-    `spt` holds settings of SPT other than its defaults (`rule`, `samples`, `unit`, ...). `scores` is a file or run folder
-    to take scores from, `known` keeps them for the other methods of the same call.
+    `spt` holds settings of SPT other than its defaults (`rule`, `samples`, `unit`, ...). `scores` is a file or run
+    folder to take scores from, `known` keeps them for the other methods of the same call.
     """
 
     base: Base
