@@ -27,8 +27,43 @@ from tailor.tracing import Traced, WidthPlan, cut_, half, plan_widths, settle, t
 from tracing.shake import shake_
 
 SIZES = (128, 160, 192, 224, 256)
-# The smallest model of a few families is still too large for float64 on a small machine: fewer layers, same classes.
-SMALLER: dict[str, dict[str, Any]] = {}
+# Fewer layers and pixels where the stock class takes them: the same blocks, affordable in float64 on a small machine.
+SMALLER: dict[str, dict[str, Any]] = {
+    "beit_base_patch16_224": {"depth": 2, "img_size": 64},
+    "cait_xxs24_224": {"depth": 2, "img_size": 64},
+    "coat_tiny": {"serial_depths": (1, 1, 1, 1), "parallel_depth": 1, "img_size": 64},
+    "convit_tiny": {"depth": 3, "local_up_to_layer": 2, "img_size": 64},
+    "crossvit_tiny_240": {"depth": ((1, 2, 0),)},
+    "davit_tiny": {"depths": (1, 1, 1, 1)},
+    "deepseek_vit_412m": {"depth": 2},
+    "deit_tiny_patch16_224": {"depth": 3, "img_size": 64},
+    "densenet121": {"block_config": (2, 2, 2, 2)},
+    "dpn48b": {"k_sec": (1, 1, 2, 1)},
+    "fasternet_t0": {"depths": (1, 1, 1, 1)},
+    "fastvit_t8": {"layers": (1, 1, 1, 1)},
+    "gemma4_vit_167m": {"depth": 2},
+    "hiera_tiny_224": {"stages": (1, 1, 2, 1)},
+    "legacy_seresnet18": {"layers": (1, 1, 1, 1)},
+    "levit_128s": {"depth": (1, 1, 1)},
+    "naflexvit_base_patch16_parfac_gap": {"depth": 2},
+    "pvt_v2_b0": {"depths": (1, 1, 1, 1)},
+    "qwen3_vit_88m": {"depth": 2},
+    "res2next50": {"layers": (1, 1, 1, 1)},
+    "samvit_base_patch16_224": {"depth": 2, "img_size": 64, "global_attn_indexes": (1,)},
+    "sequencer2d_s": {"layers": (1, 1, 1, 1)},
+    "skresnet18": {"layers": (1, 1, 1, 1)},
+    "swiftformer_xs": {"layers": (1, 1, 1, 1)},
+    "swin_tiny_patch4_window7_224": {"depths": (2, 2, 2, 2), "img_size": 112},
+    "swinv2_cr_tiny_224": {"depths": (2, 1, 1, 1)},
+    "swinv2_tiny_window8_256": {"depths": (2, 2, 1, 1), "img_size": 128},
+    "tiny_vit_5m_224": {"depths": (1, 1, 1, 1)},
+    "tnt_s_legacy_patch16_224": {"depth": 2, "img_size": 64},
+    "tresnet_m": {"layers": (1, 1, 2, 1)},
+    "visformer_tiny": {"depth": (1, 1, 1), "img_size": 112},
+    "vit_tiny_patch16_dinov3_qkvb": {"depth": 2, "img_size": 64},
+    "vit_tiny_r_s16_p8_224": {"depth": 2},
+    "xcit_nano_12_p8_224": {"depth": 2, "img_size": 64},
+}
 
 
 def smallest_models() -> dict[str, str]:
@@ -44,14 +79,15 @@ def smallest_models() -> dict[str, str]:
 
 
 def create(name: str) -> nn.Module:
+    """The stock model in float64, shaken."""
     return shake_(timm.create_model(name, **SMALLER.get(name, {})).double()).eval()
 
 
-def example_for(model: nn.Module) -> Tensor:
+def example_for(name: str, model: nn.Module) -> Tensor:
     """Two images of the smallest size that the model accepts, or of its own."""
     cfg = model.default_cfg
-    sizes = () if cfg.get("fixed_input_size") else SIZES
-    for size in (*sizes, cfg["input_size"][-1]):
+    own = SMALLER.get(name, {}).get("img_size", cfg["input_size"][-1])
+    for size in (own,) if cfg.get("fixed_input_size") else (*SIZES, own):
         x = torch.randn(
             2, cfg["input_size"][0], size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
         )
@@ -68,7 +104,7 @@ def measure(name: str) -> dict[str, Any]:
     """One family's row."""
     row: dict[str, Any] = {"model": name}
     model = create(name)
-    x = example_for(model)
+    x = example_for(name, model)
     row["size"], row["params"] = x.shape[-1], sum(p.numel() for p in model.parameters())
     start = time.perf_counter()
     traced = trace(model, x)
@@ -78,6 +114,7 @@ def measure(name: str) -> dict[str, Any]:
     traced = settle(model, traced, x)
     row["settle_s"] = round(time.perf_counter() - start, 2)
     row["groups"], row["pinned"] = len(traced.groups.groups), pinned_share(model, traced)
+    row["recorded"] = sorted({type(model.get_submodule(path)).__name__ for path in traced.recordings})
     row["causes"] = sorted({p.reason[:200] for p in traced.groups.pinned if "the code of" in p.reason})[:8]
     plan = plan_widths(traced.groups, half(traced.groups, seed=3))
     start = time.perf_counter()
@@ -145,12 +182,26 @@ def run_family(name: str, limit: float) -> dict[str, Any]:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    lines = ["| family | model | exact | groups | pinned | seconds | cause |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| family | model | exact | by | groups | pinned | seconds | recorded, or cause |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for family, row in sorted(rows.items()):
         good = bool(row.get("exact") and row.get("trains") and row.get("rebuilds"))
-        cause = row.get("cause") or "; ".join(row.get("causes", ()))
+        recorded = row.get("recorded", ())
+        way = ("recording" if recorded else "surgery") if good else "-"
+        cause = row.get("cause") or "; ".join((*recorded, *row.get("causes", ())))
         pinned = f"{100 * row['pinned']:.1f} %" if "pinned" in row else "-"
-        cells = (family, row["model"], "yes" if good else "no", row.get("groups", "-"), pinned, row["seconds"], cause)
+        cells = (
+            family,
+            row["model"],
+            "yes" if good else "no",
+            way,
+            row.get("groups", "-"),
+            pinned,
+            row["seconds"],
+            cause,
+        )
         lines.append("| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines)
 

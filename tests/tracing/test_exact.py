@@ -139,7 +139,8 @@ def test_tied_weights_stay_tied():
 
 
 def test_code_that_fixes_a_size_is_pinned_and_named():
-    traced = net("fixed width")[2]
+    model, x, _ = net("fixed width")
+    traced = settle(model, trace(model, x), x, record_modules=False)
     reasons = {p.reason for p in traced.groups.pinned if p.tensor == "body.a.weight"}
     assert any("the code of `body` fixes its size" in reason for reason in reasons)
 

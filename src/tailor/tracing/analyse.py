@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from tailor.errors import ModelError
-from tailor.tracing.axes import fresh, pin, size
+from tailor.tracing.axes import fresh, pin, size, tag
 from tailor.tracing.rules import RULES
 from tailor.tracing.rules.call import Call, Use, Value
 
@@ -75,6 +75,8 @@ def _placeholder(node: Node, analysis: Analysis, ignore: Collection[str]) -> Val
     if name is None:
         constant = node.name in signature.inputs_to_lifted_tensor_constants
         _pin_all(value, "a constant of the code" if constant else "an input of the model")
+        if not constant and value.dims:
+            tag(value.dims[0], "batch")
         return value
     if integral:
         _pin_all(value, f"`{name}` holds indices")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tailor.errors import PlanError
 from tailor.tracing.layout import keep_index, keep_mask
 from tailor.tracing.plan import Rescale, Setting, Slice, WidthPlan
+from tailor.tracing.replay import replay_
 
 _HINT = "the plan was made for another backbone, or was already applied; make it again with `tailor prune`"
 
@@ -40,6 +41,10 @@ def cut_(model: nn.Module, plan: WidthPlan) -> nn.Module:
                 _select_(tensors[name], dims)
     for setting in plan.settings:
         _set_(modules[setting.module], setting)
+    for replay in plan.replays:
+        if replay.module not in modules:
+            raise PlanError(f"the model has no module `{replay.module}`", hint=_HINT)
+        replay_(model, replay)
     return model
 
 

@@ -45,6 +45,14 @@ def time_limit(seconds: float, doing: str) -> Iterator[None]:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings: the exporter warns about its own internals."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode, and every module's own mode back afterwards."""
     modes = {module: module.training for module in model.modules()}
@@ -59,8 +67,7 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
 def export_graph(model: nn.Module, example: Tensor, limit: float = 180.0) -> ExportedProgram:
     """The ATen graph of `model` on `example` `(B, ...)`; B is 2 or more, so that no batch looks like a size-1 axis."""
     failures: list[str] = []
-    with eval_mode(model), time_limit(limit, "exporting the model"), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+    with eval_mode(model), time_limit(limit, "exporting the model"), quiet(), torch.no_grad():
         for strict in (False, True):
             try:
                 return torch.export.export(model, (example,), strict=strict)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from tailor.tracing.analyse import Analysis
 from tailor.tracing.axes import Atom, Dim, expand, find, leaves, size
+from tailor.tracing.plan import Replay
 
 Label = Literal["embedding", "heads", "head dim", "hidden"]
 
@@ -72,6 +73,7 @@ class Carrier:
 class Groups:
     """All that can be removed from a model, as data. `layouts` holds the tensors that have something to remove.
 
+    `replays` are the modules to run as recorded calls, because their code fixes sizes; their sizes are layouts still.
     Groups in one of `ties` must keep equally many units (not the same): the model's code cuts them apart by number.
     """
 
@@ -82,6 +84,7 @@ class Groups:
     pinned: tuple[Pinned, ...]
     unknown: tuple[str, ...]
     ties: tuple[tuple[str, ...], ...] = ()
+    replays: tuple[Replay, ...] = ()
 
     @cached_property
     def sizes(self) -> dict[str, int]:

@@ -7,14 +7,14 @@ equal counts (a tie) though not the same units; where counts cannot be tied one 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import accumulate
 
 from torch import nn
 from torch.fx import Node
 
 from tailor.tracing.analyse import Analysis, module_path, operator_name
-from tailor.tracing.axes import Atom, Dim, Segment, expand, find, leaves, length, pin, size
+from tailor.tracing.axes import Atom, Dim, Segment, expand, find, leaves, length, size
 from tailor.tracing.groups import Attribute, spell
 from tailor.tracing.rules.call import axis
 
@@ -31,22 +31,34 @@ def split_nodes(analysis: Analysis) -> Iterator[tuple[Node, list[Dim]]]:
             yield node, [value.dims[d] for value in values]
 
 
-def tie_parts(model: nn.Module, analysis: Analysis) -> list[tuple[Atom, ...]]:
-    """Atoms that must keep equally many units, because code cuts them apart by number. Pins what cannot be tied."""
+def tie_parts(
+    model: nn.Module, analysis: Analysis, recorded: Collection[str] = ()
+) -> tuple[list[tuple[Atom, ...]], dict[str, list[Dim]]]:
+    """Atoms that must keep equally many units, because code cuts them apart by number; what cannot be tied, by module.
+
+    Modules in `recorded` do not run their code, so they ask nothing.
+    """
     ties: list[tuple[Atom, ...]] = []
+    stuck: dict[str, list[Dim]] = {}
     for node, parts in split_nodes(analysis):
+        if any(inside(node, path) for path in recorded):
+            continue
         if _holder(model, node, [size(part) for part in parts]) is not None:
             continue  # an attribute gives every size, so each part is free
-        for length_, group in _equal_lengths(parts).items():
+        for group in _equal_lengths(parts).values():
             if operator_name(node) == "split_with_sizes" and len(group) == 1:
                 continue
             tied = _tie(group)
             if tied is None or (operator_name(node) != "split_with_sizes" and len(group) != len(parts)):
-                for part in parts:
-                    pin(part, f"parts of {length_} that the code of `{module_path(node)}` cuts by number")
+                stuck.setdefault(module_path(node).split("@")[0], []).extend(parts)
             elif tied:
                 ties.append(tied)
-    return _merged(ties)
+    return _merged(ties), stuck
+
+
+def inside(node: Node, path: str) -> bool:
+    """Whether the node was made while this module ran."""
+    return any(str(entry[0]).split("@")[0] == path for entry in node.meta.get("nn_module_stack", {}).values())
 
 
 def _equal_lengths(parts: list[Dim]) -> dict[int, list[Dim]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, JsonValue
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import PlanError
@@ -66,6 +66,25 @@ class Rescale:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Step:
+    """One ATen call. Arguments are numbers or references: `{"value": i}`, `{"tensor": name}`, `{"length": [i, d]}`."""
+
+    operator: str
+    args: tuple[JsonValue, ...]
+    kwargs: dict[str, JsonValue]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Replay:
+    """What a module computes, call by call, where its class's code fixes sizes. Inputs are the first values."""
+
+    module: str
+    steps: tuple[Step, ...]
+    outputs: tuple[JsonValue, ...]
+    single: bool
+
+
+@dataclass(frozen=True, config=_STRICT)
 class WidthPlan:
     """Widths to keep: the decision (`cuts`), and what follows from it for tensors and attributes."""
 
@@ -73,4 +92,5 @@ class WidthPlan:
     slices: tuple[Slice, ...]
     settings: tuple[Setting, ...] = ()
     rescales: tuple[Rescale, ...] = ()
+    replays: tuple[Replay, ...] = ()
     kind: Literal["width"] = "width"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
+from typing import Any
 
 from tailor.errors import PlanError, nearest
 from tailor.tracing.groups import Attribute, Groups
 from tailor.tracing.layout import NAME, extent, names
-from tailor.tracing.plan import Cut, Rescale, Setting, Slice, WidthPlan
+from tailor.tracing.plan import Cut, Replay, Rescale, Setting, Slice, Step, WidthPlan
 
 
 def plan_widths(groups: Groups, keep: Mapping[str, Sequence[int]]) -> WidthPlan:
@@ -39,7 +40,28 @@ def plan_widths(groups: Groups, keep: Mapping[str, Sequence[int]]) -> WidthPlan:
         for c in groups.carriers
         if names(c.head_dim) & cut
     )
-    return WidthPlan(cuts, slices, settings, rescales)
+    replays = tuple(_number_replay(replay, kept) for replay in groups.replays) if cuts else ()
+    return WidthPlan(cuts, slices, settings, rescales, replays)
+
+
+def _number_replay(replay: Replay, kept: Mapping[str, int]) -> Replay:
+    """The recorded calls with numbers for layouts."""
+    steps = tuple(
+        Step(s.operator, tuple(_number(a, kept) for a in s.args), {k: _number(a, kept) for k, a in s.kwargs.items()})
+        for s in replay.steps
+    )
+    return Replay(replay.module, steps, replay.outputs, replay.single)
+
+
+def _number(argument: Any, kept: Mapping[str, int]) -> Any:
+    if isinstance(argument, (list, tuple)):
+        return [_number(item, kept) for item in argument]
+    if isinstance(argument, dict) and "layout" in argument:
+        return extent(argument["layout"], kept)
+    if isinstance(argument, dict) and "ratio" in argument:
+        whole, part = (extent(layout, kept) for layout in argument["ratio"])
+        return whole // part
+    return argument
 
 
 def _check_ties(groups: Groups, kept: Mapping[str, int]) -> None:

@@ -12,42 +12,89 @@ from collections.abc import Iterable, Iterator
 from random import Random
 
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import Node
 
 from tailor.errors import ModelError
 from tailor.tracing.analyse import Analysis, module_path, operator_name
-from tailor.tracing.axes import Atom, leaves
+from tailor.tracing.axes import Atom, leaves, pin
 from tailor.tracing.cut import cut_
 from tailor.tracing.groups import Groups
+from tailor.tracing.materialise import Recording, Unrecordable, record, template
+from tailor.tracing.parts import tie_parts
 from tailor.tracing.planning import plan_widths
 from tailor.tracing.rules.call import Value
 from tailor.tracing.rules.shape import SHAPE
 from tailor.tracing.traced import Traced, read_groups
-from tailor.tracing.verify import Verdict, run_failure, verify
+from tailor.tracing.verify import Verdict, attempt, verify
 
 _ROUNDS = 24
 
 
-def settle(model: nn.Module, traced: Traced, example: Tensor) -> Traced:
-    """The groups that surgery on the model's own classes cuts exactly; the others are pinned, with the module named.
+def settle(model: nn.Module, traced: Traced, example: Tensor, *, record_modules: bool = True) -> Traced:
+    """The groups that can be cut exactly: on the model's own classes, or with recorded modules where their code fails.
 
-    Works on a copy. Raises a `ModelError` where the model cannot be cut exactly whatever is pinned.
+    A module whose code fixes a size is recorded (see `materialise`) if that is allowed and possible; otherwise its
+    groups are pinned, with the module named. Works on a copy. Raises a `ModelError` where the model cannot be cut
+    exactly whatever is pinned.
     """
-    sketchable = _sketch(model, example) is None
-    traced = read_groups(model, traced.analysis, tied=True)
+    tools = _Tools(model, example, traced.analysis, record_modules)
+    _free_splits(tools)
     for _ in range(_ROUNDS):
-        failure = _sketch(model, example, traced) if sketchable else None
+        traced = read_groups(model, traced.analysis, tools.recordings)
+        failure = _sketch(model, example, traced) if tools.sketches else None
         verdict = failure or trial(model, traced, example)
         if verdict.exact:
             return traced
         paths = _siblings(model, verdict.module)
-        if not sum(_pin_module(traced.analysis, traced.names, path, verdict.cause) for path in paths):
+        if not sum(_record(tools, path) for path in paths) and not sum(
+            _pin_module(traced.analysis, traced.names, path, verdict.cause) for path in paths
+        ):
             break
-        traced = read_groups(model, traced.analysis, tied=True)
     raise ModelError(
         f"the model cannot be cut exactly: `{verdict.module or 'the model'}`: {verdict.cause}",
         hint="prune by layers instead: `tailor prune --method sls`",
     )
+
+
+class _Tools:
+    """What recording needs: a run of the dense model (without values where it can), and what was recorded so far."""
+
+    def __init__(self, model: nn.Module, example: Tensor, analysis: Analysis, allowed: bool) -> None:
+        empty = _empty(model)
+        self.sketches = attempt(empty, example.to("meta"))[1] is None
+        self.model, self.analysis, self.allowed = model, analysis, allowed
+        self.dense, self.example = (empty, example.to("meta")) if self.sketches else (model, example)
+        self.known: dict[type, ExportedProgram] = {}
+        self.recordings: dict[str, Recording] = {}
+
+
+def _free_splits(tools: _Tools) -> None:
+    """Modules whose splits cannot be tied are recorded; where that fails, the parts are pinned."""
+    _, stuck = tie_parts(tools.model, tools.analysis)
+    for path, dims in stuck.items():
+        if not _record(tools, path):
+            for dim in dims:
+                pin(dim, f"parts that the code of `{path}` cuts by number")
+
+
+def _record(tools: _Tools, path: str) -> bool:
+    """Record the module, or the nearest one around it that is not recorded yet. Containers run no code of their own."""
+    while tools.allowed and path:
+        kind = type(tools.model.get_submodule(path))
+        if path not in tools.recordings and not kind.__module__.startswith("torch."):
+            try:
+                recording = record(tools.dense, tools.example, tools.analysis, path, tools.known)
+                template(recording, tools.analysis, {}, path)
+            except Unrecordable:
+                return False
+            inner = [done for done in tools.recordings if done.startswith(f"{path}.")]
+            for done in inner:
+                del tools.recordings[done]
+            tools.recordings[path] = recording
+            return True
+        path = path.rpartition(".")[0]
+    return False
 
 
 def trial(model: nn.Module, traced: Traced, example: Tensor, seed: int = 0) -> Verdict:
@@ -71,17 +118,19 @@ def uneven(groups: Groups, seed: int = 0) -> dict[str, list[int]]:
     return {g.id: sorted(random.sample(range(g.size), counts[g.id])) for g in groups.groups}
 
 
-def _sketch(model: nn.Module, example: Tensor, traced: Traced | None = None) -> Verdict | None:
-    """The trial on the meta device: the verdict where the cut model fails on shapes, None where it runs."""
-    tensors = dict.fromkeys((*model.parameters(), *model.buffers()))
+def _empty(model: nn.Module) -> nn.Module:
+    """A copy without values, on the meta device."""
     memo: dict[int, object] = {}
-    for tensor in tensors:
+    for tensor in dict.fromkeys((*model.parameters(), *model.buffers())):
         empty = tensor.detach().to("meta")
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    sketch = copy.deepcopy(model, memo)
-    if traced is not None:
-        cut_(sketch, plan_widths(traced.groups, uneven(traced.groups)))
-    return run_failure(sketch, example.to("meta"))
+    return copy.deepcopy(model, memo)
+
+
+def _sketch(model: nn.Module, example: Tensor, traced: Traced) -> Verdict | None:
+    """The trial without values: the verdict where the cut model fails on shapes, None where it runs."""
+    sketch = cut_(_empty(model), plan_widths(traced.groups, uneven(traced.groups)))
+    return attempt(sketch, example.to("meta"))[1]
 
 
 def _siblings(model: nn.Module, path: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from tailor.tracing.axes import Atom
 from tailor.tracing.export import export_graph, time_limit
 from tailor.tracing.groups import Groups, build_groups, free_atoms, name_atoms, pinned_dims, spell
 from tailor.tracing.labels import tag_attention
+from tailor.tracing.materialise import Recording, template
 from tailor.tracing.parts import tie_parts
 from tailor.tracing.scale import find_carriers, spell_carriers
 
@@ -24,6 +25,7 @@ class Traced:
     groups: Groups
     analysis: Analysis
     names: Mapping[Atom, str]
+    recordings: Mapping[str, Recording] = field(default_factory=dict)
 
 
 def trace(model: nn.Module, example: Tensor, *, ignore: Collection[str] = (), limit: float = 180.0) -> Traced:
@@ -39,10 +41,10 @@ def trace(model: nn.Module, example: Tensor, *, ignore: Collection[str] = (), li
         return read_groups(model, analysis)
 
 
-def read_groups(model: nn.Module, analysis: Analysis, *, tied: bool = False) -> Traced:
-    """The groups that an analysis leaves free; `tied` adds what the model's own code asks of its splits."""
+def read_groups(model: nn.Module, analysis: Analysis, recordings: Mapping[str, Recording] | None = None) -> Traced:
+    """The groups that an analysis leaves free. With `recordings` (maybe none), what the code's splits ask is added."""
     carriers = find_carriers(analysis)  # may pin head dims, as ties may pin parts, so both come first
-    ties = tie_parts(model, analysis) if tied else []
+    ties = tie_parts(model, analysis, recordings)[0] if recordings is not None else []
     atoms = free_atoms(analysis)
     names = name_atoms(atoms)
     layouts = {source: tuple(spell(dim, names) for dim in value.dims) for source, value in analysis.sources.items()}
@@ -54,5 +56,6 @@ def read_groups(model: nn.Module, analysis: Analysis, *, tied: bool = False) -> 
         pinned_dims(analysis, names),
         tuple(sorted(analysis.unknown)),
         tuple(tie for tie in (tuple(names[a] for a in atoms_ if a in names) for atoms_ in ties) if len(tie) > 1),
+        tuple(template(recording, analysis, names, path) for path, recording in (recordings or {}).items()),
     )
-    return Traced(groups, analysis, names)
+    return Traced(groups, analysis, names, recordings or {})

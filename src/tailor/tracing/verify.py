@@ -33,12 +33,11 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, to
 
 def verify(dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -> Verdict:
     """Whether `cut(example)` equals the dense model with the removed units masked after every operator."""
-    failure = run_failure(cut, example)
+    output, failure = attempt(cut, example)
     if failure is not None:
         return failure
     masking = Masking(traced.analysis, traced.names, keep_vectors(plan))
-    with eval_mode(cut), torch.no_grad():
-        found = _tensors(cut(example))
+    found = _tensors(output)
     expected = _tensors(run_masked(dense, masking, example))
     error = _difference(found, expected)
     if error <= TOLERANCE[example.dtype]:
@@ -48,14 +47,14 @@ def verify(dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, ex
     )
 
 
-def run_failure(model: nn.Module, example: Tensor) -> Verdict | None:
-    """The verdict on a model that cannot run, with the innermost module that was running; None where it runs."""
+def attempt(model: nn.Module, example: Tensor) -> tuple[Any, Verdict | None]:
+    """The model's output, or the verdict on why it cannot run, with the innermost module that was running."""
     with eval_mode(model), torch.no_grad(), _entered(model) as inside:
         try:
-            model(example)
+            return model(example), None
         except Exception as error:  # a module's own code fails in its own way
-            return Verdict(False, float("inf"), inside[-1] if inside else "", f"{type(error).__name__}: {_line(error)}")
-    return None
+            where, cause = inside[-1] if inside else "", f"{type(error).__name__}: {_line(error)}"
+            return None, Verdict(False, float("inf"), where, cause)
 
 
 def first_divergence(dense: nn.Module, cut: nn.Module, masking: Masking, example: Tensor, plan: WidthPlan) -> str:
