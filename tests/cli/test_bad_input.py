@@ -173,3 +173,10 @@ def test_version_and_help_answer(capsys):
     code, out, _ = run(capsys, "adapt", "--help")
     assert code == 0
     assert "--plan-only" in out
+
+
+def test_without_a_verb_the_verbs_are_shown(capsys):
+    code, out, err = run(capsys)
+    assert code == 0
+    assert "adapt" in out
+    assert err == ""

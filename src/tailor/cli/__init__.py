@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_group(given).main(args=given, prog_name="tailor", standalone_mode=False) or 0)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        sys.exit(0)
     except click.NoSuchOption as error:
         sys.exit(_say(f"no such flag `{error.option_name}`", _options_like(error)))
     except click.ClickException as error:

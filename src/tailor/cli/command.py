@@ -14,7 +14,7 @@ from typing import Any, Literal
 import click
 import yaml
 
-from tailor.cli.options import HELP, METAVAR, POSITIONAL, SHORT
+from tailor.cli.options import HELP, METAVAR, POSITIONAL, SHORT, SUMMARY
 from tailor.errors import UsageError, nearest
 
 _FILE_ONLY = ("recipe", "spt")
@@ -54,7 +54,7 @@ def command(name: str, verb: Callable[..., Any], run: Callable[..., None]) -> cl
         run(name, verb, arguments, as_json, debug)
 
     text = inspect.cleandoc(verb.__doc__ or "")
-    return click.Command(name, params=parameters, callback=callback, help=text, short_help=text.split("\n")[0])
+    return click.Command(name, params=parameters, callback=callback, help=text, short_help=SUMMARY[name])
 
 
 def _option(key: str, hint: Any, default: Any) -> click.Option:

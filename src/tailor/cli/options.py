@@ -30,6 +30,19 @@ HELP = {
     "workers": "processes that decode images",
 }
 
+SUMMARY = {
+    "adapt": "plan what to tune, train it, write a bundle",
+    "fit": "train what a plan, read and edited, says",
+    "prune": "make a bundle or a backbone smaller",
+    "evaluate": "accuracy of a bundle on data",
+    "predict": "labels for files, folders and globs",
+    "inspect": "what is in a bundle, a plan, a backbone, data",
+    "bench": "MACs, latency, throughput, memory, measured here",
+    "merge": "fold the tunes into the stock model",
+    "export": "ONNX, torch.export, or peft's layout",
+}
+"""One line a verb for `tailor --help`."""
+
 SHORT = {"out": "-o"}
 
 POSITIONAL = {
