@@ -202,3 +202,22 @@ def test_spts_settings_come_from_the_file(photos, tmp_path):
     with pytest.raises(UsageError, match="`sampels`") as caught:
         tailor.adapt(str(photos), out=tmp_path / "t", spt={"sampels": 9}, **settings)
     assert "`samples`" in caught.value.hint
+
+
+def test_a_teacher_must_know_the_same_classes(photos, adapted, tmp_path):
+    student = {**SHORT, "method": "linear", "teacher": adapted.bundle}
+    taught = tailor.adapt(str(photos), out=tmp_path / "t", **student)
+    assert taught.split == "test"
+    with pytest.raises(UsageError, match="classes"):
+        tailor.adapt("builtin/digits", out=tmp_path / "d", **student)
+
+
+def test_scoring_with_class_means_gives_another_plan(photos, tmp_path):
+    settings = {**SHORT, "method": "spt-lora", "plan_only": True}
+    plans = []
+    for head in ("random", "class-means"):
+        tailor.adapt(str(photos), out=tmp_path / head, spt={"head": head}, **settings)
+        plans.append(read_plan(tmp_path / head).spec.plans[0])
+    assert plans[0].facts["head"] == "own"
+    assert plans[1].facts["head"] == "ncm"
+    assert (plans[0].tunes, plans[0].entries) != (plans[1].tunes, plans[1].entries)

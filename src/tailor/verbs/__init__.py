@@ -11,10 +11,12 @@ from tailor.verbs.fit import fit
 from tailor.verbs.inspect import inspect
 from tailor.verbs.merge import merge
 from tailor.verbs.predict import predict
+from tailor.verbs.prune import prune
 
 VERBS: dict[str, Callable[..., Any]] = {
     "adapt": adapt,
     "fit": fit,
+    "prune": prune,
     "evaluate": evaluate,
     "predict": predict,
     "inspect": inspect,

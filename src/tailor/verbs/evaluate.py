@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tailor import bundle
 from tailor.data.images import for_evaluation
+from tailor.training import processes_here
 from tailor.verbs.events import Report, silent
 from tailor.verbs.images import Corrupt, open_checked, score
 
@@ -34,7 +35,7 @@ def evaluate(
     spec = loaded.spec
     images = open_checked(data, seed=seed, corrupt=corrupt, report=report, classes=spec.head.classes)
     split = for_evaluation(images)
-    model = bundle.restore(loaded, weights)
+    model = bundle.restore(loaded, weights).to(processes_here().device)
     scores = score(model, split, spec.preprocessing, report, f"scoring {split.name}")
     present = set(split.labels)
     per_class = {name: scores.per_class[i] for i, name in enumerate(spec.head.classes) if i in present}

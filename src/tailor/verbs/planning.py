@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -26,6 +27,8 @@ from tailor.verbs import searching
 from tailor.verbs.events import Event
 from tailor.verbs.task import Task
 
+_HEADS: dict[str, Literal["own", "ncm"]] = {"random": "own", "class-means": "ncm"}
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SCORES, HEAT_MAP = "sensitivity.safetensors", "heatmap.png"
 SCORING_BATCH = 16
 """Images a step of the sensitivity pass: its scratch memory grows with it, its result does not depend on it."""
@@ -85,10 +88,10 @@ def choose(task: Task, method: str, budget: str | None) -> TunePlan:
         return searching.search(task, limit)
     if not method.startswith("spt"):
         return planner.plan(base.model, base.anatomy, planner.parse(method), allowed(base, budget))
-    settings = _spt(method, task.spt)
+    settings, head = _spt(method, task.spt)
     limit = allowed(base, budget, DEFAULT_BUDGET)
     assert limit is not None
-    scores = _scores(task, settings)
+    scores = _scores(task, settings, head)
     plan = allocate(scores, base.anatomy, base.model, settings, limit)
     if processes_here().is_main_process:
         with replacing(task.folder / SCORES) as temporary:
@@ -97,15 +100,22 @@ def choose(task: Task, method: str, budget: str | None) -> TunePlan:
     return plan
 
 
-def _spt(method: str, given: Mapping[str, Any]) -> spt.Spt:
-    """SPT's settings by the method's name, changed by those of a configuration file; UsageError for a wrong one."""
+def _spt(method: str, given: Mapping[str, Any]) -> tuple[spt.Spt, Literal["own", "ncm"]]:
+    """SPT's settings by the method's name, changed by those of a configuration file, and the head that scores.
+
+    `head: class-means` scores with a classifier of class means instead of the seeded random one. UsageError for a wrong
+    setting.
+    """
     named = spt.named(method)
-    known = [f.name for f in fields(named) if f.name not in ("structured", "kind")]
+    known = ["head", *(f.name for f in fields(named) if f.name not in ("structured", "kind"))]
     for key in given:
         if key not in known:
             raise UsageError(f"SPT has no setting `{key}`", hint=nearest(str(key), known))
+    head = given.get("head", "random")
+    if head not in _HEADS:
+        raise UsageError(f"SPT scores with no head `{head}`", hint=nearest(str(head), list(_HEADS)))
     try:
-        return replace(named, **given)
+        return replace(named, **{k: v for k, v in given.items() if k != "head"}), _HEADS[head]
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(
@@ -114,9 +124,9 @@ def _spt(method: str, given: Mapping[str, Any]) -> spt.Spt:
         ) from None
 
 
-def _scores(task: Task, settings: spt.Spt) -> spt_scores.Scores:
+def _scores(task: Task, settings: spt.Spt, head: Literal["own", "ncm"]) -> spt_scores.Scores:
     """The sensitivity of every candidate: taken from a file, from another method of this call, or from a new pass."""
-    wanted = (settings.unit, settings.samples)
+    wanted = (settings.unit, settings.samples, head)
     if task.scores is not None:
         return _taken(Path(task.scores), task)
     if wanted not in task.known:
@@ -128,17 +138,21 @@ def _scores(task: Task, settings: spt.Spt) -> spt_scores.Scores:
             epoch=0,
             shuffle=True,
         )
+        device = processes_here().device
         scores = spt_scores.sensitivity(
-            task.base.model,
+            task.base.model.to(device),
             task.base.anatomy,
-            _pairs(batches),
+            _pairs(batches, device),
+            head=head,
             head_seed=task.seed,
             unit=settings.unit,
             samples=settings.samples,
+            autocast=_HALF.get(task.recipe.precision),
             progress=lambda done, total: task.report(Event("sensitivity", done, total, "squared gradients")),
         )
+        task.base.model.cpu()  # what a plan adds is drawn on the CPU, so that the same seed gives the same start
         facts = {**scores.facts, "backbone": task.base.reference.digest, "data": task.images.name}
-        task.known[wanted] = spt_scores.Scores(scores.tensors, facts)
+        task.known[wanted] = spt_scores.Scores({n: t.cpu() for n, t in scores.tensors.items()}, facts)
     return task.known[wanted]
 
 
@@ -157,17 +171,17 @@ def _taken(path: Path, task: Task) -> spt_scores.Scores:
 
 
 class _pairs:  # noqa: N801  (reads as a function at its one call)
-    """Batches as (images, labels), with their number, for the scoring pass."""
+    """Batches as (images, labels) on the device, with their number, for the scoring pass."""
 
-    def __init__(self, batches: Any) -> None:
-        self.batches = batches
+    def __init__(self, batches: Any, device: torch.device) -> None:
+        self.batches, self.device = batches, device
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for batch in self.batches:
-            yield batch.images, batch.labels
+            yield batch.images.to(self.device), batch.labels.to(self.device)
 
 
 def _draw(plan: TunePlan, base: Base, folder: Path) -> None:

@@ -12,6 +12,7 @@ from tailor.data.images import read_image
 from tailor.data.sources.folder import is_image
 from tailor.data.transforms import eval_transform
 from tailor.errors import DataError, UsageError
+from tailor.training import processes_here
 from tailor.verbs.events import Event, Report, silent
 
 _TOP = 5
@@ -41,7 +42,8 @@ def predict(
     """
     found = images_in(files)
     loaded = bundle.read(Path(path))
-    model = bundle.restore(loaded, weights)
+    device = processes_here().device
+    model = bundle.restore(loaded, weights).to(device)
     transform = eval_transform(loaded.spec.preprocessing)
     classes = loaded.spec.head.classes
     made: list[Prediction] = []
@@ -57,7 +59,7 @@ def predict(
                 report(Event("left out", text=error.message))
         if tensors:
             with torch.inference_mode():
-                probabilities = model(torch.stack(tensors)).softmax(dim=-1)
+                probabilities = model(torch.stack(tensors).to(device)).softmax(dim=-1).cpu()
             made += [_prediction(n, p, classes) for n, p in zip(names, probabilities, strict=True)]
         report(Event("predicting", min(start + batch_size, len(found)), len(found)))
     if not made:

@@ -31,4 +31,4 @@ class Task:
     resume: bool = False
     spt: Mapping[str, Any] = field(default_factory=dict)
     scores: str | None = None
-    known: dict[tuple[str, int], spt_scores.Scores] = field(default_factory=dict)
+    known: dict[tuple[str, int, str], spt_scores.Scores] = field(default_factory=dict)

@@ -1,0 +1,102 @@
+"""What `prune` starts from, an adapted bundle or a backbone by name with a fresh head; and the same model made smaller.
+
+A spec with a pruning plan added is built anew on the stock backbone and given the tensors that are left, so that what
+is measured is what the written bundle will be read as.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from tailor import backbones, bundle
+from tailor import build as builder
+from tailor.anatomy import Anatomy
+from tailor.data.images import ImageData
+from tailor.pruning.layers import LayerPlan
+from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.surgery import changed, load_changed_, trainable
+from tailor.training import Recipe
+from tailor.tuning import planner
+from tailor.tuning.apply import apply_
+from tailor.tuning.plan import TunePlan, without
+from tailor.verbs.images import preprocessing_of
+from tailor.verbs.planning import backbone_parameters, head_parameters
+from tailor.verbs.train import Planned
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A model before pruning. `complete` as in a bundle; `weights` is where the backbone's tensors are looked for."""
+
+    spec: Spec
+    model: nn.Module
+    anatomy: Anatomy
+    complete: bool
+    weights: str | None = None
+
+
+def from_bundle(name: str, weights: str | None) -> Dense:
+    """The bundle's model, its tunes unmerged; where it has none (a merged bundle), the classifier is what may train."""
+    loaded = bundle.read(Path(name))
+    model = bundle.restore(loaded, weights)
+    anatomy = backbones.describe(model)
+    spec = loaded.spec
+    if not spec.tuning:
+        plan = planner.plan(model, anatomy, planner.parse("linear"))
+        apply_(model, plan, anatomy.heads)
+        spec = replace(spec, plans=(plan, *spec.plans))
+    return Dense(spec, model, anatomy, loaded.manifest.complete, weights)
+
+
+def from_name(name: str, weights: str, image_size: int | None, images: ImageData, recipe: Recipe) -> Dense:
+    """A backbone by name with a fresh classifier for the data's classes, which is all that may train."""
+    head = ClassifierHead(images.classes, recipe.seed)
+    made = builder.base(BackboneRef(name, weights, image_size=image_size, seed=recipe.seed), head)
+    plan = planner.plan(made.model, made.anatomy, planner.parse("linear"))
+    preprocessing = preprocessing_of(made.config, recipe.interpolation)
+    spec = Spec(made.reference, head, preprocessing, (plan,))
+    model = builder.apply_plans_(made, spec.plans, head.seed).eval()
+    return Dense(spec, model, made.anatomy, weights == "random")
+
+
+def with_layers(dense: Dense, plan: LayerPlan) -> Spec:
+    """The spec with a layer plan added, and with what was to train in the dropped blocks left out."""
+    if not plan.dropped:
+        return replace(dense.spec, plans=(*dense.spec.plans, plan))
+    blocks = [block.path for block in dense.anatomy.blocks]
+    kept = [without(p, blocks, plan.dropped) if isinstance(p, TunePlan) else p for p in dense.spec.plans]
+    return replace(dense.spec, plans=(*kept, plan))
+
+
+def smaller(dense: Dense, spec: Spec, fresh: bool = False) -> Planned:
+    """The model of `spec`, ready to train: with the dense model's tensors, or, with `fresh`, its trained ones anew."""
+    made = builder.base(_reference(dense), spec.head, check=False)
+    whole = backbone_parameters(made)
+    model = builder.apply_plans_(made, spec.plans, spec.head.seed).eval()
+    ours = changed(model)
+    if dense.complete:
+        again = {*ours, *(e.tensor for plan in spec.tuning for e in plan.entries)} if fresh else set()
+        start = model.state_dict()
+        bundle.load_all_(model, {**start, **_those(dense.model.state_dict(), [n for n in start if n not in again])})
+    elif not fresh:
+        load_changed_(model, _those(dict(changed(dense.model)), list(ours)))
+    return Planned(model, dense.anatomy.heads, whole, dense.complete)
+
+
+def counted(spec: Spec, planned: Planned) -> Spec:
+    """The spec with the cost of its tunes counted again on the model they were applied to."""
+    trained = sum(p.numel() for p in trainable(planned.model).values())
+    cost = trained - head_parameters(planned.model, planned.heads)
+    return replace(spec, plans=tuple(replace(p, cost=cost) if isinstance(p, TunePlan) else p for p in spec.plans))
+
+
+def _those(tensors: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    return {name: tensors[name] for name in names if name in tensors}
+
+
+def _reference(dense: Dense) -> BackboneRef:
+    """Where to build on: as reading the bundle does."""
+    elsewhere = "random" if dense.complete else dense.weights or dense.spec.backbone.weights
+    return replace(dense.spec.backbone, weights=elsewhere)

@@ -1,0 +1,232 @@
+"""Prune from adapted bundle to written bundle: what is reported is what is read back, in a new process too."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import tailor
+from tailor import bundle
+from tailor.cli import main
+from tailor.data.records import Record, Split
+from tailor.errors import BundleError, DataError, PlanError, UsageError
+from tailor.pruning.sls import Curve
+
+VERB = importlib.import_module("tailor.verbs.prune")
+X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+SHORT = {"epochs": 1, "batch_size": 12}
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch):
+    monkeypatch.setattr(VERB, "SECONDS", 0.2)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three classes of flat colours in train, val and test."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 8), ("val", 2), ("test", 3)):
+        for index, name in enumerate(("red", "green", "blue")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = torch.randint(0, 60, (24, 24, 3), generator=generator, dtype=torch.uint8)
+                noise[..., index] += 180
+                Image.fromarray(noise.numpy()).save(root / split / name / f"{i}.png")
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def adapted(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "a"
+    return tailor.adapt(photos, model="tailor_mini_s", method="spt-lora", budget="1%", out=out, **SHORT)
+
+
+def half_way(features, settings, **_):
+    """A curve that ends the walk at the seventh of twelve blocks: flat colours are told apart after the first."""
+    scores = [0.1] * 6 + [0.95, 0.95, 0.93, 0.94, 0.95, 1.0]
+    return Curve(tuple(scores), {i: features.values[i][:, :2].numpy() for i in range(6, 12)})
+
+
+@pytest.fixture(scope="module")
+def pruned(adapted, photos, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VERB, "SECONDS", 0.2)
+        patch.setattr(VERB, "measure", half_way)
+        return tailor.prune(adapted.bundle, data=photos, alpha=0.9, out=tmp_path_factory.mktemp("run") / "b")
+
+
+def test_fewer_blocks_are_fewer_macs_and_parameters(pruned, adapted, photos):
+    assert (pruned.kept_blocks, pruned.blocks) == (7, 12)
+    block = 12 * 96 * 96 + 13 * 96
+    assert pruned.params_before - pruned.params_after == block * (12 - pruned.kept_blocks)
+    assert pruned.macs_before / pruned.macs_after == pytest.approx(12 / pruned.kept_blocks, rel=0.15)
+    assert pruned.accuracy_before == adapted.accuracy
+    assert pruned.throughput_ratio > 0 and pruned.split == "test"
+
+
+def test_the_written_bundle_is_what_was_measured(pruned, photos):
+    assert tailor.evaluate(pruned.bundle, photos).accuracy == pruned.accuracy_after
+
+
+def test_the_bundle_is_small_and_forgets_the_dropped_blocks(pruned, adapted):
+    loaded = bundle.read(pruned.bundle)
+    tuning, layers = loaded.spec.plans
+    assert layers.kept == tuple(range(pruned.kept_blocks))
+    assert not [n for n in loaded.tensors if n.startswith(tuple(f"{p}." for p in layers.dropped))]
+    assert not [t for t in tuning.tunes if t.path.startswith(layers.dropped)]
+    assert tuning.cost < adapted.trainable_params
+    assert pruned.bundle_bytes < adapted.bundle_bytes
+
+
+def test_the_plan_holds_the_evidence(pruned):
+    (plan,) = bundle.read(pruned.bundle).spec.pruning
+    last = plan.curve[-1]
+    assert plan.facts["threshold"] == pytest.approx(0.9 * last, abs=1e-6)
+    assert plan.facts["samples"] == 30
+    assert plan.facts["reason"] == pruned.reason
+    card = (Path(pruned.bundle) / "README.md").read_text()
+    assert f"{pruned.kept_blocks} of 12 blocks" in card
+    assert {"layers.png", "tsne.png"} <= {p.name for p in Path(pruned.bundle).iterdir()}
+
+
+def test_it_is_the_adapted_model_with_blocks_skipped(pruned, adapted):
+    whole, cut = tailor.load(adapted.bundle), tailor.load(pruned.bundle)
+    for block in whole.blocks[pruned.kept_blocks :]:
+        block.register_forward_hook(lambda module, given, output: given[0])
+    with torch.no_grad():
+        torch.testing.assert_close(cut(X), whole(X), rtol=0, atol=0)
+
+
+def test_a_new_process_reads_the_same_model(pruned, tmp_path):
+    program = (
+        "import sys, torch, tailor; from safetensors.torch import save_file;"
+        "x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3));"
+        "model = tailor.load(sys.argv[1]);"
+        "kinds = {type(m).__module__.split('.')[0] for m in model.modules()};"
+        "assert kinds <= {'timm', 'torch', 'tailor'}, kinds;"
+        "save_file({'y': model(x).detach()}, sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", program, pruned.bundle, str(tmp_path / "y")], check=True)
+    with torch.no_grad():
+        assert torch.equal(load_file(tmp_path / "y")["y"], tailor.load(pruned.bundle)(X))
+
+
+def test_pruning_twice_composes(pruned, photos, tmp_path):
+    again = tailor.prune(pruned.bundle, data=photos, alpha=-1, out=tmp_path / "c")
+    assert again.blocks == pruned.kept_blocks and again.kept_blocks < again.blocks
+    assert again.accuracy_before == pruned.accuracy_after
+    first, second = bundle.read(again.bundle).spec.pruning
+    assert len(first.kept) == pruned.kept_blocks and len(second.kept) == again.kept_blocks
+    assert tailor.evaluate(again.bundle, photos).accuracy == again.accuracy_after
+
+
+def test_merging_a_pruned_bundle_keeps_its_function(pruned, photos, tmp_path):
+    merged = tailor.merge(pruned.bundle, out=tmp_path / "m")
+    with torch.no_grad():
+        torch.testing.assert_close(tailor.load(merged.bundle)(X), tailor.load(pruned.bundle)(X), rtol=1e-4, atol=1e-5)
+    again = tailor.prune(merged.bundle, data=photos, alpha=-1, out=tmp_path / "c", retrain="tfs", **SHORT)
+    assert tailor.evaluate(again.bundle, photos).accuracy == again.accuracy_after
+
+
+@pytest.mark.parametrize("retrain", ["ft", "tfs"])
+def test_retraining_trains_what_trained_before(adapted, photos, tmp_path, retrain):
+    made = tailor.prune(adapted.bundle, data=photos, alpha=0.9, out=tmp_path / "b", retrain=retrain, **SHORT)
+    assert tailor.evaluate(made.bundle, photos).accuracy == made.accuracy_after
+    start, end = bundle.read(adapted.bundle).tensors, bundle.read(made.bundle).tensors
+    assert end.keys() < start.keys()
+    moved = {n: float((end[n] - start[n]).abs().max()) for n in end}
+    if retrain == "ft":
+        assert max(moved.values()) < 1e-3
+        assert any(moved.values())
+    else:
+        assert max(moved.values()) > 1e-3
+    again = tailor.prune(adapted.bundle, data=photos, alpha=0.9, out=tmp_path / "b", retrain=retrain, resume=True)
+    assert (again.accuracy_after, again.kept_blocks) == (made.accuracy_after, made.kept_blocks)
+
+
+def test_an_interrupted_retraining_decides_nothing_again(adapted, photos, tmp_path, monkeypatch):
+    settings = {"data": photos, "alpha": 0.9, "out": tmp_path / "b", "retrain": "1clr", **SHORT}
+    with monkeypatch.context() as patch:
+        patch.setattr(VERB, "train_", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tailor.prune(adapted.bundle, **settings)
+    monkeypatch.setattr(VERB, "collect", None)
+    made = tailor.prune(adapted.bundle, resume=True, **settings)
+    assert made.retrain == "1clr" and made.accuracy_cut <= 1
+    assert tailor.evaluate(made.bundle, photos).accuracy == made.accuracy_after
+
+
+def test_a_backbone_by_name_is_pruned_too(photos, tmp_path, capsys):
+    arguments = ["prune", "tailor_mini_s", "--weights", "random", "--data", photos, "--alpha", "-1"]
+    with pytest.raises(SystemExit) as done:
+        main([*arguments, "-o", str(tmp_path / "n"), "--json"])
+    assert not done.value.code
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    wanted = "bundle kept_blocks macs_before macs_after params_before params_after accuracy_before accuracy_after"
+    assert {*wanted.split(), "throughput_ratio", "seconds"} <= row.keys()
+    assert tailor.inspect(row["bundle"])["complete"]
+    assert tailor.evaluate(row["bundle"], photos).accuracy == row["accuracy_after"]
+
+
+def test_a_random_models_fresh_start_is_its_own(photos, tmp_path):
+    """`tfs` on a bundle of random weights: the backbone is the bundle's, tunes and classifier are new."""
+    run = tailor.adapt(photos, model="tailor_mini_s", weights="random", method="lora-2", out=tmp_path / "a", **SHORT)
+    made = tailor.prune(run.bundle, data=photos, alpha=1.0, out=tmp_path / "b", retrain="tfs", **SHORT)
+    start, end = bundle.read(run.bundle).tensors, bundle.read(made.bundle).tensors
+    assert end.keys() <= start.keys()
+    same = {n for n in end if torch.equal(end[n], start[n])}
+    assert "blocks.0.mlp.fc1.base.weight" in same or "blocks.0.mlp.fc1.weight" in same
+    assert "head.weight" not in same
+
+
+def test_the_images_are_drawn_evenly_and_stay_in_order():
+    splits = [
+        Split("train", tuple(Record(f"t{i}", i % 2) for i in range(40))),
+        Split("val", tuple(Record(f"v{i}", 1) for i in range(20))),
+    ]
+    parts = VERB.drawn(splits, 30, 0)
+    labels = [label for part in parts for label in part.labels]
+    assert len(labels) == 30 and labels.count(0) == 10
+    for part in parts:
+        numbers = [int(r.source[1:]) for r in part.records]
+        assert numbers == sorted(numbers)
+    assert [len(p) for p in VERB.drawn(splits, 1000, 0)] == [40, 20]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"method": "slss"}, UsageError, "unknown method `slss`"),
+        ({"data": None}, UsageError, "no data was named"),
+        ({"alpha": 2.0}, PlanError, "alpha lies between -1 and 1"),
+        ({"data": "builtin/digits"}, DataError, "none of the model's 3 classes"),
+        ({"samples": 11}, PlanError, "11 samples are too few"),
+    ],
+)
+def test_what_means_nothing_is_said(adapted, photos, tmp_path, settings, error, says):
+    with pytest.raises(error, match=says):
+        tailor.prune(adapted.bundle, **{"data": photos, "out": tmp_path / "b", **settings})
+    assert not (tmp_path / "b" / "bundle.json").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(adapted, photos, tmp_path):
+    (tmp_path / "two").mkdir()
+    for name in ("red", "green"):
+        (tmp_path / "two" / name).symlink_to(f"{photos}/train/{name}")
+    other = tailor.adapt(str(tmp_path / "two"), model="tailor_mini_s", method="linear", out=tmp_path / "t", **SHORT)
+    with pytest.raises(UsageError, match="knows 2 classes that are not the data's 3"):
+        tailor.prune(adapted.bundle, data=photos, teacher=other.bundle, out=tmp_path / "b", retrain="1clr", **SHORT)
+
+
+def test_what_is_no_bundle_is_told(photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError, match="not a bundle"):
+        tailor.prune(str(tmp_path / "empty"), data=photos, out=tmp_path / "b")
