@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -118,3 +119,44 @@ def test_without_a_hub_a_bare_name_says_what_to_do(monkeypatch):
     with pytest.raises(ModelError) as caught:
         backbones.create("vit_tiny_patch16_224")
     assert "--weights random" in caught.value.hint
+
+
+def released(source, heads=3):
+    """The tensors in the names and layouts of the first ViT release (JAX)."""
+    width = source["cls_token"].shape[-1]
+    wide = {"query": 0, "key": 1, "value": 2}
+    made = {
+        "embedding/kernel": source["patch_embed.proj.weight"].permute(2, 3, 1, 0),
+        "embedding/bias": source["patch_embed.proj.bias"],
+        "cls": source["cls_token"],
+        "Transformer/posembed_input/pos_embedding": source["pos_embed"],
+        "Transformer/encoder_norm/scale": source["norm.weight"],
+        "Transformer/encoder_norm/bias": source["norm.bias"],
+    }
+    for i in range(12):
+        block, theirs = f"blocks.{i}.", f"Transformer/encoderblock_{i}/"
+        attention = theirs + "MultiHeadDotProductAttention_1/"
+        for name, part in wide.items():
+            rows = slice(part * width, (part + 1) * width)
+            made[f"{attention}{name}/kernel"] = source[block + "attn.qkv.weight"][rows].t().reshape(width, heads, -1)
+            made[f"{attention}{name}/bias"] = source[block + "attn.qkv.bias"][rows].reshape(heads, -1)
+        made[attention + "out/kernel"] = source[block + "attn.proj.weight"].t().reshape(heads, -1, width)
+        made[attention + "out/bias"] = source[block + "attn.proj.bias"]
+        for norm, number in (("norm1", 0), ("norm2", 2)):
+            made[f"{theirs}LayerNorm_{number}/scale"] = source[f"{block}{norm}.weight"]
+            made[f"{theirs}LayerNorm_{number}/bias"] = source[f"{block}{norm}.bias"]
+        for layer, number in (("fc1", 0), ("fc2", 1)):
+            made[f"{theirs}MlpBlock_3/Dense_{number}/kernel"] = source[f"{block}mlp.{layer}.weight"].t()
+            made[f"{theirs}MlpBlock_3/Dense_{number}/bias"] = source[f"{block}mlp.{layer}.bias"]
+    return {name: tensor.numpy() for name, tensor in made.items()}
+
+
+def test_the_npz_of_the_first_release(tmp_path, source):
+    numpy.savez(tmp_path / "w.npz", **released(source))
+    assert same(backbones.create(NAME, str(tmp_path / "w.npz")), source)
+
+
+def test_a_damaged_npz_is_said(tmp_path):
+    (tmp_path / "w.npz").write_bytes(b"PK not really")
+    with pytest.raises(ModelError, match=r"`w.npz` cannot be read"):
+        backbones.create(NAME, str(tmp_path / "w.npz"))

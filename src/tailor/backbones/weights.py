@@ -6,6 +6,7 @@ Nothing is unpickled: torch files go through `weights_only=True`. Known wrappers
 
 import hashlib
 import importlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,7 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
 def load_(model: nn.Module, path: Path) -> nn.Module:
     """Load the file's backbone weights into `model` (the classifier is left alone); every other key must fit."""
     if path.suffix == ".npz":
-        if not hasattr(model, "load_pretrained"):
-            raise ModelError(f"`{type(model).__name__}` has no reader for `.npz`", hint="use a safetensors file")
-        reader: Any = model.load_pretrained
-        reader(str(path))
-        return model
+        return _load_npz_(model, path)
     heads = parts.heads_of(model)
     tensors = {k: v for k, v in read(path).items() if not parts.within(k, (*heads, "fc", "head"))}
     tensors = {k: v for k, v in _filtered(tensors, model).items() if not parts.within(k, heads)}
@@ -110,6 +107,20 @@ def load_(model: nn.Module, path: Path) -> nn.Module:
                 )
             state[name].copy_(tensors[name])
     return model
+
+
+def _load_npz_(model: Any, path: Path) -> nn.Module:
+    """The numpy files of the first ViT release, by timm's own reader; numpy refuses pickled arrays."""
+    if not path.is_file():
+        raise ModelError(f"there is no weights file `{path}`", hint="give `--weights FILE` or `--weights random`")
+    if not hasattr(model, "load_pretrained"):
+        raise ModelError(f"`{type(model).__name__}` has no reader for `.npz`", hint="use a safetensors file")
+    try:
+        model.load_pretrained(str(path))
+    except (ValueError, KeyError, OSError, RuntimeError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise ModelError(f"`{path.name}` cannot be read: {reason}", hint="check the file and `--model`") from None
+    return model  # type: ignore[no-any-return]
 
 
 def _filtered(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
