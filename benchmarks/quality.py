@@ -1,8 +1,8 @@
 """The mini-VTAB: every tuning method on six small tasks with a bundled mini. Resumable: no finished run is repeated.
 
 Tasks: flowers and cifar10 (photos), builtin digits, and the three drawn shapes (location, orientation, count). 800
-images to train on, 200 to choose the epoch, the test set to report. Seeds: one for every method, three for full, linear,
-lora and spt-lora. Methods with a size, and SPT, get the same `--budget`.
+images to train on, 200 to choose the epoch, the test set to report. Seeds: one for every method, three for full,
+linear, lora and spt-lora. Methods with a size, and SPT, get the same `--budget`.
 
     python -m benchmarks.quality --model tailor_mini_ti --epochs 20 --store FILE [--seeds 3] [--methods a,b]
 """

@@ -1,4 +1,4 @@
-"""What SPT's plans look like on the minis, beside those of the plans shipped with the paper (method note, section 1.7).
+"""What SPT's plans look like on the minis, beside those of the plans shipped with the paper.
 
     python -m benchmarks.spt_statistics [--models tailor_mini_s] [--images 800] [--method spt-lora]
 

@@ -1,7 +1,7 @@
 """A training step of SPT-LoRA against peft's LoRA with the same number of trainable parameters: time and peak memory.
 
-Both train the same backbone (timm, random weights) on the same random images with AdamW in fp32. Each contender runs in a
-process of its own for memory (peak resident size above that of the loaded model); for time the two alternate in one process.
+Both train the same backbone (timm, random weights) on the same random images with AdamW in fp32. For memory each
+contender runs in a process of its own (peak resident size above that of the loaded model); for time they alternate.
 peft's LoRA sits on qkv with the rank whose parameter count is nearest to SPT's plan.
 """
 
@@ -24,7 +24,7 @@ from tailor import backbones
 from tailor import build as builder
 from tailor.measure.machine import machine
 from tailor.spec import BackboneRef, ClassifierHead
-from tailor.surgery import trainable, write_through_
+from tailor.surgery import trainable
 from tailor.tuning import spt
 from tailor.tuning.apply import apply_
 from tailor.tuning.spt_allocate import allocate

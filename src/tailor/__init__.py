@@ -1,7 +1,7 @@
 """tailor fits a large pre-trained model to your data and your hardware.
 
-Every command is a function here: `tailor.adapt(...)`, `tailor.evaluate(...)`, `tailor.load(path)`. They are imported when
-first used, so that importing tailor does nothing.
+Every command is a function here: `tailor.adapt(...)`, `tailor.evaluate(...)`, `tailor.load(path)`. They are imported
+when first used, so that importing tailor does nothing.
 """
 
 import importlib
@@ -9,7 +9,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_VERBS = ("adapt", "bench", "evaluate", "export", "fit", "inspect", "merge", "predict")
+_VERBS = ("adapt", "bench", "evaluate", "export", "fit", "inspect", "merge", "predict", "prune")
 
 
 def __getattr__(name: str) -> Any:

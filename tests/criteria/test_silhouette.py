@@ -1,10 +1,11 @@
-"""The silhouette of features: what it must order, and every degenerate case of the note (2.8)."""
+"""The silhouette of features: what it must order, and every degenerate case."""
 
 import pytest
 import torch
+from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-from tailor.criteria.silhouette import silhouette
+from tailor.criteria.silhouette import separation, silhouette
 from tailor.errors import PlanError
 
 
@@ -69,3 +70,10 @@ def test_labels_of_another_number_are_refused():
     x, y = clusters(1.0)
     with pytest.raises(PlanError, match="60 features for 59 labels"):
         silhouette(x, y[:-1], layer="x")
+
+
+def test_the_map_lies_in_the_unit_square_and_gives_the_score():
+    x, y = clusters(2.0)
+    found = separation(x, y, layer="x")
+    assert found.plane.min(axis=0).tolist() == [0, 0] and found.plane.max(axis=0).tolist() == [1, 1]
+    assert found.score == silhouette_score(found.plane, y.numpy()) == silhouette(x, y, layer="x")

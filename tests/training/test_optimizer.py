@@ -21,7 +21,7 @@ def rates(recipe, steps=4):
 
 
 def test_the_rate_is_the_notes_formula_at_every_update():
-    # methods/adaptation.md 2.3, with the warm-up from 1e-6 of 1.8
+    # SLS's per-update schedule, with SPT's warm-up from 1e-6
     recipe, steps = Recipe(), 16
     found = rates(recipe, steps)
     for update, rate in enumerate(found):

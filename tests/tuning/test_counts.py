@@ -1,4 +1,4 @@
-"""Trainable parameters as the tables of the adaptation note print them (sections 1.4, 3 and 5.1), without the head."""
+"""Trainable parameters as the papers' formulas give them, without the head."""
 
 import dataclasses
 from functools import cache

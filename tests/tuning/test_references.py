@@ -134,14 +134,15 @@ def test_repadapter_and_its_merge(groups):
     assert_close(method.merge(wrapped)(x), expected)
 
 
-def test_repadapter_gives_a_layer_without_bias_one():
+def test_repadapter_has_no_bias_where_the_layer_has_none():
     layer = nn.Linear(12, 18, bias=False).requires_grad_(False)
     method = RepAdapter(width=4)
     wrapped = _made(method, layer)
     x = tiny.tokens().double()
     merged = method.merge(wrapped)
     assert_close(merged(x), wrapped(x))
-    assert merged.bias is not None and wrapped.base.bias is None
+    assert merged.bias is None
+    assert method.cost(layer) == sum(p.numel() for p in wrapped.parameters() if p.requires_grad) == 12 * 4 + 12 * 2
 
 
 def test_repadapter_refuses_what_it_could_not_merge():
@@ -204,6 +205,7 @@ def test_lora_on_a_convolution_is_an_update_of_its_kernel():
         (nn.GroupNorm(3, 12), (2, 12, 5, 5), 1),
         (nn.BatchNorm2d(12), (2, 12, 5, 5), 1),
         (nn.RMSNorm(12), (2, 5, 12), -1),
+        (nn.Conv2d(12, 6, 3, bias=False), (2, 12, 5, 5), 1),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
@@ -216,7 +218,7 @@ def test_ssf_scales_the_channel_axis_and_merges(operation, shape, axis):
     expected = (y * wrapped.gamma + (0 if wrapped.beta is None else wrapped.beta)).movedim(-1, axis)
     assert_close(wrapped(x), expected)
     assert_close(method.merge(wrapped)(x), expected)
-    assert (wrapped.beta is None) == isinstance(operation, nn.RMSNorm)
+    assert (wrapped.beta is None) == (getattr(operation, "bias", None) is None)
     assert method.cost(operation) == sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 
 

@@ -32,7 +32,7 @@ NAMES = [f"{s.structured}-{s.rule}-{s.parts}-{s.rank}" for s in SITE_SETTINGS]
 
 
 def reference(model, anatomy, scores, settings, budget):
-    """The largest tau by trying each: dense masks of the selected weights, then the rule as the note writes it.
+    """The largest tau by trying each: dense masks of the selected weights, then the rule as the paper's code writes it.
 
     Returns (cost, structured site names, whole vectors as (tensor, start, stop), {tensor: flat entries}).
     """

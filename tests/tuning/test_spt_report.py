@@ -23,22 +23,22 @@ def test_a_plan_made_by_hand():
             Tune("blocks.0.attn.qkv[v]", Lora(rank=2), (32, 48)),
             Tune("blocks.1.mlp.fc1", Lora(rank=2)),
         ),
-        # q of block 0: rows 0 and 2, columns 0, 3; k: one entry, at the row after q's last
-        entries=(Entries("blocks.0.attn.qkv.weight", (0, 3, 35, 256)), Entries(BIAS, (1, 40))),
-        cost=16 + 16 + 16 + 16 + 64 + 160 + 4 + 2,
+        # q of block 0: rows 0 and 2, columns 0, 3, 5; k: one entry, at the row after q's last
+        entries=(Entries("blocks.0.attn.qkv.weight", (0, 3, 5, 35, 256)), Entries(BIAS, (1, 40))),
+        cost=16 + 16 + 16 + 16 + 64 + 160 + 5 + 2,
     )
     made = summary(plan, anatomy)
-    assert (made.structured, made.matrices, made.whole, made.vectors, made.scalars) == (2, 12, 3, 22, 6)
+    assert (made.structured, made.matrices, made.whole, made.vectors, made.scalars) == (2, 12, 3, 22, 7)
     assert made.per_operation == (("q", 0, 2), ("k", 0, 2), ("v", 1, 2), ("proj", 0, 2), ("fc1", 1, 2), ("fc2", 0, 2))
     assert made.per_block == (1, 1)
     assert made.operations == ("q", "k", "v", "proj", "fc1", "fc2", "norm1", "norm2")
-    expected = ((3 + 1, 1 + 16, 64 + 1, 0, 0, 0, 0, 0), (0, 0, 0, 0, 160, 0, 0, 16))
+    expected = ((4 + 1, 1 + 16, 64 + 1, 0, 0, 0, 0, 0), (0, 0, 0, 0, 160, 0, 0, 16))
     assert made.shares == tuple(tuple(n / plan.cost for n in row) for row in expected)
     assert made.rest == pytest.approx((16 + 16) / plan.cost)
     masks = [(m.site, m.entries, m.rows, m.columns, m.hull) for m in made.masks]
-    assert masks == [("blocks.0.attn.qkv[q]", 3, 2, 2, 4 / 256), ("blocks.0.attn.qkv[k]", 1, 1, 1, 1 / 256)]
+    assert masks == [("blocks.0.attn.qkv[q]", 4, 2, 3, 6 / 256), ("blocks.0.attn.qkv[k]", 1, 1, 1, 1 / 256)]
     text = "\n".join(made.lines())
-    assert "2 of 12" in text and "v 1/2" in text and "entries mean 2" in text
+    assert "2 of 12" in text and "v 1/2" in text and "entries mean 2, median 2.5, max 4" in text
 
 
 @pytest.mark.parametrize("family", spt_models.FAMILIES)

@@ -1,7 +1,7 @@
 """ConvNeXt v1 and v2 of timm: a depthwise convolution and an MLP of linear layers or 1x1 convolutions in each block.
 
 The stem is left out like a patch embedding; the 2x2 downsampling convolution counts as a matrix (out, 4 * in); layer
-scale `gamma` and norms are vectors (adaptation note, section 1.9).
+scale `gamma` and norms are vectors.
 """
 
 from typing import Any

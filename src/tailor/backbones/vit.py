@@ -1,7 +1,7 @@
 """Plain vision transformers of timm: `VisionTransformer` (DeiT with its distillation token, registers), `Eva`, `Beit`.
 
 Token layout (B, prefix + patches, C). Position embedding, class and register tokens and the patch projection are left
-out of the ranking, as in SPT's own candidates (adaptation note, section 1.3).
+out of the ranking, as in SPT's own candidates.
 """
 
 from typing import Any

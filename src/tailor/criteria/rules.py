@@ -1,7 +1,7 @@
 """One rule per operator: how each sample's gradient of weight and bias follows from input and output gradient.
 
 The keys are the functions that `torch.nn.functional` ends in, so every module that calls them is covered, whatever its
-class. Sources: the chain rule; `methods/adaptation.md` 6.1.
+class. Source: the chain rule.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """The elementwise scores: how much a weight matters, from its value and its gradients. Larger means: keep (or tune).
 
 Sources: Taylor (Molchanov et al. 2019), SNIP (Lee et al. 2019), the Hessian's diagonal by the empirical Fisher
-(LeCun et al. 1990; `methods/pruning.md` 2.3). Sums over units, and their normalisers, are the pruners' business.
+(LeCun et al. 1990). Sums over units, and their normalisers, are the pruners' business.
 """
 
 from dataclasses import dataclass

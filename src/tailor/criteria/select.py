@@ -2,7 +2,7 @@
 
 A sample of the scores gives a floor that a little more than k of them reach; only those are collected, tensor by
 tensor, and sorted. A floor that turns out too high is lowered, so the result never depends on the sample
-(`methods/adaptation.md` 6.2: `>= threshold` alone is not exactly k under ties).
+(`>= threshold` alone is not exactly k under ties).
 """
 
 from collections.abc import Mapping

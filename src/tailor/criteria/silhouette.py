@@ -1,6 +1,6 @@
 """How well one layer's features separate the classes: t-SNE to a plane, silhouette with the true labels.
 
-SLS (ECCV 2024, arXiv 2407.14330; `methods/adaptation.md` 2.1, 2.8). Deviations from the released code: the perplexity
+SLS (ECCV 2024, arXiv 2407.14330). Deviations from the released code: the perplexity
 follows small sets, a constant feature scores -1 instead of crashing, and t-SNE runs in one thread (faster, repeatable).
 """
 

@@ -1,8 +1,8 @@
 """The training settings as data: what the engine, the transforms and the builder are told, nothing they decide.
 
-Defaults are those of SPT (methods/adaptation.md 1.8): AdamW, 1e-3, weight decay 1e-4, batch 64, 100 epochs, a tenth
-of them warm-up, cosine to 1e-5, drop-path 0.1. Deviations: the rate follows every update, not every epoch, and really
-reaches its peak (the cosine begins where the warm-up ends, as in SLS, 2.3).
+Defaults are those of SPT (He et al. 2023 and its released code): AdamW, 1e-3, weight decay 1e-4, batch 64, 100 epochs, a
+tenth of them warm-up, cosine to 1e-5, drop-path 0.1. Deviations: the rate follows every update, not every epoch, and
+really reaches its peak (the cosine begins where the warm-up ends, as in SLS).
 """
 
 import json
@@ -134,7 +134,7 @@ def read_recipe(settings: Mapping[str, Any]) -> Recipe:
 
 
 def retraining(recipe: Recipe, name: Literal["1clr", "ft", "tfs"]) -> Recipe:
-    """The recipe for what a pruner left (methods/adaptation.md 2.3).
+    """The recipe for what a pruner left (the strategies of SLS, ECCV 2024).
 
     `1clr`: the full schedule again, from the peak. `ft`: a constant 1e-5. `tfs`: as `1clr`; that it starts from fresh
     adapters and head is for the caller to see to.

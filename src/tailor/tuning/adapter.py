@@ -2,7 +2,7 @@
 
 z = MLP(LN u), y = u + z + U q(D z + d0) + u0 with q the quick GELU and dropout after it. U starts at zero; the released
 code overwrites that start with a truncated normal, VPT's own variant puts D at zero too, from where nothing but the
-output bias ever learns (adaptation note, sections 1.5 and 3.4). Deviation: the bottleneck stands directly behind the
+output bias ever learns. Deviation: the bottleneck stands directly behind the
 MLP, so where a block has layer scale or drop path, these apply to its output too. It cannot be merged.
 """
 

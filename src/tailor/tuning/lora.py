@@ -2,7 +2,7 @@
 
 As a baseline it sits on the fused qkv with one `down` shared by q, k and v (the form of NOAH and the SPT thesis:
 `4 d r` per block); on rows of a fused layer each part has its own pair. `up` starts at zero, which the released SPT
-code intends but overwrites (adaptation note, section 1.5), so wrapping changes nothing. Convolutions count as matrices:
+code intends but overwrites, so wrapping changes nothing. Convolutions count as matrices:
 a convolution to `rank` channels, then a 1x1 convolution.
 """
 
@@ -46,7 +46,7 @@ class Lora:
         return places
 
     def cost(self, layer: nn.Module, rows: tuple[int, int] | None = None, geometry: Geometry | None = None) -> int:
-        """r (in + out): the thesis's `2 d_in d_out r` cannot be meant (note, section 1.4)."""
+        """r (in + out): the thesis's `2 d_in d_out r` cannot be meant."""
         outputs, inputs = matrix_shape(layer)
         return self.rank * (inputs + (rows[1] - rows[0] if rows else outputs))
 

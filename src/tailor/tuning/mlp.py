@@ -1,4 +1,4 @@
-"""MLP-k: the classifier gets k - 1 hidden layers before it; the backbone is frozen (adaptation note, section 3.2).
+"""MLP-k: the classifier gets k - 1 hidden layers before it; the backbone is frozen.
 
 Each hidden layer is Linear, ReLU, BatchNorm1d, Dropout 0.1, of the features' own width. What the method counts are the
 hidden layers, norms included (1,184,256 on ViT-B/16 with k = 3: the tables' 1,181,184 and 3,072 of the norms); the last

@@ -1,10 +1,11 @@
 """RepAdapter (Luo et al. 2023): a linear bottleneck before qkv and before fc1 that folds into the layer behind it.
 
 f(x) = x + s (W_b dropout(W_a x + b_a) + b_b), W_b block-diagonal in `groups` blocks, no non-linearity. W_a xavier, the
-rest zero. Merged: W' = W + s (W W_b) W_a and c' = c + s W (W_b b_a + b_b) (adaptation note, section 3.9). Here f stands
+rest zero. Merged: W' = W + s (W W_b) W_a and c' = c + s W (W_b b_a + b_b). Here f stands
 at the linear layer itself, not before the window partition, so it also sees Swin's zero padding and the merge is exact
 at every image size; the released code adapts the map before it is padded, where it is not. On ConvNeXt it stands before
-fc1 only (before the depthwise convolution it could not be merged). Where q, k, v are separate layers, each has its own.
+fc1 only (before the depthwise convolution it could not be merged). Where q, k, v are separate layers, each has its own;
+before a layer without a bias (the qkv of Eva and Swin v2) it has none either, so that the merged model is the stock one.
 """
 
 import copy
@@ -55,9 +56,10 @@ class RepAdapter:
         return places
 
     def cost(self, layer: nn.Module, rows: tuple[int, int] | None = None, geometry: Geometry | None = None) -> int:
-        """dk + k + dk / G + d, d the layer's inputs."""
+        """dk + k + dk / G + d, d the layer's inputs; dk + dk / G before a layer without a bias."""
         width = matrix_shape(layer)[1]
-        return width * self.width + self.width + width * self.width // self.groups + width
+        biases = self.width + width if plain(layer).bias is not None else 0
+        return width * self.width + width * self.width // self.groups + biases
 
     def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
         """The layer with the adapter before it."""
@@ -74,14 +76,12 @@ class RepAdapter:
         weight = layer.weight.detach().double().flatten(1)
         up = torch.block_diag(*module.up.detach().double().unflatten(0, (module.groups, -1)).unbind(0))
         down = module.down.weight.detach().double()
-        shift = up @ module.down.bias.detach().double() + module.up_bias.detach().double()
         merged = weight + module.scale * (weight @ up) @ down
-        moved = module.scale * (weight @ shift)
-        if layer.bias is not None:
-            moved = moved + layer.bias.detach().double()
         with torch.no_grad():
+            if layer.bias is not None:
+                shift = up @ module.down.bias.double() + module.up_bias.double()  # type: ignore[union-attr]
+                layer.bias.copy_(layer.bias.double() + module.scale * (weight @ shift))
             layer.weight.copy_(merged.view_as(layer.weight))
-        layer.bias = nn.Parameter(moved.to(layer.weight.dtype), requires_grad=False)
         return base
 
 
@@ -95,11 +95,13 @@ class RepAdapted(nn.Module):
             raise PlanError(f"`repadapter` needs inputs that divide into {groups} groups, found {inputs}", hint="")
         self.base = base
         self.groups, self.scale = groups, scale
-        self.down = nn.Linear(inputs, width, device=tensor.device, dtype=tensor.dtype)
+        biased = plain(base).bias is not None
+        self.down = nn.Linear(inputs, width, biased, device=tensor.device, dtype=tensor.dtype)
         nn.init.xavier_uniform_(self.down.weight)
-        nn.init.zeros_(self.down.bias)
         self.up = nn.Parameter(tensor.new_zeros(inputs, width // groups))
-        self.up_bias = nn.Parameter(tensor.new_zeros(inputs))
+        self.up_bias = nn.Parameter(tensor.new_zeros(inputs)) if biased else None
+        if self.down.bias is not None:
+            nn.init.zeros_(self.down.bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +112,8 @@ class RepAdapted(nn.Module):
     def _change(self, x: Tensor) -> Tensor:
         """W_b (W_a x + b_a) + b_b, one block of W_b after the other."""
         hidden = self.dropout(self.down(x)).chunk(self.groups, dim=-1)
-        up, bias = self.up.chunk(self.groups), self.up_bias.chunk(self.groups)
+        up = self.up.chunk(self.groups)
+        bias = [None] * self.groups if self.up_bias is None else self.up_bias.chunk(self.groups)
         return torch.cat([F.linear(h, u, b) for h, u, b in zip(hidden, up, bias, strict=True)], dim=-1)
 
     def _change_nchw(self, x: Tensor) -> Tensor:

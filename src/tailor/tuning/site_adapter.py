@@ -1,4 +1,4 @@
-"""SPT's structured adapter (He et al. 2023; adaptation note, section 1.5): a bottleneck after one weight matrix.
+"""SPT's structured adapter (He et al. 2023): a bottleneck after one weight matrix.
 
 z = Wx + b, y = z + DropPath(U gelu(D dropout(z) + d0) + u0), on the matrix's *output*; after `fc1` that is before the
 block's own non-linearity. Deviations: sequential everywhere (the released code feeds the adapter of `proj` with proj's

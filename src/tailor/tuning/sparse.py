@@ -2,7 +2,7 @@
 
 The deltas are written through into the frozen weight after every optimiser step (`write_through_`), so the forward pass
 is the plain layer's, merging is a no-op, and optimiser and data-parallel reduction see only the vector. The backward
-pass multiplies only the rows and columns that the entries touch (adaptation note, section 6.3: 241 rows x 49 columns on
+pass multiplies only the rows and columns that the entries touch (in SPT's released plans 241 rows x 49 columns on
 average); the released code builds an n x n product instead. Vectors (norms, biases) use torch's parametrization.
 """
 

@@ -131,7 +131,7 @@ class Candidate:
 def candidates(anatomy: Anatomy) -> tuple[Candidate, ...]:
     """Everything that competes in the one ranking, matrices first, in the anatomy's order, which also breaks ties.
 
-    ViT-B/16: 72 matrices and 122 vectors, 85,056,000 scalars (note, section 1.3). Learned tokens always train and the
+    ViT-B/16: 72 matrices and 122 vectors, 85,056,000 scalars. Learned tokens always train and the
     head, the stem and the position embedding never compete.
     """
     found = []

@@ -1,6 +1,6 @@
 """From sensitivity scores and a budget to a TunePlan: how far down the ranking to go, and what trains there.
 
-cost(tau) by the rule of the note (section 1.4), for every tau at once; the plan is the largest tau whose cost does not
+cost(tau) by the released rule, for every tau at once; the plan is the largest tau whose cost does not
 exceed the budget. With alpha and beta at least 1 no further weight makes a plan cheaper, so that is also the dearest
 plan that fits. What is counted is what trains: partly selected norms too, which the released code counts and freezes.
 """

@@ -1,6 +1,6 @@
 """The ranking of all weights, and what every cut of it would cost: arithmetic on tensors, no model, no plan.
 
-One selection of the largest scores serves every tau (note, sections 1.10 and 6.2; the released code runs 79 of them).
+One selection of the largest scores serves every tau (the released code runs 79 of them).
 Each further weight changes the cost by an amount that depends only on how many of its tensor came before it, so the
 cost of every tau is one cumulative sum: no grid of taus, and nothing between two taus is missed.
 """

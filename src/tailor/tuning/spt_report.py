@@ -1,4 +1,4 @@
-"""What an SPT plan consists of, in figures and in lines for the terminal: the statistics of the note's section 1.7."""
+"""What an SPT plan consists of, in figures and in lines for the terminal."""
 
 import statistics
 from collections.abc import Sequence
@@ -130,14 +130,14 @@ def _whole(plan: TunePlan, everything: Sequence[Candidate]) -> dict[str, int]:
 
 
 def _single(plan: TunePlan, everything: Sequence[Candidate]) -> dict[str, Tensor]:
-    """Entries of each candidate, counted from its own start."""
+    """Entries of each candidate, as flat indices into its whole parameter."""
     found = {}
     flat = {e.tensor: torch.tensor(e.indices) for e in plan.entries}
     for c in everything:
         if c.tensor in flat:
             inside = flat[c.tensor][(flat[c.tensor] >= c.start) & (flat[c.tensor] < c.start + c.size)]
             if len(inside):
-                found[c.name] = inside - c.start
+                found[c.name] = inside
     return found
 
 

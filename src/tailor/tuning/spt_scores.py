@@ -1,7 +1,7 @@
 """Sensitivity of every competing weight, and the file that keeps it, so that another budget costs no second pass.
 
 The scores are those of `tailor.criteria.squared_gradient`. `head="ncm"` scores with class means as the classifier
-instead of the model's own (random) head: a cheap head that knows the classes (note, section 1.2, our own offer).
+instead of the model's own (random) head: a cheap head that knows the classes (our own offer).
 """
 
 import json
