@@ -1,7 +1,7 @@
 """The training settings as data: what the engine, the transforms and the builder are told, nothing they decide.
 
-Defaults are those of SPT (He et al. 2023 and its released code): AdamW, 1e-3, weight decay 1e-4, batch 64, 100 epochs, a
-tenth of them warm-up, cosine to 1e-5, drop-path 0.1. Deviations: the rate follows every update, not every epoch, and
+Defaults are those of SPT (He et al. 2023 and its released code): AdamW, 1e-3, weight decay 1e-4, batch 64, 100 epochs,
+a tenth of them warm-up, cosine to 1e-5, drop-path 0.1. Deviations: the rate follows every update, not every epoch, and
 really reaches its peak (the cosine begins where the warm-up ends, as in SLS).
 """
 

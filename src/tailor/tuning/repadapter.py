@@ -5,7 +5,7 @@ rest zero. Merged: W' = W + s (W W_b) W_a and c' = c + s W (W_b b_a + b_b). Here
 at the linear layer itself, not before the window partition, so it also sees Swin's zero padding and the merge is exact
 at every image size; the released code adapts the map before it is padded, where it is not. On ConvNeXt it stands before
 fc1 only (before the depthwise convolution it could not be merged). Where q, k, v are separate layers, each has its own;
-before a layer without a bias (the qkv of Eva and Swin v2) it has none either, so that the merged model is the stock one.
+before a layer without a bias (the qkv of Eva and Swin v2) it has none either, so that the merged model is stock.
 """
 
 import copy
