@@ -214,6 +214,13 @@ def test_other_batches_of_the_same_images_change_nothing():
     )
 
 
+def test_a_model_in_training_mode_is_scored_in_evaluation_mode():
+    model = shaken(Micro(lambda n, x: F.dropout(chain(n, x), 0.5, n.training), a=conv(), b=nn.BatchNorm2d(6))).double()
+    x, y = images(size=16)
+    reference = by_loop(model, x, y)
+    compare(squared_gradients(model.train(), batched(x, y, 3), parameters=None), reference, 1e-10)
+
+
 def test_a_selection_scores_as_the_whole():
     model = shaken(timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, num_classes=5)).double()
     data = batched(*images(), 3)
@@ -337,6 +344,12 @@ def test_a_use_that_no_rule_covers_is_refused_by_name(way):
     names = ["b.in_proj_weight"] if way == "inside attention" else ["a.weight"]
     with pytest.raises(ModelError, match=rf"`{names[0]}` is used in a way"):
         squared_gradients(model, batched(x, y, 3), parameters=names)
+
+
+def test_normalisation_by_the_batch_is_refused():
+    model = shaken(Micro(chain, a=conv(), b=nn.BatchNorm2d(6, track_running_stats=False))).double()
+    with pytest.raises(ModelError, match=r"`b\.weight` is used in a way"):
+        squared_gradients(model, batched(*images(size=16), 3), parameters=["b.weight"])
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
