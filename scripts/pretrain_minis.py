@@ -188,8 +188,7 @@ class Run:
             kept = [optimizer.state.get(master, {}) for optimizer in self.optimizers]
             tensors |= {f"optimizer.{i}.{key}": value for state in kept for key, value in state.items()}
         counters = {"images": self.images, "step": self.step, "seconds": self.seconds, "recipe": asdict(self.recipe)}
-        part = path.with_suffix(".part")
-        save_file(tensors, part, metadata={"counters": json.dumps(counters)})
+        save_file(tensors, part := path.with_suffix(".part"), metadata={"counters": json.dumps(counters)})
         os.replace(part, path)
 
     @torch.no_grad()
