@@ -159,12 +159,16 @@ def test_the_evaluator_counts_right_answers_in_eval_mode():
     _, anatomy, big = supernet("vit")
     batches = spt_models.batches()
     big.train()
+    training = []
+    big.head.register_forward_pre_hook(lambda _, x: training.append(any(m.training for m in big.modules())))
     measure = evaluator(big, anatomy, batches)
     assert big.training
     with torch.no_grad(), sliced(big.eval(), anatomy, CHOICES[0]) as parameters:
         right = sum(int((functional_call(big, parameters, (x,)).argmax(1) == y).sum()) for x, y in batches)
     big.train()
+    training.clear()
     assert measure(CHOICES[0]) == right / 6
+    assert training == [False] * 3
     assert all(m.training for m in big.modules())
 
 
