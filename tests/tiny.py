@@ -27,10 +27,10 @@ def eva(seed: int = 0) -> nn.Module:
     return _made("eva02_tiny_patch14_224", seed, 32, qkv_fused=True, **sizes)
 
 
-def swin(seed: int = 0) -> nn.Module:
+def swin(seed: int = 0, img_size: int = 40) -> nn.Module:
     """Swin v1 on 40 px: maps of 10 x 10 and 5 x 5 in windows of 4, so both stages pad; the second block is shifted."""
-    sizes = {"img_size": 40, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4)}
-    return _made("swin_tiny_patch4_window7_224", seed, 40, **sizes)
+    sizes = {"img_size": img_size, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4)}
+    return _made("swin_tiny_patch4_window7_224", seed, img_size, **sizes)
 
 
 def swin2(seed: int = 0) -> nn.Module:

@@ -44,3 +44,16 @@ def test_a_method_without_knob_fits_a_budget_or_does_not():
     assert planner.plan(model, anatomy, method, 1_120).cost == 1_120
     with pytest.raises(PlanError, match="a budget of 1,119 parameters is too small for `bias`"):
         planner.plan(model, anatomy, method, 1_119)
+
+
+def test_biases_beside_a_layer_count_as_biases():
+    model = tiny.eva()
+    names = planner.plan(model, describe(model), planner.parse("bias")).full
+    assert {"blocks.0.attn.q_bias", "blocks.0.attn.v_bias", "blocks.0.attn.proj.bias", "fc_norm.bias"} <= set(names)
+    assert not any(name.startswith("head.") for name in names)
+
+
+def test_modules_on_sites_leave_depthwise_convolutions_alone():
+    model = tiny.convnext()
+    paths = {tune.path for tune in planner.plan(model, describe(model), planner.parse("site-adapter")).tunes}
+    assert "stages.1.downsample.1" in paths and not any(path.endswith("conv_dw") for path in paths)

@@ -7,9 +7,12 @@ from torch import nn
 from torch.testing import assert_close
 
 import tiny
+from tailor.backbones import describe
 from tailor.errors import PlanError
+from tailor.tuning import planner
 from tailor.tuning.adapter import Adapter
 from tailor.tuning.adaptformer import AdaptFormer
+from tailor.tuning.apply import apply_
 from tailor.tuning.convpass import ConvBranch, Convpass
 from tailor.tuning.lora import Lora, LoraConv
 from tailor.tuning.method import Geometry
@@ -111,6 +114,15 @@ def test_convpass_names_tokens_that_do_not_fit_its_grid():
     wrapped = Convpass().wrap(tiny.linear(12, 12), geometry=Geometry(12, prefix=1, grid=(2, 3)))
     with pytest.raises(PlanError, match=r"planned for 1 \+ 2x3 tokens, found shape \(2, 8, 12\)"):
         wrapped(tiny.tokens(count=8))
+
+
+def test_convpass_on_maps_of_odd_size():
+    """Patch merging pads 9 x 9 patches to 10 x 10 and makes 5 x 5 of them."""
+    model = tiny.swin(img_size=36)
+    plan = planner.plan(model, describe(model), Convpass())
+    grids = {tune.geometry.grid for tune in plan.tunes if tune.path.endswith("mlp")}
+    assert grids == {(9, 9), (5, 5)}
+    apply_(model, plan, ("head.fc",))(torch.randn(1, 3, 36, 36))
 
 
 def test_convpass_can_start_as_the_identity_between_its_maps():
