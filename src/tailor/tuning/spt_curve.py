@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tailor.criteria.select import ranked_segments
 from tailor.errors import PlanError
 
 
@@ -64,16 +65,9 @@ def rank(scores: Sequence[Tensor], count: int) -> Ranking:
 
     A weight with a score of zero is no candidate: no gradient would train it.
     """
-    flat = torch.cat([score.reshape(-1) for score in scores])
-    if not bool(flat.isfinite().all()):
+    if not all(bool(score.isfinite().all()) for score in scores):
         raise PlanError("a score is not finite", hint="score again; look for broken weights or images")
-    count = min(count, len(flat))
-    cut = flat.topk(count, sorted=False).values.min()
-    # More than `count` may reach the cut: those above it are all in, of its equals the first in order.
-    above = (flat > cut).nonzero().squeeze(1)
-    equal = (flat == cut).nonzero().squeeze(1)[: count - len(above)] if cut > 0 else above[:0]
-    chosen = torch.cat([above[flat[above].argsort(descending=True, stable=True)], equal])
-    ends = torch.tensor([score.numel() for score in scores], device=flat.device).cumsum(0)
-    segment = torch.searchsorted(ends, chosen, right=True)
-    starts = ends - torch.tensor([score.numel() for score in scores], device=flat.device)
-    return Ranking(segment, chosen - starts[segment], count == len(flat) or not bool(cut > 0))
+    total = sum(score.numel() for score in scores)
+    positive = sum(int((score > 0).sum()) for score in scores)
+    ranked = ranked_segments({str(i): score for i, score in enumerate(scores)}, min(count, positive))
+    return Ranking(ranked.segments, ranked.indices, count >= total or positive < count)
