@@ -17,8 +17,9 @@ from tailor.cli import main
 from tailor.data.records import Record, Split
 from tailor.errors import BundleError, DataError, PlanError, UsageError
 from tailor.pruning.sls import Curve
+from tailor.tracing import cut_
 
-VERB = importlib.import_module("tailor.verbs.prune")
+VERB, SHORTEN = (importlib.import_module(f"tailor.verbs.{name}") for name in ("prune", "shorten"))
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 SHORT = {"epochs": 1, "batch_size": 12}
 
@@ -59,7 +60,7 @@ def half_way(features, settings, **_):
 def pruned(adapted, photos, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VERB, "SECONDS", 0.2)
-        patch.setattr(VERB, "measure", half_way)
+        patch.setattr(SHORTEN, "measure", half_way)
         return tailor.prune(adapted.bundle, data=photos, alpha=0.9, out=tmp_path_factory.mktemp("run") / "b")
 
 
@@ -158,7 +159,7 @@ def test_an_interrupted_retraining_decides_nothing_again(adapted, photos, tmp_pa
         patch.setattr(VERB, "train_", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             tailor.prune(adapted.bundle, **settings)
-    monkeypatch.setattr(VERB, "collect", None)
+    monkeypatch.setattr(SHORTEN, "collect", None)
     made = tailor.prune(adapted.bundle, resume=True, **settings)
     assert made.retrain == "1clr" and made.accuracy_cut <= 1
     assert tailor.evaluate(made.bundle, photos).accuracy == made.accuracy_after
@@ -192,13 +193,13 @@ def test_the_images_are_drawn_evenly_and_stay_in_order():
         Split("train", tuple(Record(f"t{i}", i % 2) for i in range(40))),
         Split("val", tuple(Record(f"v{i}", 1) for i in range(20))),
     ]
-    parts = VERB.drawn(splits, 30, 0)
+    parts = SHORTEN.drawn(splits, 30, 0)
     labels = [label for part in parts for label in part.labels]
     assert len(labels) == 30 and labels.count(0) == 10
     for part in parts:
         numbers = [int(r.source[1:]) for r in part.records]
         assert numbers == sorted(numbers)
-    assert [len(p) for p in VERB.drawn(splits, 1000, 0)] == [40, 20]
+    assert [len(p) for p in SHORTEN.drawn(splits, 1000, 0)] == [40, 20]
 
 
 @pytest.mark.parametrize(
@@ -230,3 +231,56 @@ def test_what_is_no_bundle_is_told(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match="not a bundle"):
         tailor.prune(str(tmp_path / "empty"), data=photos, out=tmp_path / "b")
+
+
+@pytest.fixture(scope="module")
+def narrowed(adapted, photos, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VERB, "SECONDS", 0.2)
+        out = tmp_path_factory.mktemp("run") / "w"
+        return tailor.prune(adapted.bundle, data=photos, method="isomorphic", macs="50%", samples=12, out=out)
+
+
+def test_widths_meet_their_target_and_are_read_back(narrowed, photos):
+    assert 0.4 < narrowed.macs_after / narrowed.macs_before <= 0.5
+    assert narrowed.kept_blocks == 12 and "taylor" in narrowed.reason
+    assert tailor.evaluate(narrowed.bundle, photos).accuracy == narrowed.accuracy_after
+    tuning, plan = bundle.read(narrowed.bundle).spec.plans
+    assert tuning.method == "full" and plan.kind == "width"
+    assert tailor.inspect(narrowed.bundle)["complete"]
+
+
+def test_a_narrow_model_is_the_merged_one_cut(narrowed, adapted, tmp_path):
+    merged = tailor.load(tailor.merge(adapted.bundle, out=tmp_path / "m").bundle)
+    plan = bundle.read(narrowed.bundle).spec.plans[-1]
+    with torch.no_grad():
+        torch.testing.assert_close(tailor.load(narrowed.bundle)(X), cut_(merged, plan)(X), rtol=0, atol=0)
+
+
+def test_layers_go_from_a_narrow_model_and_it_is_retrained(narrowed, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(SHORTEN, "measure", half_way)
+    both = tailor.prune(narrowed.bundle, data=photos, out=tmp_path / "b", retrain="ft", **SHORT)
+    assert both.kept_blocks == 7 and both.macs_before == narrowed.macs_after
+    assert [plan.kind for plan in bundle.read(both.bundle).spec.plans] == ["tune", "width", "layers"]
+    assert tailor.evaluate(both.bundle, photos).accuracy == both.accuracy_after
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({}, UsageError, "nothing says how much"),
+        ({"macs": "50%", "params": "50%"}, UsageError, "two targets"),
+        ({"macs": "5ms"}, UsageError, "wrong unit"),
+        ({"latency": "2G"}, UsageError, "wrong unit"),
+        ({"emb": "100%"}, PlanError, "below 100 %"),
+        ({"emb": "0"}, UsageError, "above zero"),
+        ({"mlp": "20M"}, UsageError, "not a share"),
+        ({"emb": "50%", "criterion": "lonely"}, UsageError, "unknown criterion `lonely`"),
+        ({"emb": "50%", "criterion": "hessian"}, UsageError, "`hessian` needs labelled images"),
+        ({"emb": "50%", "retrain": "ft"}, UsageError, "`--retrain ft` needs labelled images"),
+    ],
+)
+def test_goals_that_mean_nothing_are_said(adapted, tmp_path, settings, error, says):
+    with pytest.raises(error, match=says):
+        tailor.prune(adapted.bundle, method="uniform", out=tmp_path / "b", **settings)
+    assert not (tmp_path / "b").exists()

@@ -4,7 +4,8 @@ A spec with a pruning plan added is built anew on the stock backbone and given t
 is measured is what the written bundle will be read as.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tailor.data.images import ImageData
 from tailor.pruning.layers import LayerPlan
 from tailor.spec import BackboneRef, ClassifierHead, Spec
 from tailor.surgery import changed, load_changed_, trainable
+from tailor.tracing import WidthPlan, cut_
 from tailor.training import Recipe
 from tailor.tuning import planner
 from tailor.tuning.apply import apply_
@@ -74,15 +76,30 @@ def smaller(dense: Dense, spec: Spec, fresh: bool = False) -> Planned:
     """The model of `spec`, ready to train: with the dense model's tensors, or, with `fresh`, its trained ones anew."""
     made = builder.base(_reference(dense), spec.head, check=False)
     whole = backbone_parameters(made)
+    stock = set(made.model.state_dict())
     model = builder.apply_plans_(made, spec.plans, spec.head.seed).eval()
     ours = changed(model)
     if dense.complete:
-        again = {*ours, *(e.tensor for plan in spec.tuning for e in plan.entries)} if fresh else set()
+        again = _new(spec, stock, ours, dense.anatomy.heads) if fresh else set()
         start = model.state_dict()
-        bundle.load_all_(model, {**start, **_those(dense.model.state_dict(), [n for n in start if n not in again])})
+        bundle.load_all_(model, {**start, **_those(_left(dense, spec), [n for n in start if n not in again])})
     elif not fresh:
         load_changed_(model, _those(dict(changed(dense.model)), list(ours)))
     return Planned(model, dense.anatomy.heads, whole, dense.complete)
+
+
+def _new(spec: Spec, stock: Collection[str], ours: Collection[str], heads: tuple[str, ...]) -> set[str]:
+    """What starts anew: the classifier, what tunes added, and tensors with sparse entries (from the same seed)."""
+    roots = tuple(f"{head}." for head in heads)
+    added = {name for name in ours if name.startswith(roots) or name not in stock}
+    return added | {entries.tensor for plan in spec.tuning for entries in plan.entries}
+
+
+def _left(dense: Dense, spec: Spec) -> dict[str, Tensor]:
+    """The dense model's tensors, cut to size where the last plan cuts widths."""
+    last = spec.plans[-1]
+    model = cut_(copy.deepcopy(dense.model), last) if isinstance(last, WidthPlan) else dense.model
+    return model.state_dict()
 
 
 def counted(spec: Spec, planned: Planned) -> Spec:

@@ -2,40 +2,37 @@
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import nn
 
 from tailor import build as builder
 from tailor import bundle
 from tailor.bundle.plan_file import PLAN, read_plan, write_plan
-from tailor.data.images import ImageData, Split
+from tailor.data.images import ImageData
 from tailor.errors import UsageError, nearest
-from tailor.evidence.plots import sc_curve, scatter_tsne
-from tailor.measure.count import macs, parameters
+from tailor.measure import count
 from tailor.measure.speed import throughput
-from tailor.pruning.layers import LayerPlan, Sls, choose
-from tailor.pruning.sls import Curve, Features, again, collect, measure
+from tailor.pruning.elements import DATA, NAMES
+from tailor.pruning.layers import LayerPlan, Sls
 from tailor.spec import Spec
 from tailor.training import Recipe, processes_here, retraining
 from tailor.tuning.apply import merges
-from tailor.verbs.dense import Dense, counted, from_bundle, from_name, smaller, with_layers
+from tailor.verbs.dense import Dense, counted, from_bundle, from_name, smaller
 from tailor.verbs.events import Event, Report, silent
-from tailor.verbs.images import Corrupt, divided, in_order, open_checked, reported, score
+from tailor.verbs.images import Corrupt, divided, open_checked, reported, score
+from tailor.verbs.narrow import Goal, merged, narrower
+from tailor.verbs.shorten import shorter
 from tailor.verbs.subject import is_bundle
 from tailor.verbs.train import Planned, bundle_bytes, guide, provenance, ready, recipe_of, train_
 
-METHODS = ("sls",)
-CURVE, MAPS = "layers.png", "tsne.png"
+WIDTHS = ("isomorphic", "depgraph", "uniform", "random")
+METHODS = ("sls", *WIDTHS)
 SECONDS = 10.0
 """Within which the dense and the pruned model are timed in turns."""
-NEAR = 0.05
-"""A separation this near the threshold is measured again under two other seeds."""
 
 Retrain = Literal["none", "1clr", "ft", "tfs"]
 
@@ -74,6 +71,14 @@ def prune(
     method: str = "sls",
     data: str | None = None,
     alpha: float = 0.3,
+    criterion: str | None = None,
+    macs: str | None = None,
+    params: str | None = None,
+    latency: str | None = None,
+    emb: str | None = None,
+    heads: str | None = None,
+    dim: str | None = None,
+    mlp: str | None = None,
     samples: int = 1000,
     retrain: Retrain = "none",
     out: str | Path = "runs/pruned",
@@ -91,17 +96,19 @@ def prune(
     recipe: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> Pruned:
-    """Make an adapted bundle (or a backbone by name) smaller, by what its features say about the classes of `data`.
+    """Make an adapted bundle (or a backbone by name) smaller, and write an ordinary bundle.
 
-    `sls` drops the blocks after which the classes separate no better than `alpha` times as well as at the end, decided
-    on `samples` images of train and val, without training. `retrain` trains what trained before (the tunes and the
-    classifier): `1clr` the full schedule again, `ft` at a constant 1e-5, `tfs` from fresh ones.
+    `sls` drops the blocks after which the classes of `data` separate no better than `alpha` times as well as at the
+    end. `isomorphic`, `depgraph`, `uniform` and `random` cut widths of the merged model, those whose units score lowest
+    by `criterion`: to a target that may remain (`macs`, `params`, `latency`), or by shares that go (`emb`, `heads`,
+    `dim`, `mlp`). Both decide on `samples` images, without training. `retrain` trains what trained before (after a cut
+    of widths, everything): `1clr` the full schedule again, `ft` at a constant 1e-5, `tfs` from fresh ones.
     """
     started = time.monotonic()
-    if method not in METHODS:
-        raise UsageError(f"unknown method `{method}`", hint=nearest(method, METHODS))
-    if not data:
-        raise UsageError("no data was named", hint="add `--data DATA`, the labelled images the model was adapted to")
+    _check(method, criterion, data, retrain)
+    goal = Goal(emb, heads, dim, mlp, macs, params, latency)
+    if method in WIDTHS:
+        goal.target()
     settings = Sls(alpha)
     training = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
     folder = Path(out)
@@ -109,20 +116,27 @@ def prune(
         report(Event("done", text=f"`{folder}` is finished already"))
         return _finished(folder)
     images, dense = _open(name, data, weights, image_size, training, corrupt, report)
-    learnt = guide(teacher, images.classes)
+    learnt = guide(teacher, dense.spec.head.classes)
+    if method in WIDTHS:
+        dense = merged(dense)
     ready(folder, overwrite, resume)
     if resume and (folder / PLAN).is_file():
         file = read_plan(folder)
         spec, found = file.spec, Pruned(**{**file.settings["found"], "bundle": str(folder)})
     else:
-        spec = _decide(dense, images, settings, samples, folder, report, seed)
-        found = _compare(dense, spec, images, folder, method, retrain, report)
+        if method in WIDTHS:
+            spec, why = narrower(dense, images, method, criterion, goal, samples, seed, report)
+        else:
+            assert images is not None
+            spec = shorter(dense, images, settings, samples, folder, report, seed)
+            why = str(spec.pruning[-1].facts["reason"])  # type: ignore[union-attr]  # it is a layer plan
+        found = replace(_compare(dense, spec, images, folder, report), method=method, retrain=retrain, reason=why)
         if processes_here().is_main_process:
             write_plan(folder, spec, {"data": data, "method": method, "retrain": retrain, "found": asdict(found)})
     planned = smaller(dense, spec, fresh=retrain == "tfs")
     facts = {k: v for k, v in asdict(found).items() if k != "bundle"}
-    if retrain == "none":
-        kept = provenance(data, training)
+    if retrain == "none" or images is None:
+        kept = provenance(data or "", training)
         _write(folder, spec, planned, {**facts, "accuracy": found.accuracy_after}, kept)
     else:
         trained = train_(
@@ -134,7 +148,7 @@ def prune(
             resume=resume,
             report=report,
             teacher=learnt,
-            source=data,
+            source=str(data),
             workers=workers,
             known=facts,
         )
@@ -142,122 +156,76 @@ def prune(
     return replace(found, bundle_bytes=bundle_bytes(folder), seconds=round(time.monotonic() - started, 2))
 
 
+def _check(method: str, criterion: str | None, data: str | None, retrain: str) -> None:
+    """UsageError for names that nobody knows, and for what cannot be done without data."""
+    if method not in METHODS:
+        raise UsageError(f"unknown method `{method}`", hint=nearest(method, METHODS))
+    if criterion not in (None, "random", *NAMES):
+        raise UsageError(f"unknown criterion `{criterion}`", hint=nearest(str(criterion), (*NAMES, "random")))
+    if not data and (method == "sls" or criterion in DATA or retrain != "none"):
+        what = f"`--retrain {retrain}`" if retrain != "none" else f"`{'sls' if method == 'sls' else criterion}`"
+        raise UsageError(
+            f"no data was named, and {what} needs labelled images",
+            hint="add `--data DATA`, the images the model was adapted to",
+        )
+
+
 def _open(
     name: str,
-    data: str,
+    data: str | None,
     weights: str | None,
     image_size: int | None,
     recipe: Recipe,
     corrupt: Corrupt,
     report: Report,
-) -> tuple[ImageData, Dense]:
+) -> tuple[ImageData | None, Dense]:
     """The images, divided, with the bundle's classes, and the model."""
     seed = recipe.seed
     if is_bundle(name) or Path(name).is_dir():
         dense = from_bundle(name, weights)
+        if not data:
+            return None, dense
         classes = dense.spec.head.classes
         images = open_checked(data, seed=seed, corrupt=corrupt, report=report, classes=classes)
         return divided(images, seed, report), dense
+    if not data:
+        raise UsageError(f"`{name}` has no classes yet", hint="add `--data DATA`, or adapt it first")
     images = divided(open_checked(data, seed=seed, corrupt=corrupt, report=report), seed, report)
     return images, from_name(name, weights or "pretrained", image_size, images, recipe)
 
 
-def _decide(
-    dense: Dense, images: ImageData, settings: Sls, samples: int, folder: Path, report: Report, seed: int
-) -> Spec:
-    """The spec with its layer plan; draws the curve and the maps into the folder."""
-    report(Event("features", text=f"of every block, one pass over {samples} images at most"))
-    splits = [images.splits["train"], images.splits["val"]]
-    batches = (in_order(part, dense.spec.preprocessing) for part in drawn(splits, samples, seed) if len(part))
-    features = collect(dense.model, dense.anatomy, chain.from_iterable(batches))
-    if features.warning:
-        report(Event("warning", text=features.warning))
-    curve = measure(
-        features,
-        settings,
-        seed=seed,
-        progress=lambda done, total: report(Event("scoring blocks", done, total, "t-SNE and silhouette")),
-    )
-    plan = choose(curve.scores, settings, features.blocks, features.fixed)
-    plan = replace(plan, facts={**plan.facts, **_facts(features, plan, seed)})
-    report(Event("layers", text=f"{len(plan.kept)} of {plan.blocks} blocks stay: {plan.facts['reason']}"))
-    if processes_here().is_main_process:
-        _draw(plan, curve, features, dense.spec.head.classes, folder)
-    return with_layers(dense, plan)
-
-
-def drawn(splits: Sequence[Split], samples: int, seed: int) -> list[Split]:
-    """Of the splits together, `samples` images at most, the same share of every class, each split in its own order."""
-    labels = np.concatenate([np.asarray(split.labels, dtype=np.int64) for split in splits])
-    order = np.random.default_rng(seed).permutation(len(labels))
-    share = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = order[labels[order] == label]
-        share[members] = (np.arange(len(members)) + 0.5) / len(members)
-    chosen = set(np.argsort(share, kind="stable")[:samples].tolist())
-    parts, start = [], 0
-    for split in splits:
-        records = tuple(r for i, r in enumerate(split.records, start) if i in chosen)
-        parts.append(Split(split.name, records, split.opener))
-        start += len(split)
-    return parts
-
-
-def _facts(features: Features, plan: LayerPlan, seed: int) -> dict[str, str | int | float]:
-    """What the plan says besides the walk: images, seed, and how far a value near the threshold can be trusted."""
-    facts: dict[str, str | int | float] = {"samples": len(features.labels), "seed": seed}
-    if features.warning:
-        facts["warning"] = features.warning
-    stopped = int(plan.facts["depth"]) - 2
-    score = plan.curve[stopped] if stopped >= 0 else None
-    if score is not None and abs(score - float(plan.facts["threshold"])) < NEAR and plan.dropped:
-        others = again(features, stopped, (seed + 1, seed + 2))
-        facts["near"] = f"block {stopped + 1} under two other seeds: SC " + ", ".join(f"{o:.3f}" for o in others)
-    return facts
-
-
-def _draw(plan: LayerPlan, curve: Curve, features: Features, classes: Sequence[str], folder: Path) -> None:
-    scores = [float("nan") if score is None else score for score in plan.curve]
-    depth = int(plan.facts["depth"])
-    sc_curve(range(1, len(scores) + 1), scores, float(plan.facts["threshold"]), depth, folder / CURVE)
-    names = {f"block {i + 1}, SC {scores[i]:.2f}": curve.planes[i] for i in sorted(curve.planes)}
-    scatter_tsne(names, features.labels.tolist(), classes, folder / MAPS)
-
-
-def _compare(
-    dense: Dense, spec: Spec, images: ImageData, folder: Path, method: str, retrain: str, report: Report
-) -> Pruned:
+def _compare(dense: Dense, spec: Spec, images: ImageData | None, folder: Path, report: Report) -> Pruned:
     """Dense and cut model side by side, before any retraining: counts, accuracy, and speed in turns."""
-    started = time.monotonic()
     cut = smaller(dense, spec)
-    split, chosen = reported(images)
     pre = dense.spec.preprocessing
-    before = score(dense.model, chosen, pre, report, f"scoring the dense model on {split}").accuracy
-    after = score(cut.model, chosen, pre, report, f"scoring the pruned model on {split}").accuracy
+    split, before, after = "", float("nan"), float("nan")
+    if images is not None:
+        split, chosen = reported(images)
+        before = score(dense.model, chosen, pre, report, f"scoring the dense model on {split}").accuracy
+        after = score(cut.model, chosen, pre, report, f"scoring the pruned model on {split}").accuracy
     size = (3, *pre.size)
     models = {"dense": _deployed(dense.model, dense.spec), "pruned": _deployed(cut.model, spec)}
     report(Event("measuring", text=f"dense and pruned in turns, within {SECONDS:g} s"))
     timed = throughput(models, size, protocol="quick", seconds=SECONDS)
+    blocks = len(dense.anatomy.blocks)
     plan = spec.plans[-1]
-    assert isinstance(plan, LayerPlan)
     return Pruned(
         bundle=str(folder),
-        method=method,
-        kept_blocks=len(plan.kept),
-        blocks=plan.blocks,
-        macs_before=macs(models["dense"], size),
-        macs_after=macs(models["pruned"], size),
-        params_before=parameters(models["dense"]),
-        params_after=parameters(models["pruned"]),
+        method="",
+        kept_blocks=len(plan.kept) if isinstance(plan, LayerPlan) else blocks,
+        blocks=blocks,
+        macs_before=count.macs(models["dense"], size),
+        macs_after=count.macs(models["pruned"], size),
+        params_before=count.parameters(models["dense"]),
+        params_after=count.parameters(models["pruned"]),
         accuracy_before=before,
         accuracy_cut=after,
         accuracy_after=after,
         split=split,
-        retrain=retrain,
+        retrain="none",
         throughput_ratio=round(timed.ratios["pruned"].median, 3),
         throughput_seconds=round(timed.seconds, 1),
-        seconds=round(time.monotonic() - started, 2),
-        reason=str(plan.facts["reason"]),
+        seconds=0.0,
         warning=_slower(models, size, timed.ratios["pruned"].median),
     )
 
@@ -269,7 +237,7 @@ def _deployed(model: nn.Module, spec: Spec) -> nn.Module:
 
 
 def _slower(models: Mapping[str, nn.Module], size: tuple[int, int, int], ratio: float) -> str:
-    fewer = 1 - macs(models["pruned"], size) / macs(models["dense"], size)
+    fewer = 1 - count.macs(models["pruned"], size) / count.macs(models["dense"], size)
     return f"{fewer:.0%} fewer MACs, but not faster here" if fewer > 0.02 and ratio <= 1.02 else ""
 
 

@@ -1,0 +1,86 @@
+"""Scores of single weights for the width methods: what they take from the model, its gradients and its data.
+
+Gradients as in Isomorphic Pruning's code: in eval mode, cross-entropy without smoothing, summed with their signs over
+the batches before anything is multiplied; the Hessian's diagonal from per-sample squared gradients.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tailor.criteria import CRITERIA
+from tailor.criteria.scores import Stats
+from tailor.criteria.squared_gradient import squared_gradients
+from tailor.errors import PlanError, UsageError, nearest
+
+NAMES: Mapping[str, str] = {"l1": "magnitude-l1", "l2": "magnitude-l2", "taylor": "taylor", "hessian": "hessian"}
+"""The criteria of widths by their names on the command line; `random` needs no weights."""
+DATA = ("taylor", "hessian")
+"""Those that need labelled images."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Labelled images as (images (B, 3, H, W), labels (B,)), made anew at every pass."""
+
+    make: Callable[[], Iterable[Any]]
+
+    def __iter__(self) -> Any:
+        for batch in self.make():
+            yield batch.images, batch.labels
+
+
+def element_scores(model: nn.Module, names: Iterable[str], criterion: str, pairs: Pairs | None) -> dict[str, Tensor]:
+    """The criterion's score of every element of the named parameters, in their shapes."""
+    if criterion not in NAMES:
+        raise UsageError(f"unknown criterion `{criterion}`", hint=nearest(criterion, (*NAMES, "random")))
+    if criterion in DATA and pairs is None:
+        raise UsageError(f"`{criterion}` needs labelled images", hint="add `--data DATA`, or use `--criterion l1`")
+    known = dict(model.named_parameters())
+    weights = {name: known[name].detach() for name in names if name in known}
+    zeros = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    first, second = zeros, zeros
+    if criterion == "taylor":
+        assert pairs is not None
+        first = gradients(model, weights, pairs)
+    elif criterion == "hessian":
+        assert pairs is not None
+        second = squared_gradients(model, pairs, parameters=tuple(weights))
+    score = CRITERIA[NAMES[criterion]]
+    return {name: score(Stats(weight, first[name], second[name])) for name, weight in weights.items()}
+
+
+def gradients(model: nn.Module, names: Iterable[str], pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """The gradient of the cross-entropy, summed over all images, of each named parameter; the model stays as it was."""
+    known = dict(model.named_parameters())
+    wanted = {name: known[name] for name in names}
+    before = {name: p.requires_grad for name, p in known.items()}
+    modes = {module: module.training for module in model.modules()}
+    place = next(iter(wanted.values()))
+    sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in wanted.items()}
+    seen = 0
+    try:
+        model.eval()
+        for name, parameter in known.items():
+            parameter.requires_grad_(name in wanted)
+        for images, labels in pairs:
+            seen += len(labels)
+            loss = F.cross_entropy(
+                model(images.to(place.device, place.dtype)), labels.to(place.device), reduction="sum"
+            )
+            found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+            for total, grad in zip(sums.values(), found, strict=True):
+                if grad is not None:
+                    total += grad
+    finally:
+        for name, parameter in known.items():
+            parameter.requires_grad_(before[name])
+        for module, mode in modes.items():
+            module.training = mode
+    if not seen:
+        raise PlanError("there is no image to score the weights on", hint="give at least one")
+    return sums

@@ -1,0 +1,181 @@
+"""Widths for the verb `prune`: trace the merged model, score its units, choose what stays, check that it is exact."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tailor import backbones
+from tailor import budget as budgets
+from tailor import build as builder
+from tailor.data.images import ImageData
+from tailor.errors import ModelError, UsageError
+from tailor.measure.count import macs, parameters
+from tailor.measure.speed import latency
+from tailor.pruning.elements import DATA, Pairs, element_scores
+from tailor.pruning.width import Shares, Widths, choose, random_scores, search, unit_scores
+from tailor.spec import Spec
+from tailor.tracing import Groups, Traced, WidthPlan, cut_, plan_widths, settle, trace, verify
+from tailor.tuning import planner
+from tailor.verbs.dense import Dense
+from tailor.verbs.events import Event, Report
+from tailor.verbs.images import in_order
+from tailor.verbs.shorten import drawn
+
+LATENCY_STEPS = 5
+"""Measurements that a search for milliseconds takes; counts are cheap and take more."""
+SEARCHED = ("embedding", "heads", "hidden")
+"""Parts whose share a target searches for, unless their share is given; head dims stay whole unless told."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was asked for: shares that go by part (`50%`), or one of the amounts that may remain."""
+
+    emb: str | None = None
+    heads: str | None = None
+    dim: str | None = None
+    mlp: str | None = None
+    macs: str | None = None
+    params: str | None = None
+    latency: str | None = None
+
+    def given(self) -> dict[str, float]:
+        """The shares that were given, by the name of the part."""
+        flags = {"embedding": "emb", "heads": "heads", "head_dim": "dim", "hidden": "mlp"}
+        found = {}
+        for part, flag in flags.items():
+            text = getattr(self, flag)
+            if text is not None:
+                amount = budgets.parse(text, f"--{flag}")
+                if amount.unit != "share":
+                    raise UsageError(f"`--{flag} {text}` is not a share", hint=f"write `--{flag} 50%`")
+                found[part] = amount.value
+        return found
+
+    def target(self) -> tuple[str, budgets.Amount] | None:
+        """The one amount that may remain, None where none is named; UsageError for two, or for a wrong unit."""
+        Shares(**self.given())  # refuses what is out of range
+        named = [(flag, text) for flag in ("macs", "params", "latency") if (text := getattr(self, flag)) is not None]
+        if len(named) > 1:
+            raise UsageError(f"`--{named[0][0]}` and `--{named[1][0]}` are two targets", hint="leave one of them out")
+        if not named:
+            if not self.given():
+                raise UsageError("nothing says how much is to go", hint="add `--macs 50%`, or `--emb 50% --mlp 50%`")
+            return None
+        flag, text = named[0]
+        amount = budgets.parse(text, f"--{flag}")
+        if (amount.unit == "ms") != (flag == "latency") and amount.unit != "share":
+            raise UsageError(
+                f"`--{flag} {text}` has the wrong unit", hint="write `--macs 2G`, `--latency 5ms` or `50%`"
+            )
+        return flag, amount
+
+
+def merged(dense: Dense) -> Dense:
+    """The model with its tunes folded in and every parameter to train: what has no tunes can be cut in every width."""
+    model = builder.merged_(copy.deepcopy(dense.model), dense.spec)
+    anatomy = backbones.describe(model)
+    plan = planner.plan(model, anatomy, planner.parse("full"))
+    spec = dataclasses.replace(dense.spec, plans=(plan, *dense.spec.pruning))
+    return Dense(spec, model, anatomy, complete=True)
+
+
+def narrower(
+    dense: Dense,
+    images: ImageData | None,
+    method: str,
+    criterion: str | None,
+    goal: Goal,
+    samples: int,
+    seed: int,
+    report: Report,
+) -> tuple[Spec, str]:
+    """The spec of a merged model with its width plan, and a line that says what was chosen."""
+    target, given = goal.target(), goal.given()
+    criterion = "random" if method == "random" else criterion or ("l1" if images is None else "taylor")
+    settings = Widths("isomorphic" if method == "random" else method)
+    size = (3, *dense.spec.preprocessing.size)
+    example = torch.randn(2, *size, generator=torch.Generator().manual_seed(seed))
+    report(Event("tracing", text="which widths shrink together"))
+    traced = settle(dense.model, trace(dense.model, example), example)
+    scores = _scores(dense, traced.groups, images, criterion, samples, seed, report)
+
+    def at(share: float) -> WidthPlan:
+        searched = {} if target is None else dict.fromkeys(SEARCHED, share)
+        shares = Shares(**{**searched, **given})
+        return plan_widths(traced.groups, choose(traced.groups, scores, shares, settings))
+
+    plan = at(0.0) if target is None else at(_share(dense.model, at, *target, size, report))
+    if not plan.cuts:
+        raise UsageError("nothing is left to go: every width is pinned or already at its least", hint="ask for more")
+    _check(dense.model, traced, plan, example)
+    spec = dataclasses.replace(dense.spec, plans=(*dense.spec.plans, plan))
+    return spec, f"{method} by {criterion}: {_line(traced.groups, plan)}"
+
+
+def _scores(
+    dense: Dense, groups: Groups, images: ImageData | None, criterion: str, samples: int, seed: int, report: Report
+) -> Mapping[str, Tensor]:
+    if criterion == "random":
+        return random_scores(groups, seed)
+    pairs = None
+    if images is not None and criterion in DATA:
+        (part,) = drawn([images.splits["train"]], samples, seed)
+        pairs = Pairs(lambda: in_order(part, dense.spec.preprocessing))
+        report(Event("scoring", text=f"{criterion} on {len(part)} images"))
+    names = [member.tensor for group in groups.groups for member in group.members]
+    return unit_scores(groups, element_scores(dense.model, dict.fromkeys(names), criterion, pairs))
+
+
+def _share(
+    model: nn.Module,
+    at: Callable[[float], WidthPlan],
+    flag: str,
+    amount: budgets.Amount,
+    size: tuple[int, int, int],
+    report: Report,
+) -> float:
+    """The share of units to remove so that the target is met."""
+    figures: dict[str, Callable[[nn.Module], float]] = {
+        "macs": lambda m: macs(m, size),
+        "params": parameters,
+        "latency": lambda m: latency(m, size, seconds=2.0).median,
+    }
+    figure = figures[flag]
+    whole = figure(model)
+    target = amount.value * whole if amount.unit == "share" else amount.value
+    known: dict[float, float] = {0.0: whole}
+
+    def size_at(share: float) -> float:
+        if share not in known:
+            known[share] = figure(cut_(copy.deepcopy(model), at(share)))
+            report(Event("searching", text=f"{share:.1%} of the units gone: {flag} {known[share]:.4g}"))
+        return known[share]
+
+    return search(size_at, target, steps=LATENCY_STEPS if flag == "latency" else 12)
+
+
+def _check(model: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -> None:
+    """The cut model computes what the dense one does without the removed units; ModelError where it does not."""
+    verdict = verify(model, cut_(copy.deepcopy(model), plan), traced, plan, example)
+    if not verdict.exact:
+        raise ModelError(
+            f"the cut is not exact at `{verdict.module}`: {verdict.cause} (error {verdict.error:.1e})",
+            hint="use `--method sls`, and report the model's name",
+        )
+
+
+def _line(groups: Groups, plan: WidthPlan) -> str:
+    """`embedding 96 -> 48, hidden 384 -> 200 (mean of 12)`."""
+    labels: dict[str, list[tuple[int, int]]] = {}
+    for cut in plan.cuts:
+        labels.setdefault(groups[cut.group].label, []).append((cut.size, len(cut.keep)))
+    parts = []
+    for label, sizes in labels.items():
+        whole, kept = (sum(column) / len(sizes) for column in zip(*sizes))
+        parts.append(f"{label} {whole:g} -> {kept:.4g}" + (f" (mean of {len(sizes)})" if len(sizes) > 1 else ""))
+    return ", ".join(parts)

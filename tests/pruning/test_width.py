@@ -1,0 +1,169 @@
+"""Scores of units against a slow reference, rankings and counts on groups made by hand, and the search for a target."""
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import tiny
+from tailor.errors import PlanError, UsageError
+from tailor.pruning.elements import NAMES, element_scores, gradients
+from tailor.pruning.width import Shares, Widths, choose, random_scores, search, unit_scores
+from tailor.tracing import Group, Groups, cut_, plan_widths, trace
+
+EXACT = Widths(round_to=1)
+
+
+def group(name, size, label="hidden", kind="linear"):
+    return Group(name, label, size, kind, ())
+
+
+def made(*groups, ties=()):
+    return Groups(groups, {}, (), (), (), (), ties)
+
+
+def kept(groups, scores, shares, settings=EXACT):
+    scores = {name: torch.tensor(values, dtype=torch.float64) for name, values in scores.items()}
+    return choose(groups, scores, shares, settings)
+
+
+HALF = Shares(hidden=0.5, embedding=0.5, heads=0.5, head_dim=0.5)
+TWO = made(group("a", 4), group("b", 4))
+
+
+def test_isomorphic_groups_share_a_ranking_and_others_do_not():
+    scores = {"a": [9, 8, 7, 6], "b": [1, 2, 3, 4]}
+    assert kept(TWO, scores, HALF) == {"a": (0, 1, 2), "b": (3,)}  # b's best stays, so a's worst goes
+    assert kept(TWO, scores, Shares(hidden=0.9)) == {"a": (0,), "b": (3,)}
+    apart = made(group("a", 4, kind="conv"), group("b", 4))
+    assert kept(apart, scores, HALF) == {"a": (0, 1), "b": (2, 3)}
+    assert kept(TWO, scores, HALF, Widths("uniform", 1)) == {"a": (0, 1), "b": (2, 3)}
+    mixed = made(group("a", 4, kind="conv"), group("b", 4, label="heads"))
+    assert kept(mixed, {"a": [5, 5, 5, 1], "b": [2, 3, 4, 5]}, HALF, Widths("depgraph", 1)) == {
+        "a": (0, 1, 2),
+        "b": (3,),
+    }
+
+
+@pytest.mark.parametrize("share", [0.2, 0.25, 0.5, 0.75])
+def test_exactly_the_share_goes_at_ties_too(share):
+    found = kept(TWO, {"a": [1.0] * 4, "b": [1.0] * 4}, Shares(hidden=share), EXACT)
+    left = sum(len(found.get(name, range(4))) for name in "ab")
+    assert left == 8 - -(-share * 8 // 1)
+
+
+def test_parts_with_no_share_stay_whole():
+    groups = made(group("a", 4), group("e", 8, "embedding"))
+    assert set(kept(groups, {"a": [1, 2, 3, 4], "e": list(range(8))}, Shares(embedding=0.5))) == {"e"}
+
+
+@pytest.mark.parametrize(("rounding", "width"), [("nearest", 24), ("down", 16)])
+def test_widths_are_rounded_but_not_heads_or_small_groups(rounding, width):
+    groups = made(group("a", 32), group("h", 12, "heads"), group("s", 12, kind="small"))
+    scores = {"a": list(range(32)), "h": list(range(12)), "s": list(range(12))}
+    found = kept(groups, scores, Shares(hidden=0.35, heads=0.35), Widths("isomorphic", 8, rounding))
+    assert {name: len(units) for name, units in found.items()} == {"a": width, "h": 7, "s": 7}
+    assert found["a"] == tuple(range(32 - width, 32))
+
+
+def test_groups_that_the_code_ties_keep_equally_many():
+    groups = made(group("a", 4, kind="one"), group("b", 4), ties=(("a", "b"),))
+    found = choose(groups, random_scores(groups, 0), Shares(hidden=0.5), Widths("depgraph", 1))
+    assert len(found["a"]) == len(found["b"]) if found else True
+    found = kept(groups, {"a": [9, 9, 9, 1], "b": [1, 2, 3, 4]}, Shares(hidden=0.5), Widths("depgraph", 1))
+    assert {name: len(units) for name, units in found.items()} == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, 1.5])
+def test_shares_out_of_range_are_refused(share):
+    with pytest.raises(PlanError, match="below 100 %"):
+        Shares(hidden=share)
+
+
+def test_the_search_meets_its_target_from_below():
+    sizes = {}
+
+    def size_at(share):
+        sizes[share] = 1000 - 8 * int(share * 100)
+        return sizes[share]
+
+    share = search(size_at, 500)
+    assert sizes[share] == 496
+    with pytest.raises(PlanError, match="out of reach"):
+        search(size_at, 100)
+    with pytest.raises(PlanError, match="not below what the model has"):
+        search(size_at, 1000)
+
+
+@pytest.fixture(scope="module")
+def traced():
+    model = tiny.vit(depth=1).double()
+    return model, trace(model, tiny.images(model)).groups
+
+
+def test_a_units_score_is_what_its_removal_removes(traced):
+    """Sum over all tensors of what a cut takes away: the slow way to a slice, through surgery itself."""
+    model, groups = traced
+    names = [member.tensor for g in groups.groups for member in g.members if member.tensor.endswith("weight")]
+    elements = {name: model.get_parameter(name).detach().abs() for name in dict.fromkeys(names)}
+    scores = unit_scores(groups, elements, "none")
+    for one in groups.groups:
+        members = [member.tensor for member in one.members if member.tensor in elements]
+        unit = one.size - 1
+        cut = copy.deepcopy(model)
+        with torch.no_grad():
+            for name in elements:
+                cut.get_parameter(name).copy_(elements[name])
+        plan = plan_widths(groups, {one.id: tuple(range(unit))})
+        cut_(cut, type(plan)(plan.cuts, plan.slices))  # without the rescaling of q rows
+        gone = [float(elements[n].sum() - cut.get_parameter(n).detach().sum()) for n in dict.fromkeys(members)]
+        if len(set(members)) == len(members):  # each tensor holds the group once
+            assert float(scores[one.id][unit]) == pytest.approx(sum(gone) / len(members), rel=1e-9)
+
+
+def test_the_mean_normaliser_makes_every_group_equal_on_average(traced):
+    model, groups = traced
+    elements = {name: p.detach().square() for name, p in model.named_parameters()}
+    for score in unit_scores(groups, elements).values():
+        assert float(score.mean()) == pytest.approx(1)
+    for score in unit_scores(groups, elements, "max", everything=True).values():
+        assert float(score.max()) == pytest.approx(1)
+
+
+class Pairs:
+    def __init__(self, model):
+        self.batches = [(tiny.images(model, 2, seed=i), tiny.labels(2)) for i in range(2)]
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_gradients_are_the_sum_over_all_images_and_leave_the_model_alone(traced):
+    model, _ = traced
+    model.requires_grad_(False).train()
+    names = ["blocks.0.mlp.fc1.weight", "norm.weight"]
+    found = gradients(model, names, Pairs(model))
+    assert model.training and not any(p.requires_grad or p.grad is not None for p in model.parameters())
+    whole = copy.deepcopy(model).eval().requires_grad_(True)
+    x, y = (torch.cat(column) for column in zip(*Pairs(model)))
+    torch.nn.functional.cross_entropy(whole(x), y, reduction="sum").backward()
+    for name in names:
+        assert_close(found[name], whole.get_parameter(name).grad)
+    model.eval()
+
+
+@pytest.mark.parametrize("criterion", NAMES)
+def test_every_criterion_scores_every_weight(traced, criterion):
+    model, _ = traced
+    names = ["blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"]
+    found = element_scores(model, names, criterion, Pairs(model))
+    assert {n: s.shape for n, s in found.items()} == {n: model.get_parameter(n).shape for n in names}
+    assert all((score >= 0).all() and score.sum() > 0 for score in found.values())
+
+
+def test_criteria_without_what_they_need_are_refused(traced):
+    with pytest.raises(UsageError, match="`taylor` needs labelled images"):
+        element_scores(traced[0], [], "taylor", None)
+    with pytest.raises(UsageError, match="unknown criterion `taylr`"):
+        element_scores(traced[0], [], "taylr", None)
