@@ -71,7 +71,7 @@ def test_a_cut_is_checked_where_it_is_made(keep, message):
 
 def test_an_unknown_group_is_named_with_the_nearest():
     groups = net("vit")[2].groups
-    with pytest.raises(PlanError, match="no group is called `blocks.0.attn.head`") as error:
+    with pytest.raises(PlanError, match=r"no group is called `blocks.0.attn.head`") as error:
         plan_widths(groups, {"blocks.0.attn.head": [0]})
     assert "`blocks.0.attn.heads`" in error.value.hint
 

@@ -6,6 +6,7 @@ from tailor.tracing.plan import Cut, WidthPlan
 from tailor.tracing.planning import plan_widths
 from tailor.tracing.settle import half, settle
 from tailor.tracing.traced import Traced, trace
+from tailor.tracing.units import unit_sums
 from tailor.tracing.verify import Verdict, verify
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "plan_widths",
     "settle",
     "trace",
+    "unit_sums",
     "verify",
 ]

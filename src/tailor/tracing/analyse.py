@@ -71,7 +71,8 @@ def _placeholder(node: Node, analysis: Analysis, ignore: Collection[str]) -> Val
     if stored is not None and id(stored) in analysis.shared:  # a tied weight: one tensor, two names
         analysis.sources[str(name)] = analysis.shared[id(stored)]
         return analysis.shared[id(stored)]
-    value = Value(tuple(fresh(n) for n in tensor.shape), name or "", integral)
+    fixed = name in signature.inputs_to_buffers.values() or node.name in signature.inputs_to_lifted_tensor_constants
+    value = Value(tuple(fresh(n) for n in tensor.shape), name or "", integral, fixed)
     if name is None:
         constant = node.name in signature.inputs_to_lifted_tensor_constants
         _pin_all(value, "a constant of the code" if constant else "an input of the model")
@@ -106,10 +107,10 @@ def _call(node: Node, analysis: Analysis) -> Any:
             f"operator `{call.name}` at {call.where} does not fit its rule: {type(error).__name__} {error}",
             hint="report the model's name; pruning by layers needs no graph",
         ) from error
-    return _values(result, node, shapes, integral)
+    return _values(result, node, shapes, integral, all(value.fixed for value in call.tensors()))
 
 
-def _values(result: Any, node: Node, shapes: tuple[tuple[int, ...], ...], integral: bool) -> Any:
+def _values(result: Any, node: Node, shapes: tuple[tuple[int, ...], ...], integral: bool, fixed: bool) -> Any:
     many = isinstance(node.meta["val"], (tuple, list))
     lists = result if result and many and isinstance(result[0], list) else [result]
     for dims, shape in zip(lists, shapes, strict=True):
@@ -118,7 +119,7 @@ def _values(result: Any, node: Node, shapes: tuple[tuple[int, ...], ...], integr
             raise ModelError(
                 f"rule of `{operator_name(node)}` gave shape {found}, the graph says {shape} at {_where(node)}"
             )
-    values = [Value(tuple(dims), integral=integral) for dims in lists]
+    values = [Value(tuple(dims), integral=integral, fixed=fixed) for dims in lists]
     return values if many else values[0]
 
 

@@ -130,7 +130,6 @@ NEVER = frozenset(
         "sr_ratio",
         "reduction",
         "scale_factor",
-        "num_features",
         "out_indices",
         "layer_idx",
         "feature_size",
@@ -152,6 +151,7 @@ def find_attributes(model: nn.Module, analysis: Analysis, names: Named) -> tuple
         rows = list(_by_operator(path, module, nodes, analysis, names))
         rows += part_attributes(path, module, nodes, analysis, names)
         rows += _by_attention(path, module, nodes, analysis, names)
+        rows += _by_head(path, module, analysis, names)
         taken = {attribute.name for attribute in rows}
         rows += [a for a in _by_value(path, module, nodes, analysis, names) if a.name not in taken]
         for attribute in rows:
@@ -199,6 +199,17 @@ def _by_attention(
     fused = any(operator_name(n) == "scaled_dot_product_attention" and n.kwargs.get("scale") is None for n in nodes)
     if d is not None and fused and isinstance(scale, float) and abs(scale - size(d) ** -0.5) < 1e-9:
         yield Attribute(path, "scale", (spell(d, names),), "rsqrt")
+
+
+def _by_head(path: str, module: nn.Module, analysis: Analysis, names: Named) -> Iterator[Attribute]:
+    """A whole model's `num_features` and `head_hidden_size`: the width that its last linear layer reads."""
+    linears = [n for n in analysis.program.graph.nodes if n.op == "call_function" and operator_name(n) == "linear"]
+    if path or not linears:
+        return
+    dim = analysis.values[linears[-1].args[0]].dims[-1]  # type: ignore[index]
+    for name in ("num_features", "head_hidden_size"):
+        if vars(module).get(name) == size(dim):
+            yield Attribute(path, name, (spell(dim, names),))
 
 
 def _tagged(nodes: list[Node], analysis: Analysis, wanted: str) -> Dim | None:

@@ -196,7 +196,13 @@ class _Recorder:
             return "split_with_sizes.default", {
                 "split_sizes": self._sizes([part.dims[d] for part in value], fill=False)
             }
-        if base in ("view", "reshape", "_unsafe_view", "expand", "zeros", "ones", "full", "new_zeros", "new_ones"):
+        if base == "expand":
+            old = self._value(node.args[0]).dims  # type: ignore[arg-type]
+            old = [None] * (len(value.dims) - len(old)) + [expand(dim) for dim in old]
+            return name, {
+                "size": [-1 if o == expand(d) else self._sizes([d], fill=False)[0] for o, d in zip(old, value.dims)]
+            }
+        if base in ("view", "reshape", "_unsafe_view", "zeros", "ones", "full", "new_zeros", "new_ones"):
             key = next(k for k in ("size", "shape") if k in named)
             return name, {key: self._sizes(list(value.dims), fill=base in ("view", "reshape", "_unsafe_view"))}
         if base == "unflatten":

@@ -121,13 +121,14 @@ def _rows(analysis: Analysis, operand: Node) -> list[tuple[str, Ranges]] | None:
     origins = _origins(operand, (), 0)
     if origins is None:
         return None
-    result: list[tuple[str, Ranges]] = []
+    merged: dict[str, set[int]] = {}
     for node, path in origins:
         rows = _origin_rows(analysis, node, path)
         if rows is None:
             return None
-        result.extend(rows)
-    return list(dict.fromkeys(result))
+        for tensor, ranges in rows:  # several paths (a rotation) may start at one row, which is rescaled once
+            merged.setdefault(tensor, set()).update(row for start, stop in ranges for row in range(start, stop))
+    return [(tensor, _as_ranges(torch.tensor(sorted(rows)))) for tensor, rows in merged.items()]
 
 
 def _origins(node: Node, path: tuple[Node, ...], depth: int) -> list[Origin] | None:
@@ -178,6 +179,8 @@ def _origin_rows(analysis: Analysis, node: Node, path: tuple[Node, ...]) -> list
     if not isinstance(weight, Node) or not _value(analysis, weight).source:
         return None
     rows = _marked(node, path)
+    if not len(rows):
+        return []  # an empty part, such as no prefix tokens before a rotation
     result = [(_value(analysis, weight).source, _as_ranges(rows))]
     bias = arguments.get("bias")
     if isinstance(bias, Node):

@@ -11,11 +11,12 @@ from tailor.tracing.axes import ONE, Dim, fresh, pin, size, unify
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor in the graph: one `Dim` an axis. `source` names the parameter or buffer, empty for what is computed."""
+    """A tensor: one `Dim` an axis. `source` names the parameter or buffer; `fixed`: made from buffers alone."""
 
     dims: tuple[Dim, ...]
     source: str = ""
     integral: bool = False
+    fixed: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

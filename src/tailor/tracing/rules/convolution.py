@@ -19,7 +19,10 @@ def _convolve(call: Call, transposed: bool) -> Dims:
     rank = len(weight.dims) - 2
     channel = len(x.dims) - rank - 1
     groups = int(call.get("groups", 1))
-    call.pin([*weight.dims[2:], *x.dims[channel + 1 :]], "positions of a convolution")
+    positions = list(x.dims[channel + 1 :])
+    if not _pointwise(call):
+        call.pin([*weight.dims[2:], *positions], "positions of a convolution")
+        positions = [call.fixed(n, "positions of a convolution") for n in call.shape[channel + 1 :]]
     grouped, single = weight.dims[0], weight.dims[1]
     if groups == 1:
         source, target = (grouped, single) if transposed else (single, grouped)
@@ -28,8 +31,14 @@ def _convolve(call: Call, transposed: bool) -> Dims:
         target = _grouped(call, x.dims[channel], grouped, single, groups, transposed)
     if bias is not None:
         call.same(bias.dims[0], target)
-    spatial = [call.fixed(n, "positions of a convolution") for n in call.shape[channel + 1 :]]
-    return [*x.dims[:channel], target, *spatial]
+    return [*x.dims[:channel], target, *positions]
+
+
+def _pointwise(call: Call) -> bool:
+    """A kernel of one position, stride 1, no padding: every position by itself."""
+    rank = len(call.value("weight").dims) - 2
+    kernel = call.value("weight").shape[2:]
+    return kernel == (1,) * rank and call.shape[-rank:] == call.x.shape[-rank:]
 
 
 def _grouped(call: Call, x: Dim, grouped: Dim, single: Dim, groups: int, transposed: bool) -> Dim:

@@ -8,6 +8,8 @@ def linear(call: Call) -> Dims:
     """`x @ w.T + b`."""
     x, weight, bias = call.x, call.value("weight"), call.maybe("bias")
     call.same(x.dims[-1], weight.dims[-1])
+    if x.fixed:
+        call.pin([x.dims[-1]], "a table that the code makes")
     if len(weight.dims) == 1:
         return list(x.dims[:-1])
     if bias is not None:

@@ -230,7 +230,7 @@ SHAPE: dict[str, Rule] = {
     **dict.fromkeys(
         ("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor"), created
     ),
-    **dict.fromkeys(("arange", "linspace", "eye", "tril", "triu", "meshgrid"), pinned),
+    **dict.fromkeys(("arange", "linspace", "eye", "tril", "triu", "meshgrid", "one_hot"), pinned),
     "permute": permute,
     "transpose": transpose,
     "swapaxes": swapaxes,
