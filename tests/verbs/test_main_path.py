@@ -99,10 +99,12 @@ def test_merging_keeps_the_function_and_drops_the_plan(adapted, tmp_path):
 
 
 def test_several_methods_give_a_bundle_each(photos, tmp_path):
-    results = tailor.adapt(str(photos), method="linear,bias", out=tmp_path, **SHORT)
-    assert [r.method for r in results] == ["linear", "bias"]
-    assert [r.bundle for r in results] == [str(tmp_path / "linear"), str(tmp_path / "bias")]
+    results = tailor.adapt(str(photos), method="linear,bias,mlp-2", out=tmp_path, **SHORT)
+    assert [r.method for r in results] == ["linear", "bias", "mlp-2"]
+    assert [r.bundle for r in results] == [str(tmp_path / r.method) for r in results]
     assert results[0].trainable_params == 0
+    assert results[2].trainable_params == 96 * 97 + 2 * 96  # the hidden layer is the method's, the classifier is not
+    assert results[2].head_params == results[0].head_params
 
 
 def test_another_budget_takes_the_saved_scores(photos, adapted, tmp_path):

@@ -18,9 +18,9 @@ from tailor.errors import PlanError, UsageError, nearest
 from tailor.evidence.plots import heatmap
 from tailor.evidence.terminal import heatmap_text
 from tailor.spec import Spec
-from tailor.surgery import trainable
 from tailor.training import processes_here
 from tailor.tuning import MODULES, SELECTIONS, planner, spt, spt_report, spt_scores
+from tailor.tuning.layers import innermost
 from tailor.tuning.plan import TunePlan
 from tailor.tuning.spt_allocate import allocate
 from tailor.verbs import searching
@@ -59,9 +59,9 @@ def backbone_parameters(base: Base) -> int:
 
 
 def head_parameters(model: nn.Module, heads: Iterable[str]) -> int:
-    """Trainable parameters of the classifier."""
-    roots = tuple(head + "." for head in heads)
-    return sum(p.numel() for name, p in trainable(model).items() if name.startswith(roots))
+    """Trainable parameters of the classifier itself: hidden layers that `mlp` puts before it belong to the method."""
+    layers = [innermost(model.get_submodule(head)) for head in heads]
+    return sum(p.numel() for layer in layers for p in layer.parameters() if p.requires_grad)
 
 
 def allowed(base: Base, budget: str | None, default: str | None = None) -> int | None:

@@ -118,7 +118,9 @@ def train_(
     main = processes_here().is_main_process
     if main:
         write_text(out / "config.yaml", yaml.safe_dump(_config(spec, recipe, source), sort_keys=False))
-    set_drop_path_(model, recipe.drop_path if inside else 0.0)
+    roots = tuple(head + "." for head in planned.heads)
+    adapted = any(not name.startswith(roots) for name in trainable(model))
+    set_drop_path_(model, recipe.drop_path if adapted else 0.0)
     plan = course(
         model,
         planned.heads[0],
