@@ -19,6 +19,7 @@ import torch
 
 import tailor
 from tailor.errors import TailorError
+from tailor.evidence.plots import Point, accuracy_vs_params
 from tailor.measure.machine import machine
 
 SHARED = Path("../shared/data")
@@ -37,6 +38,8 @@ METHODS = (
     "spt-adapter", "spt-vpt", "spt-lora-structured", "spt-unstructured",
 )  # fmt: skip
 SIZED = ("lora", "vpt-shallow", "vpt-deep", "adapter", "adaptformer", "convpass", "repadapter")
+HEAD = 650
+"""A classifier of ten classes on 64 channels: so that the linear probe has a place on a logarithmic axis."""
 LR = {"full": 1e-4}
 """Peak rates other than the recipe's 1e-3: full tuning diverges from small data at that rate."""
 
@@ -101,6 +104,20 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, *(line for _, line in scored)])
 
 
+def plot(rows: list[dict[str, Any]], out: Path) -> None:
+    """Mean accuracy over the tasks against what is trained, for the methods that ran on all of them (seed 0)."""
+    tasks = {r["task"] for r in rows}
+    points = []
+    for method in METHODS:
+        own = {r["task"]: r for r in rows if r["method"] == method and r["seed"] == 0 and "accuracy" in r}
+        if own.keys() == tasks:
+            accuracy = 100 * statistics.mean(r["accuracy"] for r in own.values())
+            cost = statistics.mean(r["trainable"] + HEAD for r in own.values())
+            points.append(Point(next(iter(own.values()))["name"], cost, accuracy, method.startswith("spt")))
+    note = f"mean test accuracy of {len(tasks)} tasks, one seed; parameters with a classifier of {HEAD:,}"
+    accuracy_vs_params(points, out, note=note)
+
+
 def main() -> None:
     """Run what is missing, then print the table and one JSON line."""
     parser = argparse.ArgumentParser()
@@ -113,6 +130,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--store", type=Path, default=Path("runs/benchmarks/quality.jsonl"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.store.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +154,8 @@ def main() -> None:
         print(f"[{index + 1}/{len(todo)}] {task} {method} seed {seed}: {told}", flush=True)
     rows = [r for r in finished(args.store) if r["model"] == args.model and r["epochs"] == args.epochs]
     print(table(rows))
+    if args.plot:
+        plot(rows, args.plot)
     print(
         json.dumps(
             {

@@ -15,6 +15,7 @@ from tailor.cli import main
 
 FLOWERS = Path("../shared/data/flowers")
 OUT = Path("runs/demo")
+EPOCHS = 6
 
 
 def tailor(line: str, quiet: bool = False) -> str:
@@ -56,10 +57,10 @@ def table(name: str, results: dict[str, dict[str, float]]) -> None:
 def run() -> None:
     """The whole demonstration."""
     began = time.monotonic()
-    tables = {"digits": compare("builtin/digits", "digits", 10)}
+    tables = {"digits": compare("builtin/digits", "digits", EPOCHS)}
     image = "builtin"
     if FLOWERS.is_dir():
-        tables["flowers"] = compare(str(FLOWERS), "flowers", 10)
+        tables["flowers"] = compare(str(FLOWERS), "flowers", EPOCHS)
         image = str(sorted((FLOWERS / "test").glob("*/*.jpg"))[0])
     for name, results in tables.items():
         table(name, results)
