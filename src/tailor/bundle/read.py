@@ -182,6 +182,8 @@ def _plan_line(plan: dict[str, Any]) -> dict[str, Any]:
     if plan.get("kind") == "layers":
         kept = len(plan["kept"])
         return {"kind": "layers", "kept": kept, "blocks": kept + len(plan["dropped"]), **plan["facts"]}
+    if plan.get("kind") == "width":
+        return {"kind": "width", "groups": len(plan["cuts"]), "units": sum(cut["size"] for cut in plan["cuts"])}
     if plan.get("kind") != "tune":
         return {"kind": plan.get("kind")}
     kinds: dict[str, int] = {}

@@ -177,5 +177,5 @@ def _line(groups: Groups, plan: WidthPlan) -> str:
     parts = []
     for label, sizes in labels.items():
         whole, kept = (sum(column) / len(sizes) for column in zip(*sizes))
-        parts.append(f"{label} {whole:g} -> {kept:.4g}" + (f" (mean of {len(sizes)})" if len(sizes) > 1 else ""))
+        parts.append(f"{label} {whole:.4g} -> {kept:.4g}" + (f" (mean of {len(sizes)})" if len(sizes) > 1 else ""))
     return ", ".join(parts)

@@ -131,12 +131,14 @@ def prune(
             spec = shorter(dense, images, settings, samples, folder, report, seed)
             why = str(spec.pruning[-1].facts["reason"])  # type: ignore[union-attr]  # it is a layer plan
         found = replace(_compare(dense, spec, images, folder, report), method=method, retrain=retrain, reason=why)
+        found = replace(found, seconds=round(time.monotonic() - started, 2))
         if processes_here().is_main_process:
             write_plan(folder, spec, {"data": data, "method": method, "retrain": retrain, "found": asdict(found)})
     planned = smaller(dense, spec, fresh=retrain == "tfs")
-    facts = {k: v for k, v in asdict(found).items() if k != "bundle"}
+    facts = {k: v for k, v in asdict(found).items() if k not in ("bundle", "bundle_bytes") and v != ""}
     if retrain == "none" or images is None:
-        kept = provenance(data or "", training)
+        trained_with = ("epochs", "lr", "batch_size", "selected_on")  # nothing was trained
+        kept = {k: v for k, v in provenance(data or "", training).items() if k not in trained_with}
         _write(folder, spec, planned, {**facts, "accuracy": found.accuracy_after}, kept)
     else:
         trained = train_(
