@@ -39,7 +39,7 @@ METHODS = (
 )  # fmt: skip
 SIZED = ("lora", "vpt-shallow", "vpt-deep", "adapter", "adaptformer", "convpass", "repadapter")
 HEAD = 650
-"""A classifier of ten classes on 64 channels: so that the linear probe has a place on a logarithmic axis."""
+"""A classifier of ten classes on 64 channels, counted so that the linear probe has a place on a logarithmic axis."""
 LR = {"full": 1e-4}
 """Peak rates other than the recipe's 1e-3: full tuning diverges from small data at that rate."""
 
@@ -114,7 +114,7 @@ def plot(rows: list[dict[str, Any]], out: Path) -> None:
             accuracy = 100 * statistics.mean(r["accuracy"] for r in own.values())
             cost = statistics.mean(r["trainable"] + HEAD for r in own.values())
             points.append(Point(next(iter(own.values()))["name"], cost, accuracy, method.startswith("spt")))
-    note = f"mean test accuracy of {len(tasks)} tasks, one seed; parameters with a classifier of {HEAD:,}"
+    note = f"mean of {len(tasks)} tasks, one seed"
     accuracy_vs_params(points, out, note=note)
 
 

@@ -15,7 +15,7 @@ from tailor.cli import main
 
 FLOWERS = Path("../shared/data/flowers")
 OUT = Path("runs/demo")
-EPOCHS = 6
+EPOCHS, BUDGET = 10, "0.9%"
 
 
 def tailor(line: str, quiet: bool = False) -> str:
@@ -36,7 +36,7 @@ def tailor(line: str, quiet: bool = False) -> str:
 
 def compare(data: str, name: str, epochs: int) -> dict[str, dict[str, float]]:
     """Adapt with SPT and with a linear probe; the results by method."""
-    line = f"adapt {data} --model tailor_mini_s --method spt-lora,linear --epochs {epochs} -o {OUT / name}"
+    line = f"adapt {data} --model tailor_mini_s --method spt-lora,linear --budget {BUDGET} --epochs {epochs} -o {OUT / name}"
     printed = tailor(f"{line} --overwrite --json", quiet=True)
     results = json.loads(printed.splitlines()[-1])
     for row in results[0]["map"]:
