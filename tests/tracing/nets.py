@@ -163,6 +163,17 @@ class SqueezeExcite(nn.Module):
         return x * F.hardsigmoid(self.b(F.silu(self.a(x.mean((2, 3), keepdim=True)))))
 
 
+class ChannelSoftmax(nn.Module):
+    """A softmax over channels: a removed channel would still take its share, so these channels stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(16, 8, 1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.tanh(self.b(self.a(x).softmax(1))))
+
+
 class Glu(nn.Module):
     """Both halves of a gated unit go together."""
 
@@ -309,6 +320,7 @@ IMAGES = {
     "reuse and tied weights": Reuse,
     "transposed": Transposed,
     "squeeze excite": SqueezeExcite,
+    "channel softmax": ChannelSoftmax,
 }
 TOKENS = {
     "glu": Glu,

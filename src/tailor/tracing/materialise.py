@@ -7,7 +7,9 @@ inputs stay lengths of its inputs, so batch and image size remain free where the
 
 from __future__ import annotations
 
+import inspect
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +57,8 @@ def record(
 def _export(model: nn.Module, example: Tensor, path: str) -> ExportedProgram:
     """The graph of one submodule on the arguments that it gets in a run of the model."""
     module = model.get_submodule(path)
+    if _writes_buffers(module):
+        raise Unrecordable("the module's code replaces its own buffers, so a fresh model would have others")
     calls: list[tuple[tuple, dict]] = []
     handle = module.register_forward_pre_hook(lambda m, a, k: calls.append((a, k)), with_kwargs=True)
     try:
@@ -69,6 +73,15 @@ def _export(model: nn.Module, example: Tensor, path: str) -> ExportedProgram:
             return torch.export.export(module, calls[0][0], calls[0][1] or None, strict=False)
         except Exception as error:  # the exporter raises everything
             raise Unrecordable(f"the module cannot be exported alone: {type(error).__name__}") from error
+
+
+def _writes_buffers(module: nn.Module) -> bool:
+    """Whether `forward` assigns to a buffer, as code does that computes a table when it first sees an image size."""
+    try:
+        source = inspect.getsource(type(module).forward)
+    except (OSError, TypeError):
+        return False
+    return any(re.search(rf"self\.{name}\s*=[^=]", source) for name, _ in module.named_buffers(recurse=False))
 
 
 def _align(program: ExportedProgram, analysis: Analysis, path: str) -> Aligned:
@@ -106,8 +119,8 @@ class _Recorder:
         count = self._inputs(path)
         steps = []
         for mine in self.program.graph.nodes:
-            if mine.op != "call_function":
-                continue
+            if mine.op != "call_function" or mine.meta.get("val") is None:
+                continue  # an assertion of the exporter's has no result
             node = self.aligned[mine]
             if node.target is operator.getitem:
                 reference = self.numbers[node.args[0]]  # type: ignore[index]
