@@ -13,13 +13,16 @@ from safetensors.torch import load_file
 
 import tailor
 from tailor import bundle
+from tailor.build import build
 from tailor.cli import main
 from tailor.data.records import Record, Split
 from tailor.errors import BundleError, DataError, PlanError, UsageError
+from tailor.pruning.layers import LayerPlan
 from tailor.pruning.sls import Curve
+from tailor.surgery import changed
 from tailor.tracing import cut_
 
-VERB, SHORTEN = (importlib.import_module(f"tailor.verbs.{name}") for name in ("prune", "shorten"))
+VERB, SHORTEN, DENSE = (importlib.import_module(f"tailor.verbs.{name}") for name in ("prune", "shorten", "dense"))
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 SHORT = {"epochs": 1, "batch_size": 12}
 
@@ -177,15 +180,23 @@ def test_a_backbone_by_name_is_pruned_too(photos, tmp_path, capsys):
     assert tailor.evaluate(row["bundle"], photos).accuracy == row["accuracy_after"]
 
 
-def test_a_random_models_fresh_start_is_its_own(photos, tmp_path):
-    """`tfs` on a bundle of random weights: the backbone is the bundle's, tunes and classifier are new."""
-    run = tailor.adapt(photos, model="tailor_mini_s", weights="random", method="lora-2", out=tmp_path / "a", **SHORT)
-    made = tailor.prune(run.bundle, data=photos, alpha=1.0, out=tmp_path / "b", retrain="tfs", **SHORT)
-    start, end = bundle.read(run.bundle).tensors, bundle.read(made.bundle).tensors
-    assert end.keys() <= start.keys()
-    same = {n for n in end if torch.equal(end[n], start[n])}
-    assert "blocks.0.mlp.fc1.base.weight" in same or "blocks.0.mlp.fc1.weight" in same
-    assert "head.weight" not in same
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_a_fresh_start_has_the_bundles_backbone_and_new_tunes(adapted, photos, tmp_path, weights):
+    run = adapted
+    if weights == "random":
+        run = tailor.adapt(photos, model="tailor_mini_s", weights=weights, method="lora-2", out=tmp_path / "a", **SHORT)
+    dense = DENSE.from_bundle(run.bundle, None)
+    layers = LayerPlan(tuple(range(7)), tuple(f"blocks.{i}" for i in range(7, 12)))
+    spec = DENSE.with_layers(dense, layers)
+    whole = dense.model.state_dict()
+    left, fresh = (DENSE.smaller(dense, spec, fresh=fresh).model for fresh in (False, True))
+    anew = changed(build(spec))
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in left.state_dict().items())
+    assert all(torch.equal(tensor, anew[name]) for name, tensor in changed(fresh).items())
+    assert not torch.equal(fresh.head.weight, left.head.weight)
+    frozen = fresh.state_dict().keys() - anew.keys() - {e.tensor for p in spec.tuning for e in p.entries}
+    sparse = ("blocks.",) if weights == "pretrained" else ()  # deltas of single weights are written into their layers
+    assert all(torch.equal(fresh.state_dict()[n], whole[n]) for n in frozen if not n.startswith(sparse))
 
 
 def test_the_images_are_drawn_evenly_and_stay_in_order():
