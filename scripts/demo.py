@@ -36,8 +36,8 @@ def tailor(line: str, quiet: bool = False) -> str:
 
 def compare(data: str, name: str, epochs: int) -> dict[str, dict[str, float]]:
     """Adapt with SPT and with a linear probe; the results by method."""
-    line = f"adapt {data} --model tailor_mini_s --method spt-lora,linear --budget {BUDGET} --epochs {epochs} -o {OUT / name}"
-    printed = tailor(f"{line} --overwrite --json", quiet=True)
+    line = f"adapt {data} --model tailor_mini_s --method spt-lora,linear --budget {BUDGET} --epochs {epochs}"
+    printed = tailor(f"{line} -o {OUT / name} --overwrite --json", quiet=True)
     results = json.loads(printed.splitlines()[-1])
     for row in results[0]["map"]:
         print(row)
