@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ LAYOUT = {
     "tensor_split",
     "roll",
 }
+APART = {"unbind", "getitem", "select", "split", "chunk", "split_with_sizes", "slice", "tensor_split"}
 PASS = LAYOUT | {
     "dropout",
     "to",
@@ -87,7 +89,7 @@ def find_carriers(analysis: Analysis) -> dict[Node, list[tuple[str, Ranges]]]:
     found: dict[Node, list[tuple[str, Ranges]]] = {}
     for node in implicit(analysis):
         for operand in node.args[:2]:
-            rows = _rows(analysis, operand)  # type: ignore[arg-type]
+            rows = _rows(analysis, operand, node)  # type: ignore[arg-type]
             if rows is not None:
                 found[node] = rows
                 break
@@ -116,10 +118,10 @@ def _value(analysis: Analysis, node: object) -> Value:
     return value
 
 
-def _rows(analysis: Analysis, operand: Node) -> list[tuple[str, Ranges]] | None:
+def _rows(analysis: Analysis, operand: Node, attention: Node) -> list[tuple[str, Ranges]] | None:
     """Rows of the parameters that make `operand`, or None where it is not linear in such rows."""
     origins = _origins(operand, (), 0)
-    if origins is None:
+    if origins is None or not _exclusive(origins, attention):
         return None
     merged: dict[str, set[int]] = {}
     for node, path in origins:
@@ -129,6 +131,17 @@ def _rows(analysis: Analysis, operand: Node) -> list[tuple[str, Ranges]] | None:
         for tensor, ranges in rows:  # several paths (a rotation) may start at one row, which is rescaled once
             merged.setdefault(tensor, set()).update(row for start, stop in ranges for row in range(start, stop))
     return [(tensor, _as_ranges(torch.tensor(sorted(rows)))) for tensor, rows in merged.items()]
+
+
+def _exclusive(origins: list[Origin], attention: Node) -> bool:
+    """Whether the values go nowhere but into the attention (a bias made from q, say, would be rescaled with it)."""
+    inside = {node for origin, path in origins for node in (origin, *path)} | {attention}
+    for origin, path in origins:
+        for node, following in pairwise((origin, *path, attention)):
+            taken_apart = operator_name(following) in APART
+            if not taken_apart and any(user not in inside for user in node.users):
+                return False
+    return True
 
 
 def _origins(node: Node, path: tuple[Node, ...], depth: int) -> list[Origin] | None:
