@@ -15,7 +15,7 @@ from tailor.cli import main
 
 FLOWERS = Path("../shared/data/flowers")
 OUT = Path("runs/demo")
-EPOCHS, BUDGET = 8, "0.9%"
+EPOCHS, BUDGET = 6, "0.9%"
 
 
 def tailor(line: str, quiet: bool = False) -> str:
@@ -69,8 +69,8 @@ def run() -> None:
         image = str(_digit())
     tailor(f"predict {best} {image}")
     tailor(f"bench {best} --quick")
-    data = FLOWERS if "flowers" in tables else "builtin/digits"
-    tailor(f"prune {best} --data {data} --alpha 0.3 -o {OUT / 'small'} --overwrite")
+    line = f"prune {OUT / 'digits' / 'spt-lora'} --data builtin/digits --alpha 0.3 --retrain 1clr --epochs {EPOCHS}"
+    tailor(f"{line} -o {OUT / 'small'} --overwrite")
     print(f"\nThe heat map as a picture: {best / 'heatmap.png'}; the model card: {best / 'README.md'}")
     print(f"Done in {time.monotonic() - began:.0f} s.")
 
