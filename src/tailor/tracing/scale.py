@@ -7,7 +7,6 @@ layout operators between the weight and q.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -221,7 +220,8 @@ def _marked(node: Node, path: tuple[Node, ...]) -> Tensor:
         if operator_name(step) not in LAYOUT:
             break
         args = [marks if a is current else a for a in step.args]
-        marks = operator.getitem(*args) if step.target is operator.getitem else step.target(*args, **step.kwargs)  # type: ignore
+        assert callable(step.target)  # an operator or `getitem`; never a name
+        marks = step.target(*args, **step.kwargs)
         current = step
     parts = marks if isinstance(marks, (list, tuple)) else [marks]
     return torch.unique(torch.cat([part.reshape(-1) for part in parts]))  # type: ignore[union-attr]
