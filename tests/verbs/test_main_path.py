@@ -1,7 +1,6 @@
 """Adapt, fit, evaluate, predict, merge, export: the verbs agree with each other and with the function they replace."""
 
 import json
-from functools import partialmethod
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from tailor.cli import main
 from tailor.data.images import open_data
 from tailor.errors import BundleError, PlanError, UsageError
 from tailor.preprocessing import Preprocessing
-from tailor.tuning import noah
 from tailor.verbs.images import in_order
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
@@ -136,10 +134,10 @@ def test_a_run_is_not_resumed_on_another_backbone(photos, adapted, tmp_path):
         )
 
 
-def test_noah_searches_a_plan_within_its_budget(photos, tmp_path, monkeypatch):
-    small = {"widths": (1, 2), "depths": (1, 2), "generations": 2, "population": 4, "mutations": 2, "crossovers": 2}
-    monkeypatch.setattr(noah.Noah, "__init__", partialmethod(noah.Noah.__init__, **small, top=2))
-    run = tailor.adapt(str(photos), method="noah", budget="1%", out=tmp_path / "n", **SHORT)
+def test_noah_searches_a_plan_within_its_budget(photos, tmp_path):
+    counts = {"generations": 2, "population": 4, "mutations": 2, "crossovers": 2, "top": 2}
+    small = {"widths": [1, 2], "depths": [1, 2], **counts}
+    run = tailor.adapt(str(photos), method="noah", budget="1%", noah=small, out=tmp_path / "n", **SHORT)
     assert run.method == "noah"
     assert 0 < run.trainable_percent <= 1
     assert tailor.evaluate(run.bundle, str(photos)).accuracy == run.accuracy
@@ -204,6 +202,15 @@ def test_spts_settings_come_from_the_file(photos, tmp_path):
     with pytest.raises(UsageError, match="`sampels`") as caught:
         tailor.adapt(str(photos), out=tmp_path / "t", spt={"sampels": 9}, **settings)
     assert "`samples`" in caught.value.hint
+
+
+def test_noahs_settings_are_checked_by_name_and_value(photos, tmp_path):
+    settings = {**SHORT, "method": "noah"}
+    with pytest.raises(UsageError, match="`generation`") as caught:
+        tailor.adapt(str(photos), out=tmp_path / "a", noah={"generation": 2}, **settings)
+    assert "`generations`" in caught.value.hint
+    with pytest.raises(UsageError, match="`population` of NOAH"):
+        tailor.adapt(str(photos), out=tmp_path / "b", noah={"population": "many"}, **settings)
 
 
 def test_a_teacher_must_know_the_same_classes(photos, adapted, tmp_path):

@@ -17,7 +17,7 @@ import yaml
 from tailor.cli.options import HELP, METAVAR, POSITIONAL, SHORT, SUMMARY
 from tailor.errors import UsageError, nearest
 
-_FILE_ONLY = ("recipe", "spt")
+_FILE_ONLY = ("recipe", "spt", "noah")
 _INNER = ("report", *_FILE_ONLY)
 """Parameters of a verb that are no flags: the callback, and what only a configuration file can hold."""
 
@@ -41,7 +41,7 @@ def command(name: str, verb: Callable[..., Any], run: Callable[..., None]) -> cl
             is_eager=True,
             expose_value=False,
             callback=_configured(tuple(signature.parameters)),
-            help="a YAML file: flags, `recipe:`, `spt:`",
+            help="a YAML file: flags, and sections such as `recipe:`, `spt:`",
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="make the last line of stdout one JSON object"),
         click.Option(["--debug"], is_flag=True, help="show a traceback where something fails"),

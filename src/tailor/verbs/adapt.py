@@ -43,6 +43,7 @@ def adapt(
     seed: int = 0,
     recipe: Mapping[str, Any] | None = None,
     spt: Mapping[str, Any] | None = None,
+    noah: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> Trained | list[Trained]:
     """Fit a pre-trained backbone to a folder of images, with a budget of trainable parameters; write a bundle.
@@ -59,7 +60,6 @@ def adapt(
     planning.check_names(methods)
     results = []
     known: dict[Any, Any] = {}
-    extra = dict(spt or {})
     reference = BackboneRef(name, weights, image_size=image_size, seed=seed)
     images = divided(open_checked(data, seed=seed, corrupt=corrupt, report=report), seed, report)
     for one in methods:
@@ -76,7 +76,20 @@ def adapt(
         else:
             made = builder.base(reference, head)
             preprocessing = preprocessing_of(made.config, settings.interpolation)
-            work = Task(made, images, preprocessing, folder, seed, report, settings, resume, extra, scores, known)
+            work = Task(
+                made,
+                images,
+                preprocessing,
+                folder,
+                seed,
+                report,
+                settings,
+                resume,
+                spt or {},
+                noah or {},
+                scores,
+                known,
+            )
             spec = _plan(work, head, one, budget)
         if plan_only:
             results.append(_planned(made, spec, folder))

@@ -1,12 +1,10 @@
 """From a method's name to a plan: plain methods need only the model, SPT a pass over the data first."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from tailor import budget as budgets
@@ -24,6 +22,7 @@ from tailor.tuning.layers import innermost
 from tailor.tuning.plan import TunePlan
 from tailor.tuning.spt_allocate import allocate
 from tailor.verbs import searching
+from tailor.verbs.configured import configured
 from tailor.verbs.events import Event
 from tailor.verbs.task import Task
 
@@ -107,21 +106,11 @@ def _spt(method: str, given: Mapping[str, Any]) -> tuple[spt.Spt, Literal["own",
     setting.
     """
     named = spt.named(method)
-    known = ["head", *(f.name for f in fields(named) if f.name not in ("structured", "kind"))]
-    for key in given:
-        if key not in known:
-            raise UsageError(f"SPT has no setting `{key}`", hint=nearest(str(key), known))
     head = given.get("head", "random")
     if head not in _HEADS:
         raise UsageError(f"SPT scores with no head `{head}`", hint=nearest(str(head), list(_HEADS)))
-    try:
-        return replace(named, **{k: v for k, v in given.items() if k != "head"}), _HEADS[head]
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"`{'.'.join(map(str, first['loc']))}` of SPT: {first['msg'].lower()}, found: {first['input']!r}",
-            hint="see docs/methods/spt.md for its settings",
-        ) from None
+    others = {key: value for key, value in given.items() if key != "head"}
+    return configured(named, others, "SPT", "docs/methods/spt.md", closed=("structured", "kind")), _HEADS[head]
 
 
 def _scores(task: Task, settings: spt.Spt, head: Literal["own", "ncm"]) -> spt_scores.Scores:

@@ -12,6 +12,7 @@ from tailor.tuning import noah
 from tailor.tuning.apply import apply_
 from tailor.tuning.apply import cost as price
 from tailor.tuning.plan import TunePlan
+from tailor.verbs.configured import configured
 from tailor.verbs.course import on_images, training_report
 from tailor.verbs.events import Event
 from tailor.verbs.images import in_order
@@ -23,9 +24,10 @@ SUPERNET = "supernet"
 
 def search(task: Task, limit: int) -> TunePlan:
     """The best plan of at most `limit` parameters that mixes prompts, LoRA and adapters; PlanError where none fits."""
-    base, settings, recipe = task.base, noah.Noah(), task.recipe
+    base, recipe = task.base, task.recipe
+    settings = configured(noah.Noah(), task.noah, "NOAH", "docs/methods/noah.md")
     depth = len(base.anatomy.blocks)
-    if depth < max(settings.depths):
+    if depth < max(settings.depths) and "depths" not in task.noah:
         settings = replace(settings, depths=tuple(sorted({max(1, depth * i // 4) for i in (1, 2, 3, 4)})))
     plan = noah.plan(base.model, base.anatomy, noah.full(base.anatomy, settings))
     model = apply_(copy.deepcopy(base.model), plan, base.anatomy.heads, task.seed)

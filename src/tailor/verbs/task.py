@@ -17,8 +17,8 @@ from tailor.verbs.events import Report
 class Task:
     """The model, the images, where to leave things, whom to tell; the recipe for methods that train while they plan.
 
-    `spt` holds settings of SPT other than its defaults (`rule`, `samples`, `unit`, ...). `scores` is a file or run
-    folder to take scores from, `known` keeps them for the other methods of the same call.
+    `spt` and `noah` hold settings of theirs other than the defaults (`rule`, `generations`, ...). `scores` is a file or
+    run folder to take scores from, `known` keeps them for the other methods of the same call.
     """
 
     base: Base
@@ -30,5 +30,6 @@ class Task:
     recipe: Recipe
     resume: bool = False
     spt: Mapping[str, Any] = field(default_factory=dict)
+    noah: Mapping[str, Any] = field(default_factory=dict)
     scores: str | None = None
     known: dict[tuple[str, int, str], spt_scores.Scores] = field(default_factory=dict)
