@@ -61,21 +61,19 @@ def _labels(seed: int, first: int, size: int, classes: int) -> list[int]:
 
 
 def _location(rng: np.random.Generator, label: int) -> np.ndarray:
-    """One shape; the label is the bin of its centre's x. Everything else is free."""
-    canvas = _background(rng)
+    """One light shape in the dark; the label is the bin of its centre's x. Everything else is free."""
     x = MARGIN + (SIDE - 2 * MARGIN) * (label + 0.5 + rng.uniform(-JITTER, JITTER)) / BINS
     y, radius = rng.uniform(10, SIDE - 10), rng.uniform(5, 9)
     shape = _SHAPES[rng.integers(len(_SHAPES))]
-    return _paint(canvas, rng, shape(*_local(x, y, rng.uniform(0, 2 * math.pi)), radius))
+    return _light(shape(*_local(x, y, rng.uniform(0, 2 * math.pi)), radius))
 
 
 def _orientation(rng: np.random.Generator, label: int) -> np.ndarray:
-    """One shape without rotational symmetry; the label is the bin of its angle."""
-    canvas = _background(rng)
+    """One light shape without rotational symmetry in the dark; the label is the bin of its angle."""
     angle = 2 * math.pi * (label + rng.uniform(-JITTER, JITTER)) / BINS
     x, y = rng.uniform(18, SIDE - 18, size=2)
     shape = _POINTED[rng.integers(len(_POINTED))]
-    return _paint(canvas, rng, shape(*_local(x, y, angle), rng.uniform(9, 15)))
+    return _light(shape(*_local(x, y, angle), rng.uniform(9, 15)))
 
 
 def _count(rng: np.random.Generator, label: int) -> np.ndarray:
@@ -93,6 +91,14 @@ def _count(rng: np.random.Generator, label: int) -> np.ndarray:
         shape = _SHAPES[rng.integers(len(_SHAPES))]
         canvas = _paint(canvas, rng, shape(*_local(x, y, rng.uniform(0, 2 * math.pi)), radius))
     return canvas
+
+
+def _light(distance: np.ndarray) -> np.ndarray:
+    """White where `distance` (signed, pixels) is negative, black elsewhere, as dSprites draws its sprites.
+
+    With colours and textures, 800 images teach a small backbone nothing about these two tasks.
+    """
+    return np.repeat((0.5 - distance).clip(0, 1)[:, :, None], 3, axis=2)
 
 
 _number = tuple(str(i) for i in range(BINS))
