@@ -35,9 +35,11 @@ REPEATED = ("full", "linear", "lora", "spt-lora")
 METHODS = (
     *REPEATED,
     "bias", "partial", "mlp-3", "vpt-shallow", "vpt-deep", "adapter", "adaptformer", "convpass", "repadapter", "ssf",
-    "spt-adapter", "spt-vpt", "spt-lora-structured", "spt-unstructured",
+    "spt-adapter", "spt-vpt", "spt-lora-structured", "spt-unstructured", "noah",
 )  # fmt: skip
-SIZED = ("lora", "vpt-shallow", "vpt-deep", "adapter", "adaptformer", "convpass", "repadapter")
+SIZED = ("lora", "vpt-shallow", "vpt-deep", "adapter", "adaptformer", "convpass", "repadapter", "noah")
+NOAH = {"generations": 5, "population": 20, "mutations": 10, "crossovers": 10, "top": 5}
+"""A search of 100 sub-nets instead of the paper's 750."""
 HEAD = 650
 """A classifier of ten classes on 64 channels, counted so that the linear probe has a place on a logarithmic axis."""
 LR = {"full": 1e-4}
@@ -60,6 +62,7 @@ def run_one(task: str, method: str, seed: int, args: argparse.Namespace) -> dict
                 lr=LR.get(method),
                 seed=seed,
                 spt=getattr(args, "spt", None),
+                noah=NOAH,
                 recipe={"evaluate_every": max(1, args.epochs // 4), "checkpoint_every": args.epochs},
             )
         except TailorError as error:
