@@ -9,7 +9,8 @@ from torch.testing import assert_close
 import tiny
 from tailor.errors import PlanError, UsageError
 from tailor.pruning.elements import NAMES, element_scores, gradients
-from tailor.pruning.width import Shares, Widths, choose, random_scores, search, unit_scores
+from tailor.pruning.settings import Shares, Widths
+from tailor.pruning.width import choose, random_scores, unit_scores
 from tailor.tracing import Group, Groups, cut_, plan_widths, trace
 
 EXACT = Widths(round_to=1)
@@ -79,19 +80,22 @@ def test_shares_out_of_range_are_refused(share):
         Shares(hidden=share)
 
 
-def test_the_search_meets_its_target_from_below():
-    sizes = {}
+def test_every_group_keeps_what_must_stay():
+    scores = {"a": [9, 8, 7, 6], "b": [1, 2, 3, 4]}
+    found = kept(TWO, scores, Shares(hidden=0.9), Widths(round_to=1, keep_at_least=2))
+    assert found == {"a": (0, 1), "b": (2, 3)}
+    big = made(group("c", 32))
+    down = Widths(round_to=8, rounding="down", keep_at_least=9)
+    assert len(kept(big, {"c": range(32)}, Shares(hidden=0.95), down)["c"]) == 16
 
-    def size_at(share):
-        sizes[share] = 1000 - 8 * int(share * 100)
-        return sizes[share]
 
-    share = search(size_at, 500)
-    assert sizes[share] == 496
-    with pytest.raises(PlanError, match="out of reach"):
-        search(size_at, 100)
-    with pytest.raises(PlanError, match="not below what the model has"):
-        search(size_at, 1000)
+def test_attention_is_ranked_over_all_layers_or_each_by_itself():
+    groups = made(group("a", 4, "heads", "one"), group("b", 4, "heads", "two"))
+    scores = {"a": [9, 8, 7, 6], "b": [1, 2, 3, 4]}
+    whole = {"a": (0, 1, 2), "b": (3,)}
+    assert kept(groups, scores, HALF, Widths(round_to=1, attention="all")) == whole
+    assert kept(groups, scores, HALF, Widths("depgraph", 1, attention="layer")) == {"a": (0, 1), "b": (2, 3)}
+    assert kept(groups, scores, HALF, Widths(round_to=1)) == {"a": (0, 1), "b": (2, 3)}
 
 
 def test_random_scores_follow_their_seed():

@@ -276,6 +276,15 @@ def test_layers_go_from_a_narrow_model_and_it_is_retrained(narrowed, photos, tmp
     assert tailor.evaluate(both.bundle, photos).accuracy == both.accuracy_after
 
 
+def test_settings_of_widths_come_from_the_file(adapted, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("method: uniform\nmlp: 50%\nwidths: {keep_at_least: 300}\n")
+    with pytest.raises(SystemExit):
+        main(["prune", adapted.bundle, "--config", str(tmp_path / "c.yaml"), "-o", str(tmp_path / "b"), "--json"])
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    plan = bundle.read(row["bundle"]).spec.plans[-1]
+    assert [len(cut.keep) for cut in plan.cuts] == [304] * 12  # the multiple of 8 above
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
@@ -289,6 +298,10 @@ def test_layers_go_from_a_narrow_model_and_it_is_retrained(narrowed, photos, tmp
         ({"emb": "50%", "criterion": "lonely"}, UsageError, "unknown criterion `lonely`"),
         ({"emb": "50%", "criterion": "hessian"}, UsageError, "`hessian` needs labelled images"),
         ({"emb": "50%", "retrain": "ft"}, UsageError, "`--retrain ft` needs labelled images"),
+        ({"emb": "50%", "widths": {"round": 4}}, UsageError, "`widths:` has no setting `round`"),
+        ({"emb": "50%", "widths": {"ranking": "uniform"}}, UsageError, "no setting `ranking`"),
+        ({"emb": "50%", "widths": {"rounding": "up"}}, UsageError, "`rounding` of `widths:`"),
+        ({"emb": "50%", "widths": {"round_to": 0}}, UsageError, "`round_to` must be at least 1: 0"),
     ],
 )
 def test_goals_that_mean_nothing_are_said(adapted, tmp_path, settings, error, says):

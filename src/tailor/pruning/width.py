@@ -5,21 +5,16 @@ once; uniform each group by itself. Deviations: exactly the asked share goes als
 norms of every kind count, and widths are rounded to the nearest multiple of 8, which the hardware likes, unless told.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil
-from typing import Literal, get_args
 
 import torch
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from tailor.errors import PlanError
-from tailor.tracing.groups import Group, Groups, Label
+from tailor.pruning.settings import Normaliser, Shares, Widths
+from tailor.tracing.groups import Group, Groups
 from tailor.tracing.layout import unit_of
-
-Normaliser = Literal["mean", "max", "none"]
-Rounding = Literal["nearest", "down"]
 
 RANKINGS: dict[str, Callable[[Group], str]] = {
     "isomorphic": lambda group: f"{group.label}: {group.kind}",
@@ -27,37 +22,6 @@ RANKINGS: dict[str, Callable[[Group], str]] = {
     "uniform": lambda group: group.id,
 }
 """By the name of a method: groups with the same key are ranked together."""
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
-class Shares:
-    """What share of the units goes, for each part a group can play; 0 leaves it alone."""
-
-    embedding: float = 0.0
-    heads: float = 0.0
-    head_dim: float = 0.0
-    hidden: float = 0.0
-
-    def __post_init__(self) -> None:
-        for label in get_args(Label):
-            if not 0 <= self.of(label) < 1:
-                raise PlanError(
-                    f"the share of {label} units that goes must be at least 0 and below 100 %: {self.of(label):.0%}",
-                    hint="write for instance `50%`; to remove whole blocks use `--method sls`",
-                )
-
-    def of(self, label: str) -> float:
-        """The share for a group's label."""
-        return float(getattr(self, label.replace(" ", "_")))
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
-class Widths:
-    """How units are chosen: which are ranked together, and to what widths are rounded (heads never are)."""
-
-    ranking: str = "isomorphic"
-    round_to: int = 8
-    rounding: Rounding = "nearest"
 
 
 def unit_scores(
@@ -106,30 +70,46 @@ def random_scores(groups: Groups, seed: int) -> dict[str, Tensor]:
 def choose(
     groups: Groups, scores: Mapping[str, Tensor], shares: Shares, settings: Widths
 ) -> dict[str, tuple[int, ...]]:
-    """The units that stay in every group that loses some, ascending; the lowest scores of each ranking go.
+    """The units that stay in every group that loses some, ascending; the lowest scores of each ranking go."""
+    return kept(groups, scores, widths(groups, scores, shares, settings))
 
-    Groups that the model's code ties together keep equally many, those of the group that keeps most.
-    """
-    key = RANKINGS[settings.ranking]
-    classes: dict[str, list[Group]] = {}
-    for group in groups.groups:
-        if shares.of(group.label) > 0:
-            classes.setdefault(key(group), []).append(group)
-    counts = {group.id: group.size for group in groups.groups}
-    for members in classes.values():
-        counts |= _left(members, scores, shares)
-    by_id = {group.id: group for members in classes.values() for group in members}
-    counts |= {name: _rounded(counts[name], group, settings) for name, group in by_id.items()}
-    for tie in groups.ties:
-        counts |= dict.fromkeys(tie, max(counts[name] for name in tie))
+
+def kept(groups: Groups, scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The units that stay in every group that loses some, ascending: its `counts` best."""
     return {
         group.id: _best(scores[group.id], counts[group.id]) for group in groups.groups if counts[group.id] < group.size
     }
 
 
-def _left(members: list[Group], scores: Mapping[str, Tensor], shares: Shares) -> dict[str, int]:
-    """How many units each group of one ranking keeps when the lowest of them all go; the best of each group stays."""
-    pool = torch.cat([_best_spared(scores[group.id]) for group in members])
+def widths(groups: Groups, scores: Mapping[str, Tensor], shares: Shares, settings: Widths) -> dict[str, int]:
+    """How many units every group keeps when the share of each ranking with the lowest scores goes.
+
+    Groups that the model's code ties together keep equally many, those of the group that keeps most.
+    """
+    asked = [group for group in groups.groups if shares.of(group.label) > 0]
+    counts = {group.id: group.size for group in groups.groups}
+    for members in classes(asked, settings).values():
+        counts |= _left(members, scores, shares, settings.keep_at_least)
+    counts |= {group.id: _rounded(counts[group.id], group, settings) for group in asked}
+    for tie in groups.ties:
+        counts |= dict.fromkeys(tie, max(counts[name] for name in tie))
+    return counts
+
+
+def classes(groups: Iterable[Group], settings: Widths) -> dict[str, list[Group]]:
+    """The groups that are ranked together."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        key = RANKINGS[settings.ranking](group)
+        if group.label in ("heads", "head dim") and settings.attention != "class":
+            key = group.label if settings.attention == "all" else group.id
+        found.setdefault(key, []).append(group)
+    return found
+
+
+def _left(members: list[Group], scores: Mapping[str, Tensor], shares: Shares, least: int) -> dict[str, int]:
+    """How many units each group of one ranking keeps when the lowest of them all go; each group's best `least` stay."""
+    pool = torch.cat([_best_spared(scores[group.id], least) for group in members])
     owner = torch.cat([torch.full((group.size,), i) for i, group in enumerate(members)])
     gone = ceil(sum(shares.of(group.label) * group.size for group in members) - 1e-9)
     lowest = torch.argsort(pool, stable=True)[:gone]
@@ -137,48 +117,21 @@ def _left(members: list[Group], scores: Mapping[str, Tensor], shares: Shares) ->
     return {group.id: group.size - n for group, n in zip(members, lost, strict=True)}
 
 
-def _best_spared(scores: Tensor) -> Tensor:
-    """The scores, with the last of the highest out of reach."""
+def _best_spared(scores: Tensor, least: int) -> Tensor:
+    """The scores, with the highest `least` out of reach; of equal ones the later."""
     spared = scores.clone()
-    spared[torch.argsort(scores, stable=True)[-1]] = torch.inf
+    spared[torch.argsort(scores, stable=True)[-least:]] = torch.inf
     return spared
 
 
 def _rounded(count: int, group: Group, settings: Widths) -> int:
-    """The width as a multiple of `round_to`, in groups of at least two such multiples; heads are counted one by one."""
-    step = settings.round_to
-    if group.label == "heads" or step <= 1 or group.size < 2 * step:
-        return count
+    """The width as a multiple of its step, but not below what must stay."""
+    step = settings.step(group.label, group.size)
     multiples = count // step if settings.rounding == "down" else (count + step // 2) // step
-    return min(group.size, max(1, multiples) * step)
+    least = min(settings.keep_at_least, group.size)
+    return min(group.size, max(multiples, ceil(least / step), 1) * step)
 
 
 def _best(scores: Tensor, count: int) -> tuple[int, ...]:
     """The units with the highest scores, ascending; of equal ones the later, as the lower of a stable sort go first."""
     return tuple(sorted(torch.argsort(scores, stable=True)[len(scores) - count :].tolist()))
-
-
-def search(size_at: Callable[[float], float], target: float, *, steps: int = 12, most: float = 0.95) -> float:
-    """The smallest share whose model is no larger than `target`, by bisection; PlanError where none up to `most` is.
-
-    `size_at(share)` must not grow with the share, but for small steps of rounding.
-    """
-    whole = size_at(0.0)
-    if target >= whole:
-        raise PlanError(
-            f"the target {target:.4g} is not below what the model has: {whole:.4g}", hint="name a smaller target"
-        )
-    least = size_at(most)
-    if least > target:
-        raise PlanError(
-            f"the target {target:.4g} is out of reach: with {most:.0%} of the units gone {least:.4g} remain",
-            hint="name a larger target, or drop whole blocks with `--method sls`",
-        )
-    low, high = 0.0, most
-    for _ in range(steps):
-        middle = (low + high) / 2
-        if size_at(middle) > target:
-            low = middle
-        else:
-            high = middle
-    return high

@@ -1,5 +1,6 @@
 """The anatomy of any model from its exported graph: which axes shrink together, and cutting them exactly."""
 
+from tailor.tracing.cost import Cost, mac_cost, parameter_cost
 from tailor.tracing.cut import cut_
 from tailor.tracing.groups import Group, Groups, Member, Pinned
 from tailor.tracing.plan import Cut, WidthPlan
@@ -10,6 +11,7 @@ from tailor.tracing.units import unit_sums
 from tailor.tracing.verify import Verdict, verify
 
 __all__ = [
+    "Cost",
     "Cut",
     "Group",
     "Groups",
@@ -20,6 +22,8 @@ __all__ = [
     "WidthPlan",
     "cut_",
     "half",
+    "mac_cost",
+    "parameter_cost",
     "plan_widths",
     "settle",
     "trace",

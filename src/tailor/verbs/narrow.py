@@ -2,8 +2,9 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +14,18 @@ from tailor import budget as budgets
 from tailor import build as builder
 from tailor.data.images import ImageData
 from tailor.errors import ModelError, UsageError
-from tailor.measure.count import macs, parameters
-from tailor.measure.speed import latency
 from tailor.pruning.elements import DATA, Pairs, element_scores
-from tailor.pruning.width import Shares, Widths, choose, random_scores, search, unit_scores
+from tailor.pruning.settings import Shares, Widths
+from tailor.pruning.width import kept, random_scores, unit_scores
 from tailor.spec import Spec
 from tailor.tracing import Groups, Traced, WidthPlan, cut_, plan_widths, settle, trace, verify
 from tailor.tuning import planner
+from tailor.verbs.configured import configured
 from tailor.verbs.dense import Dense
 from tailor.verbs.events import Event, Report
 from tailor.verbs.images import in_order
+from tailor.verbs.reaching import Scored, counts_for
 from tailor.verbs.shorten import drawn
-
-LATENCY_STEPS = 5
-"""Measurements that a search for milliseconds takes; counts are cheap and take more."""
-SEARCHED = ("embedding", "heads", "hidden")
-"""Parts whose share a target searches for, unless their share is given; head dims stay whole unless told."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,7 @@ def narrower(
     method: str,
     criterion: str | None,
     goal: Goal,
+    given_widths: Mapping[str, Any] | None,
     samples: int,
     seed: int,
     report: Report,
@@ -97,19 +95,14 @@ def narrower(
     """The spec of a merged model with its width plan, and a line that says what was chosen."""
     target, given = goal.target(), goal.given()
     criterion = "random" if method == "random" else criterion or ("l1" if images is None else "taylor")
-    settings = Widths("isomorphic" if method == "random" else method)
+    settings = settings_of(method, given_widths)
     size = (3, *dense.spec.preprocessing.size)
     example = torch.randn(2, *size, generator=torch.Generator().manual_seed(seed))
     report(Event("tracing", text="which widths shrink together"))
     traced = settle(dense.model, trace(dense.model, example), example)
-    scores = _scores(dense, traced.groups, images, criterion, samples, seed, report)
-
-    def at(share: float) -> WidthPlan:
-        searched = {} if target is None else dict.fromkeys(SEARCHED, share)
-        shares = Shares(**{**searched, **given})
-        return plan_widths(traced.groups, choose(traced.groups, scores, shares, settings))
-
-    plan = at(0.0) if target is None else at(_share(dense.model, at, *target, size, report))
+    scores = _scores(dense, traced.groups, images, criterion, settings, samples, seed, report)
+    counts = counts_for(Scored(dense.model, traced, scores, settings, size), given, target, report)
+    plan = plan_widths(traced.groups, kept(traced.groups, scores, counts))
     if not plan.cuts:
         raise UsageError("nothing is left to go: every width is pinned or already at its least", hint="ask for more")
     _check(dense.model, traced, plan, example)
@@ -117,8 +110,21 @@ def narrower(
     return spec, f"{method} by {criterion}: {_line(traced.groups, plan)}"
 
 
+def settings_of(method: str, given: Mapping[str, Any] | None) -> Widths:
+    """How the method chooses units, with what the `widths:` section of a file says."""
+    default = Widths("isomorphic" if method == "random" else method)
+    return configured(default, given or {}, "`widths:`", "docs/methods/width.md", closed=("ranking",))
+
+
 def _scores(
-    dense: Dense, groups: Groups, images: ImageData | None, criterion: str, samples: int, seed: int, report: Report
+    dense: Dense,
+    groups: Groups,
+    images: ImageData | None,
+    criterion: str,
+    settings: Widths,
+    samples: int,
+    seed: int,
+    report: Report,
 ) -> Mapping[str, Tensor]:
     if criterion == "random":
         return random_scores(groups, seed)
@@ -128,35 +134,8 @@ def _scores(
         pairs = Pairs(lambda: in_order(part, dense.spec.preprocessing))
         report(Event("scoring", text=f"{criterion} on {len(part)} images"))
     names = [member.tensor for group in groups.groups for member in group.members]
-    return unit_scores(groups, element_scores(dense.model, dict.fromkeys(names), criterion, pairs))
-
-
-def _share(
-    model: nn.Module,
-    at: Callable[[float], WidthPlan],
-    flag: str,
-    amount: budgets.Amount,
-    size: tuple[int, int, int],
-    report: Report,
-) -> float:
-    """The share of units to remove so that the target is met."""
-    figures: dict[str, Callable[[nn.Module], float]] = {
-        "macs": lambda m: macs(m, size),
-        "params": parameters,
-        "latency": lambda m: latency(m, size, seconds=2.0).median,
-    }
-    figure = figures[flag]
-    whole = figure(model)
-    target = amount.value * whole if amount.unit == "share" else amount.value
-    known: dict[float, float] = {0.0: whole}
-
-    def size_at(share: float) -> float:
-        if share not in known:
-            known[share] = figure(cut_(copy.deepcopy(model), at(share)))
-            report(Event("searching", text=f"{share:.1%} of the units gone: {flag} {known[share]:.4g}"))
-        return known[share]
-
-    return search(size_at, target, steps=LATENCY_STEPS if flag == "latency" else 12)
+    elements = element_scores(dense.model, dict.fromkeys(names), criterion, pairs)
+    return unit_scores(groups, elements, settings.normaliser, settings.everything)
 
 
 def _check(model: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -> None:

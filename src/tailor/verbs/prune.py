@@ -24,7 +24,7 @@ from tailor.tuning.apply import merges
 from tailor.verbs.dense import Dense, counted, from_bundle, from_name, smaller
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked, reported, score
-from tailor.verbs.narrow import Goal, merged, narrower
+from tailor.verbs.narrow import Goal, merged, narrower, settings_of
 from tailor.verbs.shorten import shorter
 from tailor.verbs.subject import is_bundle
 from tailor.verbs.train import Planned, bundle_bytes, guide, provenance, ready, recipe_of, train_
@@ -94,6 +94,7 @@ def prune(
     overwrite: bool = False,
     seed: int = 0,
     recipe: Mapping[str, Any] | None = None,
+    widths: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> Pruned:
     """Make an adapted bundle (or a backbone by name) smaller, and write an ordinary bundle.
@@ -101,14 +102,18 @@ def prune(
     `sls` drops the blocks after which the classes of `data` separate no better than `alpha` times as well as at the
     end. `isomorphic`, `depgraph`, `uniform` and `random` cut widths of the merged model, those whose units score lowest
     by `criterion`: to a target that may remain (`macs`, `params`, `latency`), or by shares that go (`emb`, `heads`,
-    `dim`, `mlp`). Both decide on `samples` images, without training. `retrain` trains what trained before (after a cut
-    of widths, everything): `1clr` the full schedule again, `ft` at a constant 1e-5, `tfs` from fresh ones.
+    `dim`, `mlp`), with the settings `widths`. Both decide on `samples` images, without training. `retrain` trains what
+    trained before (after a cut of widths, everything): `1clr` the full schedule again, `ft` at a constant 1e-5, `tfs`
+    from fresh ones.
     """
     started = time.monotonic()
     _check(method, criterion, data, retrain)
     goal = Goal(emb, heads, dim, mlp, macs, params, latency)
     if method in WIDTHS:
         goal.target()
+        settings_of(method, widths)
+    elif widths:
+        raise UsageError(f"`widths:` says nothing to `--method {method}`", hint="add `--method isomorphic`")
     settings = Sls(alpha)
     training = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
     folder = Path(out)
@@ -125,7 +130,7 @@ def prune(
         spec, found = file.spec, Pruned(**{**file.settings["found"], "bundle": str(folder)})
     else:
         if method in WIDTHS:
-            spec, why = narrower(dense, images, method, criterion, goal, samples, seed, report)
+            spec, why = narrower(dense, images, method, criterion, goal, widths, samples, seed, report)
         else:
             assert images is not None
             spec = shorter(dense, images, settings, samples, folder, report, seed)

@@ -1,0 +1,86 @@
+"""The widths that meet what was asked: shares as they were given, or a target in MACs, parameters or milliseconds."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tailor.budget import Amount
+from tailor.measure.count import macs, parameters
+from tailor.measure.speed import latency
+from tailor.pruning.settings import Shares, Widths
+from tailor.pruning.target import Size, search, used_up
+from tailor.pruning.width import kept, widths
+from tailor.tracing import Traced, cut_, mac_cost, parameter_cost, plan_widths
+from tailor.verbs.events import Event, Report
+
+MEASURED_STEPS, COUNTED_STEPS = 5, 40
+"""Steps of a search: milliseconds are measured and cost seconds each, counts are arithmetic."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A traced model with a score for every unit of its groups, and how the units are to be chosen."""
+
+    model: nn.Module
+    traced: Traced
+    scores: Mapping[str, Tensor]
+    settings: Widths
+    image: tuple[int, int, int]
+
+
+def counts_for(
+    scored: Scored, given: Mapping[str, float], target: tuple[str, Amount] | None, report: Report
+) -> dict[str, int]:
+    """How many units every group keeps: by the shares `given`, the others searched so that the target holds.
+
+    What rounding leaves of a target in MACs or parameters is used up; milliseconds are too coarse for that.
+    """
+    groups, settings = scored.traced.groups, scored.settings
+    searched = tuple(part for part in settings.parts if part not in given)
+
+    def at(share: float) -> dict[str, int]:
+        shares = {str(part): share for part in searched} if target else {}
+        return widths(groups, scored.scores, Shares(**{**shares, **given}), settings)
+
+    if target is None:
+        return at(0.0)
+    flag, amount = target
+    size = _figure(scored, flag)
+    whole = size(groups.sizes)
+    limit = amount.value * whole if amount.unit == "share" else amount.value
+    known: dict[float, float] = {}
+
+    def size_at(share: float) -> float:
+        if share not in known:
+            known[share] = size(at(share))
+            if flag == "latency":
+                report(Event("searching", text=f"{share:.1%} of the units gone: {flag} {known[share]:.4g}"))
+        return known[share]
+
+    share = search(size_at, limit, steps=MEASURED_STEPS if flag == "latency" else COUNTED_STEPS)
+    report(Event("searching", text=f"{share:.1%} of the units gone: {flag} {known[share]:.4g}"))
+    if flag == "latency":
+        return at(share)
+    return used_up(groups, scored.scores, at(share), settings, searched, size, limit)
+
+
+def _figure(scored: Scored, flag: str) -> Size:
+    """The amount by counts: arithmetic where it says of the whole model what counting says, else by cutting a copy."""
+
+    def cut(counts: Mapping[str, int]) -> nn.Module:
+        keep = kept(scored.traced.groups, scored.scores, counts)
+        return cut_(copy.deepcopy(scored.model), plan_widths(scored.traced.groups, keep))
+
+    whole = scored.traced.groups.sizes
+    count: dict[str, Callable[[nn.Module], float]] = {
+        "macs": lambda model: macs(model, scored.image),
+        "params": parameters,
+        "latency": lambda model: latency(model, scored.image, seconds=2.0).median,
+    }
+    if flag != "latency":
+        cost = mac_cost(scored.traced) if flag == "macs" else parameter_cost(scored.model, scored.traced)
+        if cost.at(whole) == count[flag](scored.model):
+            return cost.at
+    return lambda counts: count[flag](cut(counts))
