@@ -255,6 +255,22 @@ class Rotary(nn.Module):
         return x + self.proj(y.transpose(1, 2).flatten(2))
 
 
+class BiasBeside(nn.Module):
+    """The bias of a fused qkv is three tensors, added after the layer: the scale goes into the rows of q alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.qkv, self.proj = 4, nn.Linear(24, 96, bias=False), nn.Linear(32, 24)
+        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(32)), nn.Parameter(torch.zeros(32))
+        self.register_buffer("k_bias", torch.zeros(32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        both = self.qkv(x) + torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        q, k, v = both.view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        return x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
 class QueryNorm(nn.Module):
     """A norm of q: the scale must go into its affine weights."""
 
@@ -328,6 +344,7 @@ TOKENS = {
     "repeated keys": RepeatedKeys,
     "unequal values": UnequalValues,
     "rotary": Rotary,
+    "bias beside": BiasBeside,
     "query norm": QueryNorm,
     "cosine scores": CosineScores,
     "fixed width": FixedWidth,

@@ -183,14 +183,18 @@ def _from_input(node: Node) -> bool:
 
 
 def _origin_rows(analysis: Analysis, node: Node, path: tuple[Node, ...]) -> list[tuple[str, Ranges]] | None:
+    rows = _marked(node, path)
+    if rows is None:
+        return None
     if node.op == "placeholder":
         source = _value(analysis, node).source
-        return [(source, ((0, int(node.meta["val"].shape[0])),))] if source else None
+        if not source:
+            return None
+        return [(source, _as_ranges(rows))] if len(rows) else []
     arguments = _named(node)
     weight = arguments.get("weight")
     if not isinstance(weight, Node) or not _value(analysis, weight).source:
         return None
-    rows = _marked(node, path)
     if not len(rows):
         return []  # an empty part, such as no prefix tokens before a rotation
     result = [(_value(analysis, weight).source, _as_ranges(rows))]
@@ -208,23 +212,42 @@ def _named(node: Node) -> dict[str, object]:
     return dict(zip(names, node.args)) | dict(node.kwargs)
 
 
-def _marked(node: Node, path: tuple[Node, ...]) -> Tensor:
-    """Which rows of the weight reach the end of the path: their numbers, sent through the layout operators."""
+def _marked(node: Node, path: tuple[Node, ...]) -> Tensor | None:
+    """Which rows of the weight reach the end of the path: their numbers, sent along it. None where that is unclear."""
     shape = node.meta["val"].shape
     name = operator_name(node)
     channel = 1 if name in ("conv2d", "conv1d", "batch_norm") else len(shape) - 1
+    channel = 0 if node.op == "placeholder" else channel
     view = [-1 if d == channel else 1 for d in range(len(shape))]
     marks: object = torch.arange(shape[channel]).view(view).expand(shape)
     current = node
-    for step in path:
-        if operator_name(step) not in LAYOUT:
+    for position, step in enumerate(path):
+        following = _followed(marks, current, step)
+        if following is None:
+            if any(operator_name(later) in APART for later in path[position:]):
+                return None
             break
-        args = [marks if a is current else a for a in step.args]
-        assert callable(step.target)  # an operator or `getitem`; never a name
-        marks = step.target(*args, **step.kwargs)
-        current = step
+        marks, current = following, step
     parts = marks if isinstance(marks, (list, tuple)) else [marks]
-    return torch.unique(torch.cat([part.reshape(-1) for part in parts]))  # type: ignore[union-attr]
+    found = torch.unique(torch.cat([part.reshape(-1) for part in parts]))  # type: ignore[union-attr]
+    return found[found >= 0]
+
+
+def _followed(marks: object, current: Node, step: Node) -> object | None:
+    """The marks after one operator: layouts move them, sums keep them, a `cat` puts others (-1) beside them."""
+    name = operator_name(step)
+    assert callable(step.target)  # an operator or `getitem`; never a name
+    if name in LAYOUT:
+        return step.target(*[marks if a is current else a for a in step.args], **step.kwargs)  # type: ignore[no-any-return]
+    if name in ("cat", "stack"):
+        operands: list[Node] = step.args[0]  # type: ignore[assignment]
+        filled = [marks if a is current else torch.full(a.meta["val"].shape, -1) for a in operands]
+        return step.target(filled, *step.args[1:], **step.kwargs)  # type: ignore[no-any-return]
+    if name in ("add", "sub", "mul", "div", "neg", "dropout", "to", "type_as", "_to_copy") and isinstance(
+        marks, Tensor
+    ):
+        return marks.expand(step.meta["val"].shape)
+    return None
 
 
 def _as_ranges(rows: Tensor) -> Ranges:
