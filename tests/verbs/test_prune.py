@@ -261,6 +261,13 @@ def test_widths_meet_their_target_and_are_read_back(narrowed, photos):
     assert tailor.inspect(narrowed.bundle)["complete"]
 
 
+def test_salience_keeps_the_same_rate_in_every_layer(adapted, photos, tmp_path):
+    settings = {"method": "uniform", "criterion": "salience", "heads": "50%", "samples": 12}
+    made = tailor.prune(adapted.bundle, data=photos, out=tmp_path / "b", **settings)
+    assert [len(cut.keep) for cut in bundle.read(made.bundle).spec.plans[-1].cuts] == [1] * 12  # of three, one stays
+    assert "salience" in made.reason
+
+
 def test_a_narrow_model_is_the_merged_one_cut(narrowed, adapted, tmp_path):
     merged = tailor.load(tailor.merge(adapted.bundle, out=tmp_path / "m").bundle)
     plan = bundle.read(narrowed.bundle).spec.plans[-1]

@@ -18,8 +18,10 @@ from tailor.criteria.squared_gradient import squared_gradients
 from tailor.errors import PlanError, UsageError, nearest
 
 NAMES: Mapping[str, str] = {"l1": "magnitude-l1", "l2": "magnitude-l2", "taylor": "taylor", "hessian": "hessian"}
-"""The criteria of widths by their names on the command line; `random` needs no weights."""
-DATA = ("taylor", "hessian")
+"""The criteria that score single weights, by their names on the command line."""
+KNOWN = (*NAMES, "salience", "random")
+"""All of them: `salience` scores units, `random` draws."""
+DATA = ("taylor", "hessian", "salience")
 """Those that need labelled images."""
 
 
@@ -37,7 +39,7 @@ class Pairs:
 def element_scores(model: nn.Module, names: Iterable[str], criterion: str, pairs: Pairs | None) -> dict[str, Tensor]:
     """The criterion's score of every element of the named parameters, in their shapes."""
     if criterion not in NAMES:
-        raise UsageError(f"unknown criterion `{criterion}`", hint=nearest(criterion, (*NAMES, "random")))
+        raise UsageError(f"unknown criterion `{criterion}`", hint=nearest(criterion, KNOWN))
     if criterion in DATA and pairs is None:
         raise UsageError(f"`{criterion}` needs labelled images", hint="add `--data DATA`, or use `--criterion l1`")
     known = dict(model.named_parameters())

@@ -44,7 +44,7 @@ def unit_scores(
             raise PlanError(
                 f"no weight of group `{group.id}` has a score", hint="score the parameters of the model that was traced"
             )
-        scores[group.id] = _normalised(torch.stack(sums).mean(0), normaliser)
+        scores[group.id] = normalised(torch.stack(sums).mean(0), normaliser)
     return scores
 
 
@@ -56,7 +56,8 @@ def _by_unit(element: Tensor, dim: int, units: Tensor, group: Group) -> Tensor:
     return line.new_zeros(group.size).index_add_(0, units[inside].to(line.device), line[inside.to(line.device)]).cpu()
 
 
-def _normalised(raw: Tensor, normaliser: Normaliser) -> Tensor:
+def normalised(raw: Tensor, normaliser: Normaliser) -> Tensor:
+    """The scores of a group divided by their mean, their maximum, or nothing; all zeros stay."""
     whole = {"mean": raw.mean(), "max": raw.max(), "none": torch.ones(())}[normaliser]
     return raw / whole if whole > 0 else raw
 

@@ -15,6 +15,7 @@ from tailor import build as builder
 from tailor.data.images import ImageData
 from tailor.errors import ModelError, UsageError
 from tailor.pruning.elements import DATA, Pairs, element_scores
+from tailor.pruning.salience import salience_scores
 from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import kept, random_scores, unit_scores
 from tailor.spec import Spec
@@ -133,6 +134,9 @@ def _scores(
         (part,) = drawn([images.splits["train"]], samples, seed)
         pairs = Pairs(lambda: in_order(part, dense.spec.preprocessing))
         report(Event("scoring", text=f"{criterion} on {len(part)} images"))
+    if criterion == "salience":
+        assert pairs is not None  # checked before anything was opened
+        return salience_scores(dense.model, groups, pairs, settings.normaliser, settings.everything)
     names = [member.tensor for group in groups.groups for member in group.members]
     elements = element_scores(dense.model, dict.fromkeys(names), criterion, pairs)
     return unit_scores(groups, elements, settings.normaliser, settings.everything)

@@ -16,7 +16,7 @@ from tailor.data.images import ImageData
 from tailor.errors import UsageError, nearest
 from tailor.measure import count
 from tailor.measure.speed import throughput
-from tailor.pruning.elements import DATA, NAMES
+from tailor.pruning.elements import DATA, KNOWN
 from tailor.pruning.layers import LayerPlan, Sls
 from tailor.spec import Spec
 from tailor.training import Recipe, processes_here, retraining
@@ -167,8 +167,8 @@ def _check(method: str, criterion: str | None, data: str | None, retrain: str) -
     """UsageError for names that nobody knows, and for what cannot be done without data."""
     if method not in METHODS:
         raise UsageError(f"unknown method `{method}`", hint=nearest(method, METHODS))
-    if criterion not in (None, "random", *NAMES):
-        raise UsageError(f"unknown criterion `{criterion}`", hint=nearest(str(criterion), (*NAMES, "random")))
+    if criterion not in (None, *KNOWN):
+        raise UsageError(f"unknown criterion `{criterion}`", hint=nearest(str(criterion), KNOWN))
     if not data and (method == "sls" or criterion in DATA or retrain != "none"):
         what = f"`--retrain {retrain}`" if retrain != "none" else f"`{'sls' if method == 'sls' else criterion}`"
         raise UsageError(
