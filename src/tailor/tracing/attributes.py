@@ -115,6 +115,7 @@ NEVER = frozenset(
         "num_classes",
         "depth",
         "num_prefix_tokens",
+        "num_prompts",
         "training",
         "shift_size",
         "num_patches",

@@ -73,7 +73,7 @@ class ConvBranch(nn.Module):
     ) -> None:
         super().__init__()
         kind = {"device": like.device, "dtype": like.dtype}
-        self.grid, self.prefix = grid, prefix
+        self.grid_size, self.num_prefix_tokens = grid, prefix
         self.down = nn.Linear(width, hidden, **kind)  # type: ignore[arg-type]
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, **kind)  # type: ignore[arg-type]
         self.up = nn.Linear(hidden, width, **kind)  # type: ignore[arg-type]
@@ -89,18 +89,18 @@ class ConvBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape as `x`."""
-        height, width = self.grid
-        if x.ndim != 3 or x.shape[1] != self.prefix + height * width:
+        prefix, (height, width) = self.num_prefix_tokens, self.grid_size
+        if x.ndim != 3 or x.shape[1] != prefix + height * width:
             raise PlanError(
-                f"`convpass` was planned for {self.prefix} + {height}x{width} tokens, found shape {tuple(x.shape)}",
+                f"`convpass` was planned for {prefix} + {height}x{width} tokens, found shape {tuple(x.shape)}",
                 hint="give images of the size that the plan was made for",
             )
         hidden = quick_gelu(self.down(x))
-        patches = hidden[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+        patches = hidden[:, prefix:].transpose(1, 2).unflatten(2, self.grid_size)
         mixed = self.conv(patches).flatten(2).transpose(1, 2)
-        if self.prefix:
+        if prefix:
             centre = self.conv.weight[:, :, 1, 1]
-            mixed = torch.cat([F.linear(hidden[:, : self.prefix], centre, self.conv.bias), mixed], dim=1)
+            mixed = torch.cat([F.linear(hidden[:, :prefix], centre, self.conv.bias), mixed], dim=1)
         return self.up(self.dropout(quick_gelu(mixed)))
 
 

@@ -1,6 +1,7 @@
 """Looking at a layer through whatever methods were put around it, and changing ranges of its outputs."""
 
 from collections.abc import Callable
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -31,24 +32,41 @@ def like(module: nn.Module) -> Tensor:
     return next(p for p in module.parameters() if p.is_floating_point())
 
 
-def on_rows(y: Tensor, rows: tuple[tuple[int, int], ...], change: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """`y` (..., out) with `change(i, part)` in place of each range `rows[i]` (sorted, disjoint) and the rest as it is.
+def segments(rows: tuple[tuple[int, int], ...], outputs: int) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The outputs taken apart where `rows` (disjoint; none means all) begin and end: lengths, and which are `rows`."""
+    lengths: list[int] = []
+    chosen: list[bool] = []
+    at = 0
+    for start, stop in sorted(rows) or [(0, outputs)]:
+        if start > at:
+            lengths.append(start - at)
+            chosen.append(False)
+        lengths.append(stop - start)
+        chosen.append(True)
+        at = stop
+    if at < outputs:
+        lengths.append(outputs - at)
+        chosen.append(False)
+    return tuple(lengths), tuple(chosen)
+
+
+def rows_of(lengths: tuple[int, ...], chosen: tuple[bool, ...]) -> tuple[tuple[int, int], ...]:
+    """The ranges that `segments` took apart."""
+    ends = list(accumulate(lengths))
+    return tuple((end - length, end) for end, length, mine in zip(ends, lengths, chosen, strict=True) if mine)
+
+
+def on_segments(
+    y: Tensor, lengths: tuple[int, ...], chosen: tuple[bool, ...], change: Callable[[int, Tensor], Tensor]
+) -> Tensor:
+    """`y` (..., out) with `change(i, part)` in place of the i-th segment that is chosen, and the rest as it is.
 
     One split and one concatenation: slicing each range would make backward add up full-size gradients of zeros.
     """
-    outputs = y.shape[-1]
-    if rows == ((0, outputs),):
+    if len(lengths) == 1:
         return change(0, y)
-    sizes: list[int] = []
-    changed: dict[int, int] = {}
-    at = 0
-    for index, (start, stop) in enumerate(rows):
-        if start > at:
-            sizes.append(start - at)
-        changed[len(sizes)] = index
-        sizes.append(stop - start)
-        at = stop
-    if at < outputs:
-        sizes.append(outputs - at)
-    parts = y.split(sizes, dim=-1)
-    return torch.cat([change(changed[i], part) if i in changed else part for i, part in enumerate(parts)], dim=-1)
+    parts = list(y.split(lengths, dim=-1))
+    mine = [at for at, wanted in enumerate(chosen) if wanted]
+    for index, at in enumerate(mine):
+        parts[at] = change(index, parts[at])
+    return torch.cat(parts, dim=-1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
-from tailor.tuning.layers import matrix_shape, on_rows, plain
+from tailor.tuning.layers import matrix_shape, on_segments, plain, rows_of, segments
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, site_places
 
 
@@ -76,8 +76,8 @@ class LoraLinear(nn.Module):
         super().__init__()
         outputs, inputs = matrix_shape(base)
         self.base = base
-        self.rank, self.scale, self.outputs = rank, scale, outputs
-        self.rows = tuple(sorted(rows)) or ((0, outputs),)
+        self.scale = scale
+        self.lengths, self.chosen = segments(rows, outputs)
         like = plain(base).weight
         self.down = nn.Parameter(like.new_empty(rank * len(self.rows), inputs))
         self.up = nn.Parameter(like.new_zeros(sum(stop - start for start, stop in self.rows), rank))
@@ -85,31 +85,37 @@ class LoraLinear(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
+    @property
+    def rows(self) -> Rows:
+        """The ranges of the outputs that are updated."""
+        whole = ((0, plain(self.base).weight.shape[0]),)
+        return whole if len(self.lengths) == 1 else rows_of(self.lengths, self.chosen)
+
     def forward(self, x: Tensor) -> Tensor:
         """Base output plus the update; other rows are left as they are."""
         hidden = F.linear(self.dropout(x), self.down)
         if self.scale != 1.0:
             hidden = hidden * self.scale  # here, where it is `rank` wide
         y = self.base(x)
-        if self.rows == ((0, self.outputs),) and not (self.training and self.drop_path.drop_prob):
+        if len(self.lengths) == 1 and not (self.training and self.drop_path.drop_prob):
             return torch.addmm(y.flatten(0, -2), hidden.flatten(0, -2), self.up.t()).view_as(y)
-        return on_rows(y, self.rows, partial(self._updated, hidden))
+        return on_segments(y, self.lengths, self.chosen, partial(self._updated, hidden))
 
     def _updated(self, hidden: Tensor, index: int, part: Tensor) -> Tensor:
         """One range of the outputs (..., rows) plus its own update, from `hidden` (..., rank * ranges)."""
-        rank, taken = self.rank, sum(stop - start for start, stop in self.rows[:index])
-        up = self.up[taken : taken + part.shape[-1]]
-        return part + self.drop_path(F.linear(hidden[..., index * rank : (index + 1) * rank], up))
+        own, up = hidden.chunk(sum(self.chosen), -1)[index], self.up.split(self._spans())[index]
+        return part + self.drop_path(F.linear(own, up))
+
+    def _spans(self) -> list[int]:
+        return [stop - start for start, stop in self.rows]
 
     def delta(self) -> Tensor:
         """(out, in): what the update adds to the weight."""
         weight = plain(self.base).weight
         total = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
-        taken = 0
-        for index, (start, stop) in enumerate(self.rows):
-            down = self.down[index * self.rank : (index + 1) * self.rank].double()
-            total[start:stop] = self.scale * self.up[taken : taken + stop - start].double() @ down
-            taken += stop - start
+        pairs = zip(self.down.chunk(sum(self.chosen)), self.up.split(self._spans()), strict=True)
+        for (start, stop), (down, up) in zip(self.rows, pairs, strict=True):
+            total[start:stop] = self.scale * up.double() @ down.double()
         return total
 
 
@@ -120,7 +126,7 @@ class LoraConv(nn.Module):
         super().__init__()
         conv = plain(base)
         assert isinstance(conv, nn.Conv2d) and conv.groups == 1
-        self.base, self.rank, self.scale = base, rank, scale
+        self.base, self.scale = base, scale
         self.down = nn.Parameter(conv.weight.new_empty(rank, *conv.weight.shape[1:]))
         self.up = nn.Parameter(conv.weight.new_zeros(conv.out_channels, rank, 1, 1))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))

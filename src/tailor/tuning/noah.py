@@ -151,8 +151,8 @@ def sliced(model: nn.Module, anatomy: Anatomy, widths: Widths) -> Iterator[dict[
         if isinstance(module, PromptedBlock | PromptedWindows):
             parameters[f"{path}.prompts"] = module.prompts[:prompts]
             if isinstance(module, PromptedBlock):
-                counts.append((module, module.count))
-                module.count = prompts
+                counts.append((module, module.num_prompts))
+                module.num_prompts = prompts
         elif isinstance(module, LoraLinear):
             parameters[f"{path}.down"], parameters[f"{path}.up"] = module.down[:rank], module.up[:, :rank]
         elif isinstance(module, AdaptedOutput):
@@ -165,7 +165,7 @@ def sliced(model: nn.Module, anatomy: Anatomy, widths: Widths) -> Iterator[dict[
         yield parameters
     finally:
         for prompted, count in counts:
-            prompted.count = count
+            prompted.num_prompts = count
 
 
 def draw(anatomy: Anatomy, settings: Noah, generator: torch.Generator | None = None) -> Widths:

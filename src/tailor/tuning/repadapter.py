@@ -94,7 +94,7 @@ class RepAdapted(nn.Module):
         if inputs % groups:
             raise PlanError(f"`repadapter` needs inputs that divide into {groups} groups, found {inputs}", hint="")
         self.base = base
-        self.groups, self.scale = groups, scale
+        self.scale = scale
         biased = plain(base).bias is not None
         self.down = nn.Linear(inputs, width, biased, device=tensor.device, dtype=tensor.dtype)
         nn.init.xavier_uniform_(self.down.weight)
@@ -103,6 +103,11 @@ class RepAdapted(nn.Module):
         if self.down.bias is not None:
             nn.init.zeros_(self.down.bias)
         self.dropout = nn.Dropout(dropout)
+
+    @property
+    def groups(self) -> int:
+        """How many blocks W_b has."""
+        return self.down.out_features // self.up.shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """base(f(x))."""

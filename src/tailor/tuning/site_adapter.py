@@ -20,7 +20,7 @@ from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.tuning import bottleneck
 from tailor.tuning.bottleneck import Bottleneck
-from tailor.tuning.layers import like, matrix_shape, on_rows, plain
+from tailor.tuning.layers import like, matrix_shape, on_segments, plain, rows_of, segments
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, site_places
 
 
@@ -62,12 +62,12 @@ class SiteAdapted(nn.Module):
     ) -> None:
         super().__init__()
         self.base = base
-        self.rows = tuple(sorted(rows)) or ((0, matrix_shape(base)[0]),)
+        self.lengths, self.chosen = segments(rows, matrix_shape(base)[0])
         spread = partial(nn.init.kaiming_uniform_, a=math.sqrt(5))
         spatial = isinstance(plain(base), nn.Conv2d)
         self.adapters = nn.ModuleList(
             Bottleneck(stop - start, rank, F.gelu, like(base), channels_first=spatial, start=spread)
-            for start, stop in self.rows
+            for start, stop in rows_of(self.lengths, self.chosen)
         )
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
@@ -76,7 +76,7 @@ class SiteAdapted(nn.Module):
         """The base output plus each range's correction."""
         if isinstance(plain(self.base), nn.Conv2d):
             return self._corrected(0, self.base(x))
-        return on_rows(self.base(x), self.rows, self._corrected)
+        return on_segments(self.base(x), self.lengths, self.chosen, self._corrected)
 
     def _corrected(self, index: int, z: Tensor) -> Tensor:
         return z + self.drop_path(self.adapters[index](self.dropout(z)))

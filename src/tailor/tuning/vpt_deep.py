@@ -78,7 +78,7 @@ class PromptedBlock(nn.Module):
                 hint="use `--method lora`, or a backbone with a position embedding",
             )
         self.base = base
-        self.count, self.prefix = prompts, geometry.prefix
+        self.num_prompts, self.num_prefix_tokens = prompts, geometry.prefix
         self.enters, self.leaves = geometry.enters, geometry.leaves
         if self.enters:
             self.prompts = fresh(prompts, geometry.width, like(base))
@@ -86,12 +86,13 @@ class PromptedBlock(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The block's output; with `enters` the prompts join before it, with `leaves` they are taken out after it."""
+        prefix = self.num_prefix_tokens
         if self.enters:
             prompts = self.dropout(self.prompts).to(x.dtype).expand(x.shape[0], -1, -1)
-            x = torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], dim=1)
+            x = torch.cat([x[:, :prefix], prompts, x[:, prefix:]], dim=1)
         y = self.base(x, *args, **kwargs)
         if self.leaves:
-            y = torch.cat([y[:, : self.prefix], y[:, self.prefix + self.count :]], dim=1)
+            y = torch.cat([y[:, :prefix], y[:, prefix + self.num_prompts :]], dim=1)
         return y
 
 
