@@ -10,7 +10,7 @@ import tiny
 from tailor.errors import PlanError, UsageError
 from tailor.pruning.elements import NAMES, element_scores, gradients
 from tailor.pruning.settings import Shares, Widths
-from tailor.pruning.width import choose, random_scores, unit_scores
+from tailor.pruning.width import choose, random_scores, unit_scores, widths
 from tailor.tracing import Group, Groups, cut_, plan_widths, trace
 
 EXACT = Widths(round_to=1)
@@ -174,3 +174,32 @@ def test_criteria_without_what_they_need_are_refused(traced):
         element_scores(traced[0], [], "taylor", None)
     with pytest.raises(UsageError, match="unknown criterion `taylr`"):
         element_scores(traced[0], [], "taylr", None)
+
+
+def by_the_published_rule(groups, scores, shares):
+    """A threshold for each scope: embedding and hidden by class, head dims over all layers, heads over all layers."""
+    scopes = {}
+    for one in groups.groups:
+        scopes.setdefault(one.label if one.label in ("heads", "head dim") else one.kind, []).append(one)
+    kept = {}
+    for members in scopes.values():
+        pool = torch.cat([scores[one.id] for one in members])
+        gone = len(pool) - int(len(pool) * (1 - shares.of(members[0].label)))
+        threshold = pool.sort().values[gone - 1]
+        kept |= {one.id: int((scores[one.id] > threshold).sum()) // 2 * 2 for one in members}
+        if members[0].label == "heads":
+            kept |= {one.id: int((scores[one.id] > threshold).sum()) for one in members}
+    return kept
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5, 0.25), (0.6, 0.6, 0.3), (0.5, 0.5, 0.1), (0.25, 0.3, 0.3)])
+def test_the_published_scopes_and_counts_of_a_vit(shares):
+    width, heads, dim = shares
+    asked = Shares(embedding=width, hidden=width, heads=heads, head_dim=dim)
+    blocks = [(group(f"h{i}", 12, "heads"), group(f"d{i}", 64, "head dim"), group(f"m{i}", 512)) for i in range(12)]
+    groups = made(group("e", 384, "embedding"), *(one for block in blocks for one in block))
+    scores = random_scores(groups, 5)
+    settings = Widths(round_to=2, rounding="down", attention="all")
+    found = widths(groups, scores, asked, settings)
+    assert found == by_the_published_rule(groups, scores, asked)
+    assert len({found[f"h{i}"] for i in range(12)}) > 1 and len({found[f"d{i}"] for i in range(12)}) > 1

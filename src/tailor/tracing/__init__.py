@@ -3,6 +3,7 @@
 from tailor.tracing.cost import Cost, mac_cost, parameter_cost
 from tailor.tracing.cut import cut_
 from tailor.tracing.groups import Group, Groups, Member, Pinned
+from tailor.tracing.paper import as_published
 from tailor.tracing.plan import Cut, WidthPlan
 from tailor.tracing.planning import plan_widths
 from tailor.tracing.settle import half, settle
@@ -20,6 +21,7 @@ __all__ = [
     "Traced",
     "Verdict",
     "WidthPlan",
+    "as_published",
     "cut_",
     "half",
     "mac_cost",

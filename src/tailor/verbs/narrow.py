@@ -19,7 +19,7 @@ from tailor.pruning.salience import salience_scores
 from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import kept, random_scores, unit_scores
 from tailor.spec import Spec
-from tailor.tracing import Groups, Traced, WidthPlan, cut_, plan_widths, settle, trace, verify
+from tailor.tracing import Groups, Traced, WidthPlan, as_published, cut_, plan_widths, settle, trace, verify
 from tailor.tuning import planner
 from tailor.verbs.configured import configured
 from tailor.verbs.dense import Dense
@@ -101,6 +101,8 @@ def narrower(
     example = torch.randn(2, *size, generator=torch.Generator().manual_seed(seed))
     report(Event("tracing", text="which widths shrink together"))
     traced = settle(dense.model, trace(dense.model, example), example)
+    if settings.strict == "paper":
+        traced = dataclasses.replace(traced, groups=as_published(traced))
     scores = _scores(dense, traced.groups, images, criterion, settings, samples, seed, report)
     counts = counts_for(Scored(dense.model, traced, scores, settings, size), given, target, report)
     plan = plan_widths(traced.groups, kept(traced.groups, scores, counts))
