@@ -197,7 +197,7 @@ def test_the_published_scopes_and_counts_of_a_vit(shares):
     width, heads, dim = shares
     asked = Shares(embedding=width, hidden=width, heads=heads, head_dim=dim)
     blocks = [(group(f"h{i}", 12, "heads"), group(f"d{i}", 64, "head dim"), group(f"m{i}", 512)) for i in range(12)]
-    groups = made(group("e", 384, "embedding"), *(one for block in blocks for one in block))
+    groups = made(group("e", 384, "embedding", "stream"), *(one for block in blocks for one in block))
     scores = random_scores(groups, 5)
     settings = Widths(round_to=2, rounding="down", attention="all")
     found = widths(groups, scores, asked, settings)
