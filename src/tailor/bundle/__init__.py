@@ -1,13 +1,14 @@
 """Bundles: a model as a folder of ordinary files. Spec and digests in JSON, tensors in safetensors, nothing pickled."""
 
 from tailor.bundle.manifest import MANIFEST, Manifest
-from tailor.bundle.read import Bundle, load, load_all_, read, read_manifest, restore, summary
+from tailor.bundle.read import Bundle, blank, load, load_all_, read, read_manifest, restore, summary
 from tailor.bundle.write import prepare, state, write
 
 __all__ = [
     "MANIFEST",
     "Bundle",
     "Manifest",
+    "blank",
     "load",
     "load_all_",
     "prepare",

@@ -138,6 +138,11 @@ def restore(bundle: Bundle, weights: str | None = None) -> nn.Module:
     return model.eval()
 
 
+def blank(bundle: Bundle) -> nn.Module:
+    """The bundle's architecture on random weights, in eval mode: nothing is looked for, no tensor is loaded."""
+    return build(_elsewhere(bundle.spec, "random"), check=False).eval()
+
+
 def load_all_(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
     """Copy every tensor of the model's state from `tensors`; PlanError on any other key set or shape."""
     own = model.state_dict()

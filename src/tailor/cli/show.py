@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tailor.cli.grouped import group_lines
+
 _HIDDEN = ("map", "machine", "report")
 
 
@@ -38,6 +40,9 @@ def print_people(verb: str, result: Any) -> None:
     if verb == "predict":
         for one in values:
             console.print(f"{one['path']}  [bold]{one['label']}[/bold]  {one['score']:.1%}", markup=True)
+        return
+    if isinstance(values, dict) and values.get("kind") == "groups":
+        print(*group_lines(values), sep="\n")
         return
     rows = values if isinstance(values, list) else [values]
     for row in rows:

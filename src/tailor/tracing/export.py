@@ -3,11 +3,13 @@
 Operators such as `linear` and `scaled_dot_product_attention` stay whole, which is what the rules are written for.
 """
 
+import io
+import logging
 import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from types import FrameType
 
 import torch
@@ -46,10 +48,15 @@ def time_limit(seconds: float, doing: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings: the exporter warns about its own internals."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """No warnings, log lines or dumped graphs: the exporter tells its own internals; what fails is raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

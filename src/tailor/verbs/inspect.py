@@ -12,31 +12,47 @@ from tailor.backbones import bundled
 from tailor.bundle.plan_file import PLAN, read_plan
 from tailor.data.check import check
 from tailor.data.images import open_data
+from tailor.errors import UsageError
 from tailor.measure.count import macs, parameters
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.subject import is_bundle
+from tailor.verbs.widths import describe_groups
 
 
 def inspect(
     name: str,
     *,
+    groups: bool = False,
     image_size: int | None = None,
     seed: int = 0,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Facts about a bundle, a plan, a backbone by name, or a data set, as plain values with a `kind`."""
+    """Facts about a bundle, a plan, a backbone by name, or a data set, as plain values with a `kind`.
+
+    With `groups`, what `prune` can make narrower instead: the groups of axes of a bundle's or a backbone's model, their
+    members and ties, and every axis that stays, with the reason.
+    """
     place = Path(name)
+    model = is_bundle(name) or _is_backbone(name)
+    if groups:
+        if not model:
+            raise UsageError(f"`{name}` holds no model, so it has no groups", hint="name a bundle or a backbone")
+        return describe_groups(name, image_size, seed, report)
     if is_bundle(name):
         return {"kind": "bundle", **bundle.summary(bundle.read_manifest(place))}
     if (place / PLAN).is_file() or place.name == PLAN:
         return _plan(place)
+    return _backbone(name, image_size) if model else _data(name, seed, report)
+
+
+def _is_backbone(name: str) -> bool:
+    """Whether the argument is a backbone's name, or so much like one that the error should say which are near."""
+    if Path(name).exists():
+        return False
     plain = name.split(".")[0]
     remote = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
-    if not place.exists() and (remote or plain in bundled.WIDTHS or timm.is_model(plain)):
-        return _backbone(name, image_size)
-    if not place.exists() and "/" not in name and not name.endswith(".csv"):
-        return _backbone(name, image_size)  # says what is near
-    return _data(name, seed, report)
+    known = remote or plain in bundled.WIDTHS or timm.is_model(plain)
+    return known or ("/" not in name and not name.endswith(".csv"))
 
 
 def _plan(place: Path) -> dict[str, Any]:
