@@ -3,11 +3,14 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
 
 from tailor.cli import main
+from tailor.verbs import VERBS
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ MODEL = ("--model", "tailor_mini_s", "--weights", "random", "--epochs", "1")
             "no weights file",
             "--weights",
         ),
-        (("adapt", "builtin/digits", *MODEL, "--config", "no.yaml"), "cannot be read", "--config"),
+        (("adapt", "builtin/digits", *MODEL, "--config", "no.yaml"), "there is no file `no.yaml`", "--config"),
         (("evaluate", "no/bundle", "builtin/digits"), "no bundle", "tailor adapt"),
         (("predict", "no/bundle", "x.jpg"), "names no image", "image"),
         (("fit", "no/plan", "--data", "builtin/digits"), "plan.json", "--plan-only"),
@@ -180,3 +183,12 @@ def test_without_a_verb_the_verbs_are_shown(capsys):
     assert code == 0
     assert "adapt" in out
     assert err == ""
+
+
+def test_help_names_every_verb_and_loads_none_of_them():
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tailor", "--help"], capture_output=True, text=True, check=True
+    )
+    for verb in VERBS:
+        assert f"  {verb} " in said.stdout
+    assert "torch" not in said.stderr

@@ -13,6 +13,7 @@ import click
 
 from tailor import __version__
 from tailor.cli.command import command
+from tailor.cli.options import SUMMARY
 from tailor.errors import TailorError, nearest
 
 _INTERRUPTED = 130
@@ -54,20 +55,23 @@ def _group(given: Sequence[str]) -> click.Group:
 
 
 class _Verbs(click.Group):
-    """Loads the verbs when one is asked for, so that `tailor --version` answers at once."""
+    """Loads a verb when it is asked for: `tailor --help` and `--version` answer at once, without torch."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Names of the verbs."""
-        from tailor.verbs import VERBS
+        return list(SUMMARY)
 
-        return list(VERBS)
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """A line a verb."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARY.items()))
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The command of that name, or an error that says which is near."""
+        if name not in SUMMARY:
+            raise click.UsageError(f"unknown verb `{name}`; {nearest(name, list(SUMMARY))}")
         from tailor.verbs import VERBS
 
-        if name not in VERBS:
-            raise click.UsageError(f"unknown verb `{name}`; {nearest(name, list(VERBS))}")
         return command(name, VERBS[name], _run)
 
 

@@ -7,8 +7,6 @@ follows small sets, a constant feature scores -1 instead of crashing, and t-SNE 
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.manifold import TSNE
-from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -31,6 +29,9 @@ def separation(features: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, la
     `layer` names the features in errors. -1 where they are the same for every sample. PlanError for fewer than 12
     samples, for one class or no two samples of any class, and for values that are not finite.
     """
+    from sklearn.manifold import TSNE  # a second of imports that nothing else needs
+    from sklearn.metrics import silhouette_score
+
     values, classes = _array(features).astype(np.float32), _array(labels)
     _check(values, classes, layer)
     spread = np.ptp(values, axis=0).max(initial=0)

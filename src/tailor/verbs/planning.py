@@ -13,7 +13,6 @@ from tailor.bundle.files import replacing
 from tailor.data.loading import loader
 from tailor.data.transforms import eval_transform
 from tailor.errors import PlanError, UsageError, nearest
-from tailor.evidence.plots import heatmap
 from tailor.evidence.terminal import heatmap_text
 from tailor.spec import Spec
 from tailor.training import processes_here
@@ -175,6 +174,8 @@ class _pairs:  # noqa: N801  (reads as a function at its one call)
 
 def _draw(plan: TunePlan, base: Base, folder: Path) -> None:
     """The heat map block x operation as a picture."""
+    from tailor.evidence.plots import heatmap  # matplotlib only where something is drawn
+
     found = spt_report.summary(plan, base.anatomy)
     if found.shares:
         heatmap(

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from tailor.data.images import ImageData, Split
-from tailor.evidence.plots import sc_curve, scatter_tsne
 from tailor.pruning.layers import LayerPlan, Sls, choose
 from tailor.pruning.sls import Curve, Features, again, collect, measure
 from tailor.spec import Spec
@@ -77,6 +76,8 @@ def _facts(features: Features, plan: LayerPlan, seed: int) -> dict[str, str | in
 
 
 def _draw(plan: LayerPlan, curve: Curve, features: Features, classes: Sequence[str], folder: Path) -> None:
+    from tailor.evidence.plots import sc_curve, scatter_tsne  # matplotlib only where something is drawn
+
     scores = [float("nan") if score is None else score for score in plan.curve]
     depth = int(plan.facts["depth"])
     sc_curve(range(1, len(scores) + 1), scores, float(plan.facts["threshold"]), depth, folder / CURVE)

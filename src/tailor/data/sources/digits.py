@@ -4,8 +4,6 @@ from functools import cache
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from tailor.data.records import ImageData
 from tailor.data.sources.assemble import assemble
@@ -16,6 +14,8 @@ TRAIN, VAL = 800, 200  # the other 797 are test
 
 def load(where: str, seed: int) -> ImageData:
     """800 / 200 / 797 images, stratified. The division is part of the data set, so `seed` does not move it."""
+    from sklearn.model_selection import train_test_split  # a second of imports that no other source needs
+
     labels = _digits()[1]
     train, rest = train_test_split(np.arange(len(labels)), train_size=TRAIN, stratify=labels, random_state=0)
     val, test = train_test_split(rest, train_size=VAL, stratify=labels[rest], random_state=0)
@@ -35,5 +35,7 @@ def read_digit(source: str) -> Image.Image:
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
     found = load_digits()
     return found.images, found.target
