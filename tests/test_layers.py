@@ -11,7 +11,7 @@ ROOT = Path(tailor.__file__).parent
 LAYERS = (
     ("errors",),
     ("anatomy", "surgery", "preprocessing"),
-    ("criteria", "backbones", "tracing", "budget"),
+    ("criteria", "backbones", "tracing", "budget", "recipes"),
     ("tuning", "pruning", "stitching", "dense"),
     ("spec",),
     ("build",),

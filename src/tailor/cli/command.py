@@ -7,13 +7,13 @@ errors whose form is ours to set, without a parser of our own.
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import click
-import yaml
 
+from tailor import recipes
 from tailor.cli.options import HELP, METAVAR, POSITIONAL, SHORT, SUMMARY
 from tailor.errors import UsageError, nearest
 
@@ -37,11 +37,11 @@ def command(name: str, verb: Callable[..., Any], run: Callable[..., None]) -> cl
     parameters += [
         click.Option(
             ["--config"],
-            type=click.Path(path_type=Path),
+            metavar="FILE|NAME",
             is_eager=True,
             expose_value=False,
             callback=_configured(tuple(signature.parameters)),
-            help="a YAML file: flags, and sections such as `recipe:`, `spt:`",
+            help="a YAML file (flags, and sections such as `recipe:`), or a bundled one: `isomorphic/deit-4.2g`",
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="make the last line of stdout one JSON object"),
         click.Option(["--debug"], is_flag=True, help="show a traceback where something fails"),
@@ -84,16 +84,16 @@ def _plain(hint: Any) -> Any:
 def _configured(known: tuple[str, ...]) -> Callable[..., None]:
     """A callback that reads the configuration file into click's default map, so that flags still win."""
 
-    def read(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
-        if path is None:
+    def read(context: click.Context, _option: click.Parameter, name: str | None) -> None:
+        if name is None:
             return
-        settings = _settings(path)
+        settings = recipes.read(name)
         names = [key for key in known if key not in ("report", "files")]
         defaults: dict[str, Any] = {}
         for key, value in settings.items():
             plain = str(key).replace("-", "_")
             if plain not in names:
-                raise UsageError(f"`{path.name}` has an unknown key `{key}`", hint=nearest(plain, names))
+                raise UsageError(f"`{Path(name).name}` has an unknown key `{key}`", hint=nearest(plain, names))
             if plain in _FILE_ONLY:
                 context.meta[f"tailor.{plain}"] = value or {}
             elif value is not None:
@@ -105,16 +105,3 @@ def _configured(known: tuple[str, ...]) -> Callable[..., None]:
                 parameter.default = defaults[parameter.name]
 
     return read
-
-
-def _settings(path: Path) -> Mapping[str, Any]:
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"`{path}` cannot be read: {error.strerror}", hint="check `--config`") from None
-    except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"`{path}` is not YAML: {first}", hint="write `key: value` lines") from None
-    if not isinstance(loaded, Mapping):
-        raise UsageError(f"`{path}` holds no settings", hint="write `key: value` lines")
-    return loaded
