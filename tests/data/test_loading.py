@@ -49,7 +49,7 @@ def test_in_order_without_shuffle_and_short_with_drop_last(split):
     assert len(loader(split, eval_transform(PRE), **{**SETTINGS, "drop_last": True})) == 3
 
 
-@pytest.mark.parametrize("augment", ["none", "flip", "fgvc", "strong"])
+@pytest.mark.parametrize("augment", ["none", "flip", "fgvc", "imagenet", "strong"])
 def test_an_image_is_what_the_transform_makes_of_it(split, augment):
     transform = train_transform(PRE, augment)
     for batch in run(split, transform):
@@ -229,3 +229,19 @@ def test_real_photos_with_workers(shared):
     assert sum(len(batch.labels) for batch in first) == 800
     assert_same(first, list(loader(train, transform, **settings, workers=2)))
     assert_same(first, list(loader(train, transform, **settings)))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_repeated_images_come_in_a_row_each_time_drawn_anew(split, world):
+    shares = [run(split, repeats=3, batch_size=6, rank=r, world=world) for r in range(world)]
+    found = [list(zip(b.indices.tolist(), b.images, b.sources)) for step in zip(*shares, strict=True) for b in step]
+    flat = [one for batch in found for one in batch]
+    assert len(flat) == 15  # as many as there are images
+    order = [index for index, _, _ in flat]
+    assert order == [i for i in order[::3] for _ in range(3)] and len(set(order)) == 5
+    for start in range(0, 15, 3):
+        first, second, third = (image for _, image, _ in flat[start : start + 3])
+        assert not torch.equal(first, second) and not torch.equal(second, third)
+    assert all(source == split.records[index].source for index, _, source in flat)
+    whole = {int(b.indices[i]): b.images[i] for b in run(split) for i in range(len(b.indices))}
+    assert all(torch.equal(flat[start][1], whole[order[start]]) for start in range(0, 15, 3))  # the first copy

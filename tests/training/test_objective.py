@@ -104,3 +104,39 @@ def test_a_teacher_of_other_classes_is_refused():
         classification(Recipe(), nn.Sequential(nn.Flatten(), nn.Linear(3 * toys.SIZE**2, 5)))(
             toys.model(), share(size=(toys.SIZE, toys.SIZE))
         )
+
+
+class TwoHeads(nn.Module):
+    """A model with DeiT's second classifier: both logits while it trains so, else their mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.head_dist = (nn.Linear(3 * toys.SIZE**2, toys.CLASSES) for _ in range(2))
+        self.distilled_training = False
+
+    def forward(self, images):
+        x = images.flatten(1)
+        if self.distilled_training and self.training:
+            return self.head(x), self.head_dist(x)
+        return (self.head(x) + self.head_dist(x)) / 2
+
+
+def test_two_heads_learn_the_labels_and_the_teachers_predictions():
+    torch.manual_seed(0)
+    student, teacher = TwoHeads(), toys.model().eval()
+    recipe = Recipe(mixup=0.5, label_smoothing=0.1, distil=Distil(kind="two-heads"))
+    given = mix(share(size=(toys.SIZE, toys.SIZE)), recipe, np.random.default_rng(1))
+    loss = classification(recipe, teacher)(student, given)
+    assert student.distilled_training is False
+    x, classes = given.images.flatten(1), toys.CLASSES
+    said = F.one_hot(teacher(given.images).argmax(1), classes) * 0.9 + 0.1 / classes
+    hard = -(said * F.log_softmax(student.head_dist(x), dim=1)).sum(1).mean()
+    torch.testing.assert_close(loss, 0.5 * soft(student.head(x), given, 0.1) + 0.5 * hard)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in student.parameters())
+
+
+def test_one_head_cannot_learn_as_two():
+    recipe = Recipe(distil=Distil(kind="two-heads"))
+    with pytest.raises(TrainingError, match="has no distillation classifier"):
+        classification(recipe, toys.model())(toys.model(), share(size=(toys.SIZE, toys.SIZE)))

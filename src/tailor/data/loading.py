@@ -1,4 +1,4 @@
-"""Batches of images, reproducible: the order depends on (seed, epoch), an image's draws on (seed, epoch, its index).
+"""Batches of images, reproducible: the order depends on (seed, epoch), an image's draws on (seed, epoch, index, copy).
 
 So neither the number of workers or processes nor a resume in mid-epoch changes what a model sees. A split whose resized
 images fit in memory is decoded once. Deviation from `DataLoader`: errors in workers come back as DataError, unwrapped.
@@ -47,28 +47,34 @@ def loader(
     world: int = 1,
     start: int = 0,
     memory: bool = True,
+    repeats: int = 1,
 ) -> "Loader":
     """The batches of one epoch, from global batch `start` on; `len()` is their number.
 
     `batch_size` is that of all `world` processes together; rank r gets its contiguous share of each batch, in order,
     sizes differing by at most one (so of a last batch smaller than `world` some ranks get (0, 3, H, W)). Where `memory`
-    is set, resized images that fit are kept with `split` for the next epoch. Iterating raises DataError for an
+    is set, resized images that fit are kept with `split` for the next epoch. With `repeats` an image comes up that
+    often in a row, each time drawn anew, and an epoch sees a part of the images. Iterating raises DataError for an
     unreadable image.
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise DataError(f"batch size {batch_size}, rank {rank} of {world} processes: no such batch")
     if len(split) == 0:
         raise DataError(f"the {split.name} split has no images")
-    plan = batches(len(split), batch_size, seed=seed, epoch=epoch, shuffle=shuffle, drop_last=drop_last)
+    plan = batches(
+        len(split), batch_size, seed=seed, epoch=epoch, shuffle=shuffle, drop_last=drop_last, repeats=repeats
+    )
     pixels = cached(split, transform) if memory and isinstance(transform, Transform) else None
-    return Loader(_Images(split, transform, pixels, seed, epoch, rank, world), tuple(plan[start:]), workers)
+    images = _Images(split, transform, pixels, seed, epoch, rank, world, repeats)
+    return Loader(images, tuple(plan[start:]), workers)
 
 
 def batches(
-    count: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool, drop_last: bool = False
+    count: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool, drop_last: bool = False, repeats: int = 1
 ) -> list[tuple[int, ...]]:
-    """The indices of every global batch of an epoch over `count` images."""
+    """Every global batch of an epoch over `count` images: for the copy c of image i the number `i * repeats + c`."""
     order = np.random.default_rng([ORDER, seed, epoch]).permutation(count) if shuffle else np.arange(count)
+    order = (order[:, None] * repeats + np.arange(repeats)).reshape(-1)[:count]
     stop = count - count % batch_size if drop_last else count
     return [tuple(int(i) for i in order[at : at + batch_size]) for at in range(0, stop, batch_size)]
 
@@ -114,7 +120,7 @@ def _as_it_is(batch: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Images(Dataset[Batch | DataError]):
-    """Item `batch` (global indices): this rank's share, or the error met: raised in a worker it would lose its type."""
+    """Item `batch` (numbers of copies): this rank's share, or the error met; raised in a worker, it loses its type."""
 
     split: Split
     transform: Callable[[Image.Image], Tensor]
@@ -123,25 +129,29 @@ class _Images(Dataset[Batch | DataError]):
     epoch: int
     rank: int
     world: int
+    repeats: int = 1
 
     def __getitem__(self, batch: tuple[int, ...]) -> Batch | DataError:
         count = len(batch)
         share = batch[self.rank * count // self.world : (self.rank + 1) * count // self.world]
         try:
             # An empty share still needs the image shape: every process must run the step.
-            images = torch.stack([self._image(i) for i in share or batch[:1]])[: len(share)]
+            images = torch.stack([self._image(*divmod(n, self.repeats)) for n in share or batch[:1]])[: len(share)]
         except DataError as error:
             return DataError(error.message, error.hint)  # without the traceback, which may not pickle
-        records = [self.split.records[i] for i in share]
+        indices = [number // self.repeats for number in share]
+        records = [self.split.records[i] for i in indices]
         labels = torch.tensor([r.label for r in records], dtype=torch.int64)
-        return Batch(images, labels, torch.tensor(share, dtype=torch.int64), tuple(r.source for r in records))
+        return Batch(images, labels, torch.tensor(indices, dtype=torch.int64), tuple(r.source for r in records))
 
-    def _image(self, index: int) -> Tensor:
+    def _image(self, index: int, copy: int) -> Tensor:
         # The default generator is borrowed and given back: torchvision's transforms know no other. Not
         # `torch.manual_seed`, which would reseed the accelerators as well.
         state = torch.get_rng_state()
         try:
-            words = np.random.SeedSequence([DRAW, self.seed, self.epoch, index]).generate_state(1, np.uint64)
+            words = np.random.SeedSequence(
+                [DRAW, self.seed, self.epoch, index, *([copy] if copy else [])]
+            ).generate_state(1, np.uint64)
             torch.default_generator.manual_seed(int(words[0] >> np.uint64(1)))
             if self.pixels is None:
                 return self.transform(self.split.read(index))

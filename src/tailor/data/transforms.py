@@ -109,6 +109,12 @@ def _crop(pre: Preprocessing) -> Transform:
     return Transform(Frame(None, None, pre.interpolation), v2.Compose(steps))
 
 
+def _imagenet(pre: Preprocessing) -> Transform:
+    """What networks are usually trained with on ImageNet: a crop of 8 to 100 % of the image, and a flip."""
+    steps = [*_random_crop(pre, smallest=0.08), *_normalise(pre)]
+    return Transform(Frame(None, None, pre.interpolation), v2.Compose(steps))
+
+
 def _strong(pre: Preprocessing) -> Transform:
     """timm's recipe for transformers: random resized crop, flip, RandAugment m9, random erasing 0.25."""
     draws = [*_random_crop(pre, smallest=0.08), v2.RandAugment(num_ops=2, magnitude=9)]
@@ -131,5 +137,6 @@ AUGMENTS: dict[str, Callable[[Preprocessing], Transform]] = {
     "flip": _flip,
     "fgvc": _fgvc,
     "crop": _crop,
+    "imagenet": _imagenet,
     "strong": _strong,
 }

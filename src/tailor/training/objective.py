@@ -4,7 +4,8 @@ Mixing (mixup, Zhang et al. 2018; CutMix, Yun et al. 2019) is our own: timm's `M
 generator and refuses a batch of odd size, which the last one often is. Like timm's, it mixes a batch with its mirror.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -115,19 +116,41 @@ def classification(recipe: Recipe, teacher: nn.Module | None = None) -> Step:
     another number of classes apart.
     """
 
+    distil = recipe.distil
+
     def step(model: nn.Module, share: Share) -> Tensor:
-        logits = model(share.images)
-        loss = objective(logits, share, recipe)
         if teacher is None:
-            return loss
+            return objective(model(share.images), share, recipe)
         with torch.no_grad():
             target = teacher(share.images)
-        return (1 - recipe.distil.weight) * loss + recipe.distil.weight * distillation(logits, target, recipe.distil)
+        if distil.kind == "two-heads":
+            with _both_heads(model):
+                logits, taught = model(share.images)
+        else:
+            logits = taught = model(share.images)
+        smoothing = recipe.label_smoothing if distil.kind == "two-heads" else 0.0
+        learnt = distillation(taught, target, distil, smoothing)
+        return (1 - distil.weight) * objective(logits, share, recipe) + distil.weight * learnt
 
     return step
 
 
-def distillation(logits: Tensor, target: Tensor, distil: Distil) -> Tensor:
+@contextmanager
+def _both_heads(model: nn.Module) -> Iterator[None]:
+    """The forward pass gives the logits of the classifier and of the distillation classifier (timm's way to ask)."""
+    if not isinstance(getattr(model, "distilled_training", None), bool):
+        raise TrainingError(
+            f"`{type(model).__name__}` has no distillation classifier", hint="set `distil: {kind: hard}` in the recipe"
+        )
+    before = model.distilled_training
+    try:
+        model.distilled_training = True  # type: ignore[assignment]
+        yield
+    finally:
+        model.distilled_training = before
+
+
+def distillation(logits: Tensor, target: Tensor, distil: Distil, smoothing: float = 0.0) -> Tensor:
     """How far `logits` (B, K) are from the teacher's (B, K); see `Distil`."""
     if logits.shape[1:] != target.shape[1:]:
         raise TrainingError(
@@ -135,8 +158,8 @@ def distillation(logits: Tensor, target: Tensor, distil: Distil) -> Tensor:
             hint="distil from a bundle that was adapted to the same data",
         )
     logits, target = _full(logits), _full(target)
-    if distil.kind == "hard":
-        return F.cross_entropy(logits, target.argmax(dim=-1))
+    if distil.kind != "soft":
+        return F.cross_entropy(logits, target.argmax(dim=-1), label_smoothing=smoothing)
     student, wanted = F.log_softmax(logits / distil.temperature, -1), F.log_softmax(target / distil.temperature, -1)
     return F.kl_div(student, wanted, reduction="batchmean", log_target=True) * distil.temperature**2
 

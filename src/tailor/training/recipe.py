@@ -29,9 +29,11 @@ class Distil:
 
     `soft`: KL divergence of the two distributions at `temperature`, times its square (Hinton et al. 2015).
     `hard`: cross-entropy with the teacher's own prediction as the label (DeiT, Touvron et al. 2021).
+    `two-heads`: so, but the labels are for the classifier and the teacher's predictions, smoothed as they are, for the
+    distillation classifier that the model has beside it (DeiT's token).
     """
 
-    kind: Literal["soft", "hard"] = "soft"
+    kind: Literal["soft", "hard", "two-heads"] = "soft"
     weight: float = 0.5
     temperature: float = 1.0
 
@@ -50,7 +52,8 @@ class Recipe:
     `decay_rate` is the factor of both, or the power of `poly`. `ema` is the decay of an average of the weights that
     replaces them in validation and at the end. `select` takes the epoch that validates best (on val, never on test) or
     the last. `evaluate_every` and `checkpoint_every` count epochs, `checkpoint_steps` (0: never) updates within one.
-    The transforms read `augment` and `interpolation`, the builder reads `drop_path`.
+    The transforms read `augment` and `interpolation`, the builder reads `drop_path`. With `repeats` an epoch has as
+    many updates, but sees one image in so many, that often, each time drawn anew (Hoffer et al. 2020).
     """
 
     epochs: int = 100
@@ -77,6 +80,7 @@ class Recipe:
     accumulate: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     augment: str = "none"
+    repeats: int = 1
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     drop_path: float = 0.1
     select: Literal["best", "last"] = "best"
@@ -86,7 +90,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "accumulate", "repeats", "evaluate_every", "checkpoint_every"):
             _within(name, getattr(self, name), 1, math.inf)
         for name in ("weight_decay", "min_lr", "warmup_lr", "mixup", "cutmix", "checkpoint_steps", "seed"):
             _within(name, getattr(self, name), 0, math.inf)

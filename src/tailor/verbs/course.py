@@ -45,7 +45,7 @@ def course(
 
     Not so where the model is `taught`: a teacher has to see the images.
     """
-    still = not taught and recipe.augment == "none" and not recipe.mixup and not recipe.cutmix
+    still = not taught and recipe.augment == "none" and recipe.repeats == 1 and not recipe.mixup and not recipe.cutmix
     if still and all(name.startswith(head + ".") for name in trainable(model)):
         first = next(iter(in_order(data.splits["val"], spec.preprocessing, batch_size=2)))
         parts = head_only(model, head, first.images)
@@ -70,6 +70,7 @@ def on_images(model: nn.Module, preprocessing: Preprocessing, data: ImageData, r
             rank=process,
             world=processes,
             workers=workers,
+            repeats=recipe.repeats,
         )
 
     def validate(module: nn.Module) -> Mapping[str, float]:

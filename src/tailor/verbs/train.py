@@ -13,9 +13,8 @@ import yaml
 from torch import nn
 
 import tailor
+from tailor import backbones, bundle
 from tailor import build as builder
-from tailor import bundle
-from tailor.backbones import set_drop_path_
 from tailor.build import Base
 from tailor.bundle.files import write_text
 from tailor.data.images import ImageData
@@ -27,6 +26,8 @@ from tailor.verbs.course import course, training_report
 from tailor.verbs.events import Report
 from tailor.verbs.images import reported, score
 from tailor.verbs.planning import backbone_parameters, head_parameters
+
+_REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def train_(
         write_text(out / "config.yaml", yaml.safe_dump(_config(spec, recipe, source), sort_keys=False))
     roots = tuple(head + "." for head in planned.heads)
     adapted = any(not name.startswith(roots) for name in trainable(model))
-    set_drop_path_(model, recipe.drop_path if adapted else 0.0)
+    backbones.set_drop_path_(model, recipe.drop_path if adapted else 0.0)
     plan = course(
         model,
         planned.heads[0],
@@ -142,7 +143,7 @@ def train_(
         report=training_report(report),
         teacher=teacher,
     )
-    set_drop_path_(model, 0.0)
+    backbones.set_drop_path_(model, 0.0)
     name, split = reported(data)
     scores = score(model, split, spec.preprocessing, report, f"scoring {name}")
     seconds = time.monotonic() - started
@@ -186,9 +187,12 @@ def ready(folder: Path, overwrite: bool, resume: bool) -> None:
 
 
 def guide(teacher: str | None, classes: Sequence[str]) -> nn.Module | None:
-    """The model of the bundle `teacher` to learn from, None where none is named; it must know the same classes."""
+    """The model to learn from, None where none is named: that of a bundle, which must know the same classes, or a
+    backbone by name with its own classifier, which must have as many outputs (in the order of the classes)."""
     if teacher is None:
         return None
+    if not Path(teacher).exists() and (teacher.startswith(_REMOTE) or "/" not in teacher):
+        return _expert(teacher, len(classes))
     loaded = bundle.read(Path(teacher))
     if loaded.spec.head.classes != tuple(classes):
         raise UsageError(
@@ -197,6 +201,18 @@ def guide(teacher: str | None, classes: Sequence[str]) -> nn.Module | None:
             hint="name a teacher that was adapted to the same classes",
         )
     return bundle.restore(loaded)
+
+
+def _expert(name: str, classes: int) -> nn.Module:
+    """A pre-trained backbone as it is, if it tells so many classes apart; that is looked at before its weights are."""
+    with torch.device("meta"):
+        outputs = int(getattr(backbones.create(name, "random"), "num_classes", 0))
+    if outputs != classes:
+        raise UsageError(
+            f"the teacher `{name}` has {outputs} classes of its own, the data {classes}",
+            hint=f"adapt it first: `tailor adapt DATA --model {name} -o runs/teacher`, then `--teacher runs/teacher`",
+        )
+    return backbones.create(name)
 
 
 def bundle_bytes(folder: Path) -> int:
