@@ -49,7 +49,9 @@ def print_people(verb: str, result: Any) -> None:
         for line in row.get("map") or ():
             print(line)
     if isinstance(values, list):
-        console.print(_comparison(rows))
+        console.print(_side_by_side(rows) if verb == "bench" else _comparison(rows))
+        for warning in filter(None, (row.get("warning") for row in rows)):
+            print(f"warning: {warning}")
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in values.items():
@@ -58,8 +60,18 @@ def print_people(verb: str, result: Any) -> None:
     console.print(table)
 
 
+def _side_by_side(rows: list[dict[str, Any]]) -> Table:
+    """A column a row, for few rows of many figures."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key in rows[0]:
+        cells = [row[key] for row in rows]
+        if key not in (*_HIDDEN, "ratio", "warning") and any(cell not in (None, "", [], {}) for cell in cells):
+            table.add_row(key.replace("_", " "), *(_cell(key, cell) for cell in cells))
+    return table
+
+
 def _comparison(rows: list[dict[str, Any]]) -> Table:
-    keys = [k for k in rows[0] if k not in (*_HIDDEN, "plan") and not isinstance(rows[0][k], dict)]
+    keys = [k for k in rows[0] if k not in (*_HIDDEN, "plan", "warning") and not isinstance(rows[0][k], dict)]
     table = Table(pad_edge=False)
     for key in keys:
         table.add_column(key.replace("_", " "), justify="left" if isinstance(rows[0][key], str) else "right")
