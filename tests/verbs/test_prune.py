@@ -189,7 +189,7 @@ def test_a_fresh_start_has_the_bundles_backbone_and_new_tunes(adapted, photos, t
     layers = LayerPlan(tuple(range(7)), tuple(f"blocks.{i}" for i in range(7, 12)))
     spec = DENSE.with_layers(dense, layers)
     whole = dense.model.state_dict()
-    left, fresh = (DENSE.smaller(dense, spec, fresh=fresh).model for fresh in (False, True))
+    left, fresh = (DENSE.smaller(dense, spec, None, fresh=fresh).model for fresh in (False, True))
     anew = changed(build(spec))
     assert all(torch.equal(tensor, whole[name]) for name, tensor in left.state_dict().items())
     assert all(torch.equal(tensor, anew[name]) for name, tensor in changed(fresh).items())
@@ -236,6 +236,14 @@ def test_a_teacher_of_other_classes_is_refused(adapted, photos, tmp_path):
     other = tailor.adapt(str(tmp_path / "two"), model="tailor_mini_s", method="linear", out=tmp_path / "t", **SHORT)
     with pytest.raises(UsageError, match="knows 2 classes that are not the data's 3"):
         tailor.prune(adapted.bundle, data=photos, teacher=other.bundle, out=tmp_path / "b", retrain="1clr", **SHORT)
+
+
+def test_a_backbone_teaches_with_its_own_classifier_if_it_has_as_many_classes(adapted, photos, tmp_path):
+    taught = {"data": photos, "teacher": "tailor_mini_s", "retrain": "1clr", **SHORT}
+    with pytest.raises(UsageError, match="has 200 classes of its own, the data 3"):
+        tailor.prune(adapted.bundle, out=tmp_path / "b", **taught)
+    teacher = importlib.import_module("tailor.verbs.train").guide("tailor_mini_s", [str(i) for i in range(200)])
+    assert teacher(X).shape == (2, 200)
 
 
 def test_what_is_no_bundle_is_told(photos, tmp_path):

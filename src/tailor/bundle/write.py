@@ -37,6 +37,7 @@ RUN_FILES = (
     "tsne.png",
     "checkpoints",
     "supernet",
+    "steps",
 )
 """Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` removes, and nothing else."""
 

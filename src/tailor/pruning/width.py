@@ -23,6 +23,9 @@ RANKINGS: dict[str, Callable[[Group], str]] = {
 }
 """By the name of a method: groups with the same key are ranked together."""
 
+COUNTED = ("weight", ".up", ".down")
+"""How the tensors that count in a unit's score end: weights of layers and norms, and a tune's own matrices."""
+
 
 def unit_scores(
     groups: Groups, elements: Mapping[str, Tensor], normaliser: Normaliser = "mean", everything: bool = False
@@ -36,7 +39,7 @@ def unit_scores(
     for group in groups.groups:
         sums = []
         for member in group.members:
-            if member.tensor not in elements or not (everything or member.tensor.endswith("weight")):
+            if member.tensor not in elements or not (everything or member.tensor.endswith(COUNTED)):
                 continue
             layout = groups.layouts[member.tensor][member.dim]
             sums.append(_by_unit(elements[member.tensor], member.dim, unit_of(layout, group.id, groups.sizes), group))

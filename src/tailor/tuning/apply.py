@@ -87,6 +87,11 @@ def cost(model: nn.Module, plan: TunePlan, heads: tuple[str, ...] = ()) -> int:
     return total
 
 
+def wrapped_paths(plan: TunePlan) -> list[str]:
+    """The path of every module that the plan puts another around, once for each that it puts there."""
+    return [group[0].path for group in _groups(plan)]
+
+
 def _groups(plan: TunePlan) -> Iterator[list[Tune]]:
     """Tunes of the same method at the same path together (parts of a fused layer), deepest paths first."""
     groups: dict[tuple[str, object], list[Tune]] = {}

@@ -6,7 +6,8 @@ pass multiplies only the rows and columns that the entries touch (in SPT's relea
 average); the released code builds an n x n product instead. Vectors (norms, biases) use torch's parametrization.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,18 @@ from torch.nn.utils import parametrize
 
 _DENSE_ABOVE = 0.25
 """Share of the matrix that the rows x columns hull may cover before one dense product is cheaper."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a stored tensor is: `part` of the tensor called `name` once single entries are folded in.
+
+    `whole` it, the `delta` of its entries `indices`, or the `rest`, to which that delta is added.
+    """
+
+    name: str
+    part: Literal["whole", "delta", "rest"] = "whole"
+    indices: Tensor | None = None
 
 
 class SparseWeight(nn.Module):
@@ -159,6 +172,36 @@ def merge_entries_(model: nn.Module) -> nn.Module:
                 child.write_through_()
                 module._modules[name] = child.base
         if parametrize.is_parametrized(module):
-            for leaf in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
-                parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
+            _unparametrize_(module)
     return model
+
+
+def _unparametrize_(module: nn.Module) -> None:
+    """Plain tensors again. torch's own way takes the property off the class, which copies of the module share."""
+    values = {leaf: getattr(module, leaf).detach() for leaf in module.parametrizations}  # type: ignore[union-attr]
+    trains = {leaf: module.parametrizations[leaf].original.requires_grad for leaf in values}  # type: ignore[index, union-attr]
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+    for leaf, value in values.items():
+        module.register_parameter(leaf, nn.Parameter(value, requires_grad=trains[leaf]))
+
+
+def held(model: nn.Module) -> dict[str, Held]:
+    """What every tensor of the model's state is, by its name there."""
+    sites = {path: module for path, module in model.named_modules() if isinstance(module, SparseWeight)}
+    found = {}
+    for name in model.state_dict():
+        path, _, leaf = name.rpartition(".")
+        if leaf == "delta" and path in sites:
+            found[name] = Held(f"{path}.weight", "delta", sites[path].indices)
+            continue
+        below = next((p for p in sites if name.startswith(f"{p}.base.")), None)
+        plain = name if below is None else below + name.removeprefix(f"{below}.base")
+        owner, _, inner = plain.partition("parametrizations.")
+        if inner:
+            tensor = owner + inner.split(".")[0]
+            indices = model.get_submodule(path).indices if leaf == "delta" else None
+            found[name] = Held(tensor, "delta" if leaf == "delta" else "rest", indices)  # type: ignore[arg-type]
+        else:
+            found[name] = Held(plain)
+    return found

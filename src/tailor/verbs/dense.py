@@ -18,11 +18,13 @@ from tailor.data.images import ImageData
 from tailor.pruning.layers import LayerPlan
 from tailor.spec import BackboneRef, ClassifierHead, Spec
 from tailor.surgery import changed, load_changed_, trainable
-from tailor.tracing import WidthPlan, cut_
+from tailor.tracing import WidthPlan
 from tailor.training import Recipe
 from tailor.tuning import planner
 from tailor.tuning.apply import apply_
+from tailor.tuning.beside import names_of
 from tailor.tuning.plan import TunePlan, without
+from tailor.verbs.beside import folded, left
 from tailor.verbs.images import preprocessing_of
 from tailor.verbs.planning import backbone_parameters, head_parameters
 from tailor.verbs.train import Planned
@@ -63,6 +65,25 @@ def from_name(name: str, weights: str, image_size: int | None, images: ImageData
     return Dense(spec, model, made.anatomy, weights == "random")
 
 
+def merged(dense: Dense, train: str = "full") -> Dense:
+    """The model with its tunes folded in: what has none can be cut in every width. `train` is `full` or the head."""
+    model = builder.merged_(copy.deepcopy(dense.model), dense.spec)
+    anatomy = backbones.describe(model)
+    plan = planner.plan(model, anatomy, planner.parse("full" if train == "full" else "linear"))
+    spec = replace(dense.spec, plans=(plan, *dense.spec.pruning))
+    return Dense(spec, model, anatomy, complete=True)
+
+
+def thawed(dense: Dense) -> Dense:
+    """The model with every parameter to train, its tunes still beside the layers; single entries are folded in."""
+    model = folded(dense.model).requires_grad_(True)
+    names, roots = names_of(dense.spec.tuning), tuple(f"{head}." for head in dense.anatomy.heads)
+    stock = [names.place(name).stock for name, _ in model.named_parameters()]
+    full = tuple(name for name in stock if name is not None and not name.startswith(roots))
+    plans = [replace(p, entries=(), full=full) if isinstance(p, TunePlan) else p for p in dense.spec.plans]
+    return replace(dense, spec=replace(dense.spec, plans=tuple(plans)), model=model)
+
+
 def with_layers(dense: Dense, plan: LayerPlan) -> Spec:
     """The spec with a layer plan added, and with what was to train in the dropped blocks left out."""
     if not plan.dropped:
@@ -72,19 +93,23 @@ def with_layers(dense: Dense, plan: LayerPlan) -> Spec:
     return replace(dense.spec, plans=(*kept, plan))
 
 
-def smaller(dense: Dense, spec: Spec, fresh: bool = False) -> Planned:
-    """The model of `spec`, ready to train: with the dense model's tensors, or, with `fresh`, its trained ones anew."""
+def smaller(dense: Dense, spec: Spec, cut: WidthPlan | None, fresh: bool = False) -> Planned:
+    """The model of `spec`, ready to train: with the dense model's tensors, or, with `fresh`, its trained ones anew.
+
+    `cut` says, in the dense model's names, which widths have gone, where any have.
+    """
     made = builder.base(_reference(dense), spec.head, check=False)
     whole = backbone_parameters(made)
     stock = set(made.model.state_dict())
     model = builder.apply_plans_(made, spec.plans, spec.head.seed).eval()
     ours = changed(model)
+    theirs = dense.model.state_dict() if cut is None else left(dense.model, dense.spec.tuning, cut, model)
     if dense.complete:
         again = _new(spec, stock, ours, dense.anatomy.heads) if fresh else set()
         start = model.state_dict()
-        bundle.load_all_(model, {**start, **_those(_left(dense, spec), [n for n in start if n not in again])})
+        bundle.load_all_(model, {**start, **_those(theirs, [n for n in start if n not in again])})
     elif not fresh:
-        load_changed_(model, _those(dict(changed(dense.model)), list(ours)))
+        load_changed_(model, _those(theirs, list(ours)))
     return Planned(model, dense.anatomy.heads, whole, dense.complete)
 
 
@@ -93,13 +118,6 @@ def _new(spec: Spec, stock: Collection[str], ours: Collection[str], heads: tuple
     roots = tuple(f"{head}." for head in heads)
     added = {name for name in ours if name.startswith(roots) or name not in stock}
     return added | {entries.tensor for plan in spec.tuning for entries in plan.entries}
-
-
-def _left(dense: Dense, spec: Spec) -> dict[str, Tensor]:
-    """The dense model's tensors, cut to size where the last plan cuts widths."""
-    last = spec.plans[-1]
-    model = cut_(copy.deepcopy(dense.model), last) if isinstance(last, WidthPlan) else dense.model
-    return model.state_dict()
 
 
 def counted(spec: Spec, planned: Planned) -> Spec:

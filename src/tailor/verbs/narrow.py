@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailor import backbones
 from tailor import budget as budgets
-from tailor import build as builder
 from tailor.data.images import ImageData
 from tailor.errors import ModelError, UsageError
 from tailor.pruning.elements import DATA, Pairs, element_scores
@@ -20,7 +18,8 @@ from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import kept, random_scores, unit_scores
 from tailor.spec import Spec
 from tailor.tracing import Groups, Traced, WidthPlan, as_published, cut_, plan_widths, settle, trace, verify
-from tailor.tuning import planner
+from tailor.tuning.beside import names_of
+from tailor.verbs.beside import Adapters, folded, narrowed, trace_beside
 from tailor.verbs.configured import configured
 from tailor.verbs.dense import Dense
 from tailor.verbs.events import Event, Report
@@ -73,15 +72,6 @@ class Goal:
         return flag, amount
 
 
-def merged(dense: Dense) -> Dense:
-    """The model with its tunes folded in and every parameter to train: what has no tunes can be cut in every width."""
-    model = builder.merged_(copy.deepcopy(dense.model), dense.spec)
-    anatomy = backbones.describe(model)
-    plan = planner.plan(model, anatomy, planner.parse("full"))
-    spec = dataclasses.replace(dense.spec, plans=(plan, *dense.spec.pruning))
-    return Dense(spec, model, anatomy, complete=True)
-
-
 def narrower(
     dense: Dense,
     images: ImageData | None,
@@ -92,30 +82,45 @@ def narrower(
     samples: int,
     seed: int,
     report: Report,
-) -> tuple[Spec, str]:
-    """The spec of a merged model with its width plan, and a line that says what was chosen."""
+    adapters: Adapters = "merge",
+) -> tuple[Spec, WidthPlan, str]:
+    """The spec of the model with its width plan, the cut in the model's own names, and a line that says what it is.
+
+    With `merge` the model has been merged; with `keep` and `prune` its tunes stand beside its layers.
+    """
     target, given = goal.target(), goal.given()
     criterion = "random" if method == "random" else criterion or ("l1" if images is None else "taylor")
-    settings = settings_of(method, given_widths)
+    settings = settings_of(method, given_widths, adapters)
+    beside = adapters != "merge"
+    if beside:
+        dense = dataclasses.replace(dense, model=folded(dense.model))
     size = (3, *dense.spec.preprocessing.size)
     example = torch.randn(2, *size, generator=torch.Generator().manual_seed(seed))
     report(Event("tracing", text="which widths shrink together"))
-    traced = settle(dense.model, trace(dense.model, example), example)
+    if beside:
+        traced = trace_beside(dense.model, dense.spec, dense.anatomy.heads, example, adapters)
+    else:
+        traced = settle(dense.model, trace(dense.model, example), example)
     if settings.strict == "paper":
         traced = dataclasses.replace(traced, groups=as_published(traced))
-    scores = _scores(dense, traced.groups, images, criterion, settings, samples, seed, report)
+    scores = _scores(dense, traced.groups, images, criterion, settings, samples, seed, report, adapters)
     counts = counts_for(Scored(dense.model, traced, scores, settings, size), given, target, report)
     plan = plan_widths(traced.groups, kept(traced.groups, scores, counts))
     if not plan.cuts:
         raise UsageError("nothing is left to go: every width is pinned or already at its least", hint="ask for more")
     _check(dense.model, traced, plan, example)
-    spec = dataclasses.replace(dense.spec, plans=(*dense.spec.plans, plan))
-    return spec, f"{method} by {criterion}: {_line(traced.groups, plan)}"
+    spec = narrowed(dense.spec, plan) if beside else dataclasses.replace(dense.spec, plans=(*dense.spec.plans, plan))
+    return spec, plan, f"{method} by {criterion}: {_line(traced.groups, plan)}"
 
 
-def settings_of(method: str, given: Mapping[str, Any] | None) -> Widths:
-    """How the method chooses units, with what the `widths:` section of a file says."""
+def settings_of(method: str, given: Mapping[str, Any] | None, adapters: Adapters = "merge") -> Widths:
+    """How the method chooses units, with what the `widths:` section of a file says.
+
+    A target leaves the embedding alone where the tunes are kept: they read and write it.
+    """
     default = Widths("isomorphic" if method == "random" else method)
+    if adapters == "keep":
+        default = dataclasses.replace(default, parts=tuple(part for part in default.parts if part != "embedding"))
     return configured(default, given or {}, "`widths:`", "docs/methods/width.md", closed=("ranking",))
 
 
@@ -128,6 +133,7 @@ def _scores(
     samples: int,
     seed: int,
     report: Report,
+    adapters: Adapters,
 ) -> Mapping[str, Tensor]:
     if criterion == "random":
         return random_scores(groups, seed)
@@ -140,6 +146,8 @@ def _scores(
         assert pairs is not None  # checked before anything was opened
         return salience_scores(dense.model, groups, pairs, settings.normaliser, settings.everything)
     names = [member.tensor for group in groups.groups for member in group.members]
+    if adapters == "keep":
+        names = [name for name in names if names_of(dense.spec.tuning).place(name).stock is not None]
     elements = element_scores(dense.model, dict.fromkeys(names), criterion, pairs)
     return unit_scores(groups, elements, settings.normaliser, settings.everything)
 

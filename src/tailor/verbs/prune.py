@@ -3,66 +3,39 @@
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from pydantic import TypeAdapter
 from torch import nn
 
 from tailor import build as builder
 from tailor import bundle
 from tailor.bundle.plan_file import PLAN, read_plan, write_plan
 from tailor.data.images import ImageData
-from tailor.errors import UsageError, nearest
+from tailor.errors import UsageError
 from tailor.measure import count
 from tailor.measure.speed import throughput
-from tailor.pruning.elements import DATA, KNOWN
 from tailor.pruning.layers import LayerPlan, Sls
 from tailor.spec import Spec
-from tailor.training import Recipe, processes_here, retraining
+from tailor.tracing import WidthPlan
+from tailor.training import processes_here, retraining
 from tailor.tuning.apply import merges
-from tailor.verbs.dense import Dense, counted, from_bundle, from_name, smaller
+from tailor.verbs import stepwise
+from tailor.verbs.beside import Adapters
+from tailor.verbs.dense import Dense, counted, from_bundle, from_name, merged, smaller, thawed
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked, reported, score
-from tailor.verbs.narrow import Goal, merged, narrower, settings_of
+from tailor.verbs.narrow import Goal, narrower
+from tailor.verbs.order import Order, Pruned, Retrain, Trains, finished, trains
 from tailor.verbs.shorten import shorter
 from tailor.verbs.subject import is_bundle
 from tailor.verbs.train import Planned, bundle_bytes, guide, provenance, ready, recipe_of, train_
 
-WIDTHS = ("isomorphic", "depgraph", "uniform", "random")
-METHODS = ("sls", *WIDTHS)
+_CUT: TypeAdapter[WidthPlan] = TypeAdapter(WidthPlan)
 SECONDS = 10.0
 """Within which the dense and the pruned model are timed in turns."""
-
-Retrain = Literal["none", "1clr", "ft", "tfs"]
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What pruning did. Accuracies on `split`: of the dense model, right after the cut, and of the written bundle.
-
-    `throughput_ratio` is how many times faster the pruned model is, both merged, in turns within `throughput_seconds`.
-    """
-
-    bundle: str
-    method: str
-    kept_blocks: int
-    blocks: int
-    macs_before: int
-    macs_after: int
-    params_before: int
-    params_after: int
-    accuracy_before: float
-    accuracy_cut: float
-    accuracy_after: float
-    split: str
-    retrain: str
-    throughput_ratio: float
-    throughput_seconds: float
-    seconds: float
-    bundle_bytes: int = 0
-    reason: str = ""
-    warning: str = ""
 
 
 def prune(
@@ -80,7 +53,11 @@ def prune(
     dim: str | None = None,
     mlp: str | None = None,
     samples: int = 1000,
+    adapters: Adapters = "merge",
     retrain: Retrain = "none",
+    train: Trains | None = None,
+    steps: int = 1,
+    recover: int = 1,
     out: str | Path = "runs/pruned",
     weights: str | None = None,
     image_size: int | None = None,
@@ -100,110 +77,164 @@ def prune(
     """Make an adapted bundle (or a backbone by name) smaller, and write an ordinary bundle.
 
     `sls` drops the blocks after which the classes of `data` separate no better than `alpha` times as well as at the
-    end. `isomorphic`, `depgraph`, `uniform` and `random` cut widths of the merged model, those whose units score lowest
-    by `criterion`: to a target that may remain (`macs`, `params`, `latency`), or by shares that go (`emb`, `heads`,
-    `dim`, `mlp`), with the settings `widths`. Both decide on `samples` images, without training. `retrain` trains what
-    trained before (after a cut of widths, everything): `1clr` the full schedule again, `ft` at a constant 1e-5, `tfs`
-    from fresh ones.
+    end. `isomorphic`, `depgraph`, `uniform` and `random` cut widths, those whose units score lowest by `criterion`: to
+    a target that may remain (`macs`, `params`, `latency`), or by shares that go (`emb`, `heads`, `dim`, `mlp`), with
+    the settings `widths`; `adapters` says whether the tunes are merged first, kept, or pruned too. Both decide on
+    `samples` images, without training. `retrain` trains the tunes or everything (`train`): `1clr` the full schedule
+    again, `ft` at a constant 1e-5, `tfs` from fresh ones. With `steps` widths go a part at a time, with `recover`
+    epochs of training between.
     """
+    order = Order(
+        name=name,
+        folder=Path(out),
+        method=method,
+        data=data,
+        sls=Sls(alpha),
+        criterion=criterion,
+        goal=Goal(emb, heads, dim, mlp, macs, params, latency),
+        widths=widths,
+        samples=samples,
+        adapters=adapters,
+        retrain=retrain,
+        train=trains(train, method, adapters),
+        recipe=recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size),
+        weights=weights,
+        image_size=image_size,
+        teacher=teacher,
+        corrupt=corrupt,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        report=report,
+    )
+    stepwise.check(order, steps, recover)
+    if train and retrain == "none" and (steps == 1 or not recover):
+        raise UsageError(f"nothing is trained, and `--train {train}` says what", hint="add `--retrain 1clr`")
+    if resume and (order.folder / bundle.MANIFEST).is_file():
+        report(Event("done", text=f"`{order.folder}` is finished already"))
+        return finished(order.folder)
+    if steps == 1:
+        return _once(order)
+    return stepwise.in_steps(order, steps, recover, _ready_to_cut(_open(order)[1], order), _once)
+
+
+def _once(order: Order, against: Dense | None = None) -> Pruned:
+    """One pruning: decide, cut, compare with what it was (or with `against`), retrain, write."""
     started = time.monotonic()
-    _check(method, criterion, data, retrain)
-    goal = Goal(emb, heads, dim, mlp, macs, params, latency)
-    if method in WIDTHS:
-        goal.target()
-        settings_of(method, widths)
-    elif widths:
-        raise UsageError(f"`widths:` says nothing to `--method {method}`", hint="add `--method isomorphic`")
-    settings = Sls(alpha)
-    training = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
-    folder = Path(out)
-    if resume and (folder / bundle.MANIFEST).is_file():
-        report(Event("done", text=f"`{folder}` is finished already"))
-        return _finished(folder)
-    images, dense = _open(name, data, weights, image_size, training, corrupt, report)
-    learnt = guide(teacher, dense.spec.head.classes)
-    if method in WIDTHS:
-        dense = merged(dense)
-    ready(folder, overwrite, resume)
-    if resume and (folder / PLAN).is_file():
-        file = read_plan(folder)
-        spec, found = file.spec, Pruned(**{**file.settings["found"], "bundle": str(folder)})
+    folder, report = order.folder, order.report
+    if order.resume and (folder / bundle.MANIFEST).is_file():
+        return finished(folder)
+    images, opened = _open(order)
+    learnt = guide(order.teacher, opened.spec.head.classes)
+    dense = _ready_to_cut(opened, order)
+    ready(folder, order.overwrite, order.resume)
+    if order.resume and (folder / PLAN).is_file():
+        spec, cut, found = _decided(folder)
     else:
-        if method in WIDTHS:
-            spec, why = narrower(dense, images, method, criterion, goal, widths, samples, seed, report)
-        else:
-            assert images is not None
-            spec = shorter(dense, images, settings, samples, folder, report, seed)
-            why = str(spec.pruning[-1].facts["reason"])  # type: ignore[union-attr]  # it is a layer plan
-        found = replace(_compare(dense, spec, images, folder, report), method=method, retrain=retrain, reason=why)
+        spec, cut, why = _decide(dense, images, order)
+        said: dict[str, Any] = {"method": order.method, "retrain": order.retrain, "reason": why}
+        said |= {"adapters": order.adapters if order.narrows else "", "train": order.train}
+        found = replace(_compare(dense, spec, cut, images, folder, report, against), **said)
         found = replace(found, seconds=round(time.monotonic() - started, 2))
         if processes_here().is_main_process:
-            write_plan(folder, spec, {"data": data, "method": method, "retrain": retrain, "found": asdict(found)})
-    planned = smaller(dense, spec, fresh=retrain == "tfs")
+            _note(folder, spec, cut, order, found)
+    planned = smaller(dense, spec, cut, fresh=order.retrain == "tfs")
+    spec = counted(spec, planned)
     facts = {k: v for k, v in asdict(found).items() if k not in ("bundle", "bundle_bytes") and v != ""}
-    if retrain == "none" or images is None:
-        trained_with = ("epochs", "lr", "batch_size", "selected_on")  # nothing was trained
-        kept = {k: v for k, v in provenance(data or "", training).items() if k not in trained_with}
-        _write(folder, spec, planned, {**facts, "accuracy": found.accuracy_after}, kept)
+    if order.retrain == "none" or images is None:
+        _write(order, spec, planned, {**facts, "accuracy": found.accuracy_after})
     else:
         trained = train_(
             planned,
             spec,
             images,
-            retraining(training, retrain),
+            retraining(order.recipe, order.retrain),
             folder,
-            resume=resume,
+            resume=order.resume,
             report=report,
             teacher=learnt,
-            source=str(data),
-            workers=workers,
+            source=str(order.data),
+            workers=order.workers,
             known=facts,
         )
         found = replace(found, accuracy_after=trained.accuracy)
     return replace(found, bundle_bytes=bundle_bytes(folder), seconds=round(time.monotonic() - started, 2))
 
 
-def _check(method: str, criterion: str | None, data: str | None, retrain: str) -> None:
-    """UsageError for names that nobody knows, and for what cannot be done without data."""
-    if method not in METHODS:
-        raise UsageError(f"unknown method `{method}`", hint=nearest(method, METHODS))
-    if criterion not in (None, *KNOWN):
-        raise UsageError(f"unknown criterion `{criterion}`", hint=nearest(str(criterion), KNOWN))
-    if not data and (method == "sls" or criterion in DATA or retrain != "none"):
-        what = f"`--retrain {retrain}`" if retrain != "none" else f"`{'sls' if method == 'sls' else criterion}`"
-        raise UsageError(
-            f"no data was named, and {what} needs labelled images",
-            hint="add `--data DATA`, the images the model was adapted to",
+def _ready_to_cut(dense: Dense, order: Order) -> Dense:
+    """The model with what is to train afterwards, its tunes folded in where they are not to stay."""
+    if order.narrows and order.adapters == "merge":
+        return merged(dense, order.train)
+    return thawed(dense) if order.train == "full" else dense
+
+
+def _decide(dense: Dense, images: ImageData | None, order: Order) -> tuple[Spec, WidthPlan | None, str]:
+    """The spec of the smaller model, the cut of widths in the dense model's names, and why it is that."""
+    seed, report = order.recipe.seed, order.report
+    if order.narrows:
+        return narrower(
+            dense,
+            images,
+            order.method,
+            order.criterion,
+            order.goal,
+            order.widths,
+            order.samples,
+            seed,
+            report,
+            order.adapters,
         )
+    assert images is not None
+    spec = shorter(dense, images, order.sls, order.samples, order.folder, report, seed)
+    return spec, None, str(spec.pruning[-1].facts["reason"])  # type: ignore[union-attr]  # it is a layer plan
 
 
-def _open(
-    name: str,
-    data: str | None,
-    weights: str | None,
-    image_size: int | None,
-    recipe: Recipe,
-    corrupt: Corrupt,
-    report: Report,
-) -> tuple[ImageData | None, Dense]:
+def _note(folder: Path, spec: Spec, cut: WidthPlan | None, order: Order, found: Pruned) -> None:
+    """Write down what was decided, so that a resumed run need not decide again."""
+    said: dict[str, Any] = {"data": order.data, "method": order.method, "retrain": order.retrain}
+    if cut is not None and order.adapters != "merge":
+        said["cut"] = _CUT.dump_python(cut, mode="json")
+    write_plan(folder, spec, {**said, "found": asdict(found)})
+
+
+def _decided(folder: Path) -> tuple[Spec, WidthPlan | None, Pruned]:
+    """What an interrupted run had decided."""
+    file = read_plan(folder)
+    last = file.spec.plans[-1]
+    cut = last if isinstance(last, WidthPlan) else None
+    if "cut" in file.settings:
+        cut = _CUT.validate_python(file.settings["cut"])
+    return file.spec, cut, Pruned(**{**file.settings["found"], "bundle": str(folder)})
+
+
+def _open(order: Order) -> tuple[ImageData | None, Dense]:
     """The images, divided, with the bundle's classes, and the model."""
-    seed = recipe.seed
+    name, data, seed, report = order.name, order.data, order.recipe.seed, order.report
     if is_bundle(name) or Path(name).is_dir():
-        dense = from_bundle(name, weights)
+        dense = from_bundle(name, order.weights)
         if not data:
             return None, dense
         classes = dense.spec.head.classes
-        images = open_checked(data, seed=seed, corrupt=corrupt, report=report, classes=classes)
+        images = open_checked(data, seed=seed, corrupt=order.corrupt, report=report, classes=classes)
         return divided(images, seed, report), dense
     if not data:
         raise UsageError(f"`{name}` has no classes yet", hint="add `--data DATA`, or adapt it first")
-    images = divided(open_checked(data, seed=seed, corrupt=corrupt, report=report), seed, report)
-    return images, from_name(name, weights or "pretrained", image_size, images, recipe)
+    images = divided(open_checked(data, seed=seed, corrupt=order.corrupt, report=report), seed, report)
+    return images, from_name(name, order.weights or "pretrained", order.image_size, images, order.recipe)
 
 
-def _compare(dense: Dense, spec: Spec, images: ImageData | None, folder: Path, report: Report) -> Pruned:
+def _compare(
+    start: Dense,
+    spec: Spec,
+    gone: WidthPlan | None,
+    images: ImageData | None,
+    folder: Path,
+    report: Report,
+    against: Dense | None,
+) -> Pruned:
     """Dense and cut model side by side, before any retraining: counts, accuracy, and speed in turns."""
-    cut = smaller(dense, spec)
+    cut = smaller(start, spec, gone)
+    dense = against or start
     pre = dense.spec.preprocessing
     split, before, after = "", float("nan"), float("nan")
     if images is not None:
@@ -248,18 +279,11 @@ def _slower(models: Mapping[str, nn.Module], size: tuple[int, int, int], ratio: 
     return f"{fewer:.0%} fewer MACs, but not faster here" if fewer > 0.02 and ratio <= 1.02 else ""
 
 
-def _write(folder: Path, spec: Spec, planned: Planned, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _write(order: Order, spec: Spec, planned: Planned, metrics: Mapping[str, Any]) -> None:
     """Write the bundle of a model that was not retrained."""
-    spec = counted(spec, planned)
+    trained_with = ("epochs", "lr", "batch_size", "selected_on")  # nothing was trained
+    facts = {k: v for k, v in provenance(order.data or "", order.recipe).items() if k not in trained_with}
     if processes_here().is_main_process:
         tensors = bundle.state(planned.model, planned.complete)
-        bundle.write(folder, spec, tensors, complete=planned.complete, metrics=metrics, provenance=facts)
+        bundle.write(order.folder, spec, tensors, complete=planned.complete, metrics=metrics, provenance=facts)
     processes_here().wait_for_everyone()
-
-
-def _finished(folder: Path) -> Pruned:
-    """What a finished run says again when it is resumed."""
-    metrics = bundle.read_manifest(folder).metrics
-    known = {field.name: metrics[field.name] for field in fields(Pruned) if field.name in metrics}
-    known |= {"bundle": str(folder), "bundle_bytes": bundle_bytes(folder), "accuracy_after": metrics["accuracy"]}
-    return Pruned(**known)

@@ -74,13 +74,19 @@ def _figure(scored: Scored, flag: str) -> Size:
         return cut_(copy.deepcopy(scored.model), plan_widths(scored.traced.groups, keep))
 
     whole = scored.traced.groups.sizes
-    count: dict[str, Callable[[nn.Module], float]] = {
-        "macs": lambda model: macs(model, scored.image),
-        "params": parameters,
-        "latency": lambda model: latency(model, scored.image, seconds=2.0).median,
-    }
+    count = figures(flag, scored.image)
     if flag != "latency":
         cost = mac_cost(scored.traced) if flag == "macs" else parameter_cost(scored.model, scored.traced)
-        if cost.at(whole) == count[flag](scored.model):
+        if cost.at(whole) == count(scored.model):
             return cost.at
-    return lambda counts: count[flag](cut(counts))
+    return lambda counts: count(cut(counts))
+
+
+def figures(flag: str, image: tuple[int, int, int]) -> Callable[[nn.Module], float]:
+    """How the amount of a model is found: MACs and parameters counted, milliseconds measured."""
+    count: dict[str, Callable[[nn.Module], float]] = {
+        "macs": lambda model: macs(model, image),
+        "params": parameters,
+        "latency": lambda model: latency(model, image, seconds=2.0).median,
+    }
+    return count[flag]
