@@ -227,10 +227,10 @@ def _keeps_last_dim(user: Node, name: str, node: Node) -> bool:
         return False
     if name == "permute":
         return a["dims"][-1] % (last + 1) == last  # type: ignore[no-any-return]
-    touched = (
-        [a.get("dim0"), a.get("dim1")] if name == "transpose" else a.get("dims") if name == "roll" else a.get("dim")
-    )
-    dims = touched if isinstance(touched, (list, tuple)) else [touched]
+    dims: list[int] = []
+    for key in ("dim0", "dim1", "dims", "dim"):
+        found = a.get(key)
+        dims += found if isinstance(found, (list, tuple)) else [found] if isinstance(found, int) else []
     return bool(dims) and all(d % (last + 1) != last for d in dims)
 
 
