@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
+from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.spec import Spec
 from tailor.surgery import write_through_
 from tailor.tracing import Traced, WidthPlan, cut_, settle, trace
@@ -82,13 +83,18 @@ def narrowed(spec: Spec, cut: WidthPlan) -> Spec:
     return dataclasses.replace(spec, plans=(*spec.pruning, narrowing.stock, *tuning))
 
 
-def left(model: nn.Module, tuning: Collection[TunePlan], cut: WidthPlan, narrow: nn.Module) -> dict[str, Tensor]:
+def left(
+    model: nn.Module, tuning: Collection[TunePlan], cut: WidthPlan, narrow: nn.Module, layers: LayerPlan | None = None
+) -> dict[str, Tensor]:
     """What the cut leaves of the model's tensors, by the names of `narrow`, built from the spec of the cut model.
+
+    With `layers`, blocks went after the cut, and those that stay may have other numbers.
 
     PlanError where a tune, made anew for the narrower layers, has another shape than its cut tensors.
     """
     narrowing = Narrowing(cut, names_of(tuning))
-    values = cut_(folded(model), cut).state_dict()
+    whole = cut_(folded(model), cut)
+    values = (whole if layers is None else apply_layers_(whole, layers)).state_dict()
     state = model.state_dict()
     deltas = {
         one.name: narrowing.deltas(one.name, one.indices, state[name])

@@ -103,7 +103,9 @@ def smaller(dense: Dense, spec: Spec, cut: WidthPlan | None, fresh: bool = False
     stock = set(made.model.state_dict())
     model = builder.apply_plans_(made, spec.plans, spec.head.seed).eval()
     ours = changed(model)
-    theirs = dense.model.state_dict() if cut is None else left(dense.model, dense.spec.tuning, cut, model)
+    last = spec.plans[-1]
+    layers = last if isinstance(last, LayerPlan) else None  # beside a cut: made with it
+    theirs = dense.model.state_dict() if cut is None else left(dense.model, dense.spec.tuning, cut, model, layers)
     if dense.complete:
         again = _new(spec, stock, ours, dense.anatomy.heads) if fresh else set()
         start = model.state_dict()

@@ -12,20 +12,17 @@ from torch import Tensor, nn
 from tailor import budget as budgets
 from tailor.data.images import ImageData
 from tailor.errors import ModelError, UsageError
-from tailor.pruning.elements import DATA, Pairs, element_scores
-from tailor.pruning.salience import salience_scores
+from tailor.pruning.blocks import check_blocks
 from tailor.pruning.settings import Shares, Widths
-from tailor.pruning.width import kept, random_scores, unit_scores
+from tailor.pruning.width import kept
 from tailor.spec import Spec
 from tailor.tracing import Groups, Traced, WidthPlan, as_published, cut_, plan_widths, settle, trace, verify
-from tailor.tuning.beside import names_of
 from tailor.verbs.beside import Adapters, folded, narrowed, trace_beside
 from tailor.verbs.configured import configured
-from tailor.verbs.dense import Dense
+from tailor.verbs.dense import Dense, with_layers
 from tailor.verbs.events import Event, Report
-from tailor.verbs.images import in_order
 from tailor.verbs.reaching import Scored, counts_for
-from tailor.verbs.shorten import drawn
+from tailor.verbs.scoring import Scoring, choose_blocks, score_units
 
 
 @dataclass(frozen=True)
@@ -91,6 +88,7 @@ def narrower(
     target, given = goal.target(), goal.given()
     criterion = "random" if method == "random" else criterion or ("l1" if images is None else "taylor")
     settings = settings_of(method, given_widths, adapters)
+    check_blocks(settings.blocks, [block.path for block in dense.anatomy.blocks])
     beside = adapters != "merge"
     if beside:
         dense = dataclasses.replace(dense, model=folded(dense.model))
@@ -103,14 +101,19 @@ def narrower(
         traced = settle(dense.model, trace(dense.model, example), example)
     if settings.strict == "paper":
         traced = dataclasses.replace(traced, groups=as_published(traced))
-    scores = _scores(dense, traced.groups, images, criterion, settings, samples, seed, report, adapters)
-    counts = counts_for(Scored(dense.model, traced, scores, settings, size), given, target, report)
-    plan = plan_widths(traced.groups, kept(traced.groups, scores, counts))
+    scoring = Scoring(criterion, images, samples, seed, report)
+    scores = score_units(dense, traced.groups, scoring, settings, adapters)
+    counts = counts_for(Scored(dense.model, traced, scores.units, settings, size), given, target, report)
+    plan = plan_widths(traced.groups, kept(traced.groups, scores.units, counts))
     if not plan.cuts:
         raise UsageError("nothing is left to go: every width is pinned or already at its least", hint="ask for more")
     _check(dense.model, traced, plan, example)
     spec = narrowed(dense.spec, plan) if beside else dataclasses.replace(dense.spec, plans=(*dense.spec.plans, plan))
-    return spec, plan, f"{method} by {criterion}: {_line(traced.groups, plan)}"
+    why = f"{method} by {criterion}: {_line(traced.groups, plan)}"
+    if not settings.blocks:
+        return spec, plan, why
+    layers = choose_blocks(dense, plan, scores.elements, settings.blocks, example, seed)
+    return with_layers(dataclasses.replace(dense, spec=spec), layers), plan, f"{why}; {layers.facts['reason']}"
 
 
 def settings_of(method: str, given: Mapping[str, Any] | None, adapters: Adapters = "merge") -> Widths:
@@ -121,35 +124,10 @@ def settings_of(method: str, given: Mapping[str, Any] | None, adapters: Adapters
     default = Widths("isomorphic" if method == "random" else method)
     if adapters == "keep":
         default = dataclasses.replace(default, parts=tuple(part for part in default.parts if part != "embedding"))
-    return configured(default, given or {}, "`widths:`", "docs/methods/width.md", closed=("ranking",))
-
-
-def _scores(
-    dense: Dense,
-    groups: Groups,
-    images: ImageData | None,
-    criterion: str,
-    settings: Widths,
-    samples: int,
-    seed: int,
-    report: Report,
-    adapters: Adapters,
-) -> Mapping[str, Tensor]:
-    if criterion == "random":
-        return random_scores(groups, seed)
-    pairs = None
-    if images is not None and criterion in DATA:
-        (part,) = drawn([images.splits["train"]], samples, seed)
-        pairs = Pairs(lambda: in_order(part, dense.spec.preprocessing))
-        report(Event("scoring", text=f"{criterion} on {len(part)} images"))
-    if criterion == "salience":
-        assert pairs is not None  # checked before anything was opened
-        return salience_scores(dense.model, groups, pairs, settings.normaliser, settings.everything)
-    names = [member.tensor for group in groups.groups for member in group.members]
-    if adapters == "keep":
-        names = [name for name in names if names_of(dense.spec.tuning).place(name).stock is not None]
-    elements = element_scores(dense.model, dict.fromkeys(names), criterion, pairs)
-    return unit_scores(groups, elements, settings.normaliser, settings.everything)
+    settings = configured(default, given or {}, "`widths:`", "docs/methods/width.md", closed=("ranking",))
+    if settings.blocks and adapters != "merge":
+        raise UsageError(f"`blocks` and `--adapters {adapters}` do not go together", hint="use `--adapters merge`")
+    return settings
 
 
 def _check(model: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -> None:

@@ -125,7 +125,7 @@ def _once(order: Order, against: Dense | None = None) -> Pruned:
     if order.resume and (folder / bundle.MANIFEST).is_file():
         return finished(folder)
     images, opened = _open(order)
-    learnt = guide(order.teacher, opened.spec.head.classes)
+    learnt = guide(order.teacher, opened.spec.head.classes) if order.retrain != "none" else None
     dense = _ready_to_cut(opened, order)
     ready(folder, order.overwrite, order.resume)
     if order.resume and (folder / PLAN).is_file():
@@ -192,7 +192,7 @@ def _decide(dense: Dense, images: ImageData | None, order: Order) -> tuple[Spec,
 def _note(folder: Path, spec: Spec, cut: WidthPlan | None, order: Order, found: Pruned) -> None:
     """Write down what was decided, so that a resumed run need not decide again."""
     said: dict[str, Any] = {"data": order.data, "method": order.method, "retrain": order.retrain}
-    if cut is not None and order.adapters != "merge":
+    if cut is not None and spec.plans[-1] != cut:
         said["cut"] = _CUT.dump_python(cut, mode="json")
     write_plan(folder, spec, {**said, "found": asdict(found)})
 

@@ -26,6 +26,8 @@ def check(order: Order, steps: int, recover: int) -> None:
         raise UsageError(f"`--steps {steps} --recover {recover}` cannot be", hint="write for instance `--steps 3`")
     if steps > 1 and not order.narrows:
         raise UsageError(f"`--steps {steps}` is for widths, `{order.method}` decides once", hint="leave it out")
+    if steps > 1 and (order.widths or {}).get("blocks"):
+        raise UsageError("`blocks` and `--steps` do not go together", hint="prune in steps first, then drop blocks")
     if steps > 1 and recover and not order.data:
         raise UsageError("recovering between steps needs labelled images", hint="add `--data DATA`, or `--recover 0`")
 

@@ -1,0 +1,118 @@
+"""A published configuration, small: widths, then blocks by score, retrained by its recipe, and read back."""
+
+import importlib
+import json
+
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+import tailor
+from tailor import bundle, recipes
+from tailor.cli import main
+from tailor.data.images import open_data
+from tailor.errors import UsageError
+from tailor.pruning.layers import apply_layers_
+from tailor.tracing import cut_
+from tailor.training import Recipe
+from tailor.verbs.images import divided
+
+VERB, DENSE = (importlib.import_module(f"tailor.verbs.{name}") for name in ("prune", "dense"))
+NAME, STAGE = "convnext_atto", "stages.2.blocks"
+X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch):
+    monkeypatch.setattr(VERB, "SECONDS", 0.2)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes of noise in two colours."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 6), ("val", 2)):
+        for index, name in enumerate(("red", "green")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = torch.randint(0, 60, (32, 32, 3), generator=generator, dtype=torch.uint8)
+                noise[..., index] += 180
+                Image.fromarray(noise.numpy()).save(root / split / name / f"{i}.png")
+    return str(root)
+
+
+def settings(**changes):
+    """The configuration that drops blocks, for a small model of the same kind."""
+    found = recipes.read("isomorphic/convnext-4.2g") | {"name": NAME, "weights": "random", "image_size": 32}
+    found["widths"] = {**found["widths"], "blocks": {STAGE: 3}}
+    found["recipe"] = {**found["recipe"], "epochs": 1, "batch_size": 6}
+    return found | changes
+
+
+@pytest.fixture(scope="module")
+def cut(photos, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VERB, "SECONDS", 0.2)
+        chosen = settings(retrain="none", criterion="random", data=photos, seed=1)
+        return tailor.prune(**chosen, out=tmp_path_factory.mktemp("run") / "a")
+
+
+def test_widths_go_then_blocks_and_the_bundle_is_the_model_cut_by_hand(cut, photos):
+    loaded = bundle.read(cut.bundle)
+    tune, width, layers = loaded.spec.plans
+    assert (tune.kind, width.kind, layers.kind) == ("tune", "width", "layers")
+    assert cut.blocks - cut.kept_blocks == 3 and all(path.startswith(STAGE) for path in layers.dropped)
+    assert layers.dropped != tuple(f"{STAGE}.{i}" for i in (3, 4, 5))  # so those that stay have new numbers
+    assert all(len(c.keep) % 2 == 0 and len(c.keep) < c.size for c in width.cuts)
+    images = divided(open_data(photos), 1, lambda event: None)
+    whole = DENSE.from_name(NAME, "random", 32, images, Recipe(seed=1)).model
+    by_hand = apply_layers_(cut_(whole, width), layers).eval()
+    model = tailor.load(cut.bundle)
+    assert type(model) is type(timm.create_model(NAME))
+    with torch.no_grad():
+        torch.testing.assert_close(model(X), by_hand(X), rtol=0, atol=0)
+    assert tailor.evaluate(cut.bundle, photos).accuracy == cut.accuracy_after
+
+
+def test_the_whole_configuration_runs_from_the_command_line(photos, tmp_path, capsys):
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings()))
+    with pytest.raises(SystemExit) as done:
+        main(["prune", "--config", str(tmp_path / "small.yaml"), "--data", photos, "-o", str(tmp_path / "b"), "--json"])
+    assert not done.value.code
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row["kept_blocks"] == row["blocks"] - 3 and row["retrain"] == "1clr" and "taylor" in row["reason"]
+    assert f"3 of `{STAGE}` stay" in row["reason"]
+    assert tailor.evaluate(row["bundle"], photos).accuracy == row["accuracy_after"]
+    used = yaml.safe_load((tmp_path / "b" / "config.yaml").read_text())["recipe"]
+    assert used["ema"] == 0.9999 and used["cutmix"] == 1.0 and used["drop_path"] == 0.4
+
+
+def test_a_resumed_run_keeps_the_blocks_it_chose(photos, tmp_path, monkeypatch):
+    chosen = settings(criterion="random", data=photos, seed=1, out=tmp_path / "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(VERB, "train_", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tailor.prune(**chosen)
+    monkeypatch.setattr(VERB, "narrower", None)
+    made = tailor.prune(**chosen, resume=True)
+    assert made.kept_blocks == made.blocks - 3
+    assert tailor.evaluate(made.bundle, photos).accuracy == made.accuracy_after
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"widths": {"blocks": {"stages.2.block": 3}}}, "no list of blocks `stages.2.block`"),
+        ({"widths": {"blocks": {STAGE: 6}}}, "has 6 blocks, and 6 are to stay"),
+        ({"widths": {"blocks": {STAGE: 0}}}, "must keep at least 1"),
+        ({"widths": {"blocks": {STAGE: 3}}, "adapters": "keep"}, "do not go together"),
+        ({"steps": 2}, "do not go together"),
+    ],
+)
+def test_blocks_that_cannot_be_are_told(photos, tmp_path, changes, says):
+    with pytest.raises(UsageError, match=says):
+        tailor.prune(**settings(criterion="l1", retrain="none", data=photos, out=tmp_path / "b", **changes))
+    assert not (tmp_path / "b" / "bundle.json").exists()
