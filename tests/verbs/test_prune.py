@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 import tailor
@@ -25,26 +24,7 @@ from tailor.tracing import cut_
 VERB, SHORTEN, DENSE = (importlib.import_module(f"tailor.verbs.{name}") for name in ("prune", "shorten", "dense"))
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 SHORT = {"epochs": 1, "batch_size": 12}
-
-
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch):
-    monkeypatch.setattr(VERB, "SECONDS", 0.2)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Three classes of flat colours in train, val and test."""
-    root = tmp_path_factory.mktemp("photos")
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 8), ("val", 2), ("test", 3)):
-        for index, name in enumerate(("red", "green", "blue")):
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                noise = torch.randint(0, 60, (24, 24, 3), generator=generator, dtype=torch.uint8)
-                noise[..., index] += 180
-                Image.fromarray(noise.numpy()).save(root / split / name / f"{i}.png")
-    return str(root)
+pytestmark = pytest.mark.usefixtures("hurried")
 
 
 @pytest.fixture(scope="module")
