@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -10,7 +11,7 @@ import yaml
 from PIL import Image
 
 import tailor
-from tailor import bundle, recipes
+from tailor import backbones, bundle, recipes
 from tailor.cli import main
 from tailor.data.images import open_data
 from tailor.errors import UsageError
@@ -47,6 +48,7 @@ def photos(tmp_path_factory):
 def settings(**changes):
     """The configuration that drops blocks, for a small model of the same kind."""
     found = recipes.read("isomorphic/convnext-4.2g") | {"name": NAME, "weights": "random", "image_size": 32}
+    found["classifier"] = "fresh"
     found["widths"] = {**found["widths"], "blocks": {STAGE: 3}}
     found["recipe"] = {**found["recipe"], "epochs": 1, "batch_size": 6}
     return found | changes
@@ -102,6 +104,16 @@ def test_a_resumed_run_keeps_the_blocks_it_chose(photos, tmp_path, monkeypatch):
     assert tailor.evaluate(made.bundle, photos).accuracy == made.accuracy_after
 
 
+def test_a_backbone_keeps_its_own_classifier_where_the_classes_are_its_own():
+    images = SimpleNamespace(classes=tuple(f"class {i}" for i in range(200)))
+    made = DENSE.from_name("tailor_mini_s", "pretrained", None, images, Recipe(), own=True)
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        assert torch.equal(made.model(x), backbones.create("tailor_mini_s")(x))
+        fresh = DENSE.from_name("tailor_mini_s", "pretrained", None, images, Recipe()).model
+        assert not torch.equal(made.model(x), fresh(x))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -110,6 +122,8 @@ def test_a_resumed_run_keeps_the_blocks_it_chose(photos, tmp_path, monkeypatch):
         ({"widths": {"blocks": {STAGE: 0}}}, "must keep at least 1"),
         ({"widths": {"blocks": {STAGE: 3}}, "adapters": "keep"}, "do not go together"),
         ({"steps": 2}, "do not go together"),
+        ({"classifier": "own"}, "has 1000 classes, the data 2"),
+        ({"classifier": "mine"}, "no classifier is called `mine`"),
     ],
 )
 def test_blocks_that_cannot_be_are_told(photos, tmp_path, changes, says):

@@ -15,9 +15,10 @@ from tailor import backbones, bundle
 from tailor import build as builder
 from tailor.anatomy import Anatomy
 from tailor.data.images import ImageData
+from tailor.errors import UsageError
 from tailor.pruning.layers import LayerPlan
 from tailor.spec import BackboneRef, ClassifierHead, Spec
-from tailor.surgery import changed, load_changed_, trainable
+from tailor.surgery import changed, get_module, load_changed_, trainable
 from tailor.tracing import WidthPlan
 from tailor.training import Recipe
 from tailor.tuning import planner
@@ -54,15 +55,35 @@ def from_bundle(name: str, weights: str | None) -> Dense:
     return Dense(spec, model, anatomy, loaded.manifest.complete, weights)
 
 
-def from_name(name: str, weights: str, image_size: int | None, images: ImageData, recipe: Recipe) -> Dense:
-    """A backbone by name with a fresh classifier for the data's classes, which is all that may train."""
+def from_name(
+    name: str, weights: str, image_size: int | None, images: ImageData, recipe: Recipe, own: bool = False
+) -> Dense:
+    """A backbone by name with a fresh classifier for the data's classes, which is all that may train.
+
+    With `own` the classifier is the backbone's, whose outputs must be the data's classes, in their order.
+    """
     head = ClassifierHead(images.classes, recipe.seed)
     made = builder.base(BackboneRef(name, weights, image_size=image_size, seed=recipe.seed), head)
     plan = planner.plan(made.model, made.anatomy, planner.parse("linear"))
     preprocessing = preprocessing_of(made.config, recipe.interpolation)
     spec = Spec(made.reference, head, preprocessing, (plan,))
     model = builder.apply_plans_(made, spec.plans, head.seed).eval()
+    if own:
+        _take_classifier_(model, backbones.create(name, weights, image_size, recipe.seed), made.anatomy.heads, name)
     return Dense(spec, model, made.anatomy, weights == "random")
+
+
+def _take_classifier_(model: nn.Module, stock: nn.Module, heads: Sequence[str], name: str) -> None:
+    """Give the model the stock backbone's classifiers; UsageError where they tell other classes apart."""
+    for head in heads:
+        ours, theirs = get_module(model, head).state_dict(), get_module(stock, head).state_dict()
+        for leaf, tensor in theirs.items():
+            if ours[leaf].shape != tensor.shape:
+                raise UsageError(
+                    f"the classifier of `{name}` has {len(tensor)} classes, the data {len(ours[leaf])}",
+                    hint=f"adapt it first, `tailor adapt DATA --model {name} -o runs/a`, then prune `runs/a`",
+                )
+        get_module(model, head).load_state_dict(theirs)
 
 
 def merged(dense: Dense, train: str = "full") -> Dense:

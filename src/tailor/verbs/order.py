@@ -74,6 +74,7 @@ class Order:
     criterion: str | None
     goal: Goal
     widths: Mapping[str, Any] | None
+    classifier: str
     samples: int
     adapters: Adapters
     retrain: Retrain
@@ -98,6 +99,8 @@ class Order:
             raise UsageError(f"unknown method `{self.method}`", hint=nearest(self.method, METHODS))
         if self.criterion not in (None, *KNOWN):
             raise UsageError(f"unknown criterion `{self.criterion}`", hint=nearest(str(self.criterion), KNOWN))
+        if self.classifier not in ("fresh", "own"):
+            raise UsageError(f"no classifier is called `{self.classifier}`", hint="write `own` or `fresh`")
         if not self.data and (self.method == "sls" or self.criterion in DATA or self.retrain != "none"):
             name = "sls" if self.method == "sls" else self.criterion
             what = f"`--retrain {self.retrain}`" if self.retrain != "none" else f"`{name}`"

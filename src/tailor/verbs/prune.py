@@ -72,6 +72,7 @@ def prune(
     seed: int = 0,
     recipe: Mapping[str, Any] | None = None,
     widths: Mapping[str, Any] | None = None,
+    classifier: str | None = None,
     report: Report = silent,
 ) -> Pruned:
     """Make an adapted bundle (or a backbone by name) smaller, and write an ordinary bundle.
@@ -82,7 +83,7 @@ def prune(
     the settings `widths`; `adapters` says whether the tunes are merged first, kept, or pruned too. Both decide on
     `samples` images, without training. `retrain` trains the tunes or everything (`train`): `1clr` the full schedule
     again, `ft` at a constant 1e-5, `tfs` from fresh ones. With `steps` widths go a part at a time, with `recover`
-    epochs of training between.
+    epochs of training between. A backbone by name gets a fresh classifier, or keeps its `own`.
     """
     order = Order(
         name=name,
@@ -93,6 +94,7 @@ def prune(
         criterion=criterion,
         goal=Goal(emb, heads, dim, mlp, macs, params, latency),
         widths=widths,
+        classifier=classifier or "fresh",
         samples=samples,
         adapters=adapters,
         retrain=retrain,
@@ -220,7 +222,8 @@ def _open(order: Order) -> tuple[ImageData | None, Dense]:
     if not data:
         raise UsageError(f"`{name}` has no classes yet", hint="add `--data DATA`, or adapt it first")
     images = divided(open_checked(data, seed=seed, corrupt=order.corrupt, report=report), seed, report)
-    return images, from_name(name, order.weights or "pretrained", order.image_size, images, order.recipe)
+    own = order.classifier == "own"
+    return images, from_name(name, order.weights or "pretrained", order.image_size, images, order.recipe, own)
 
 
 def _compare(
