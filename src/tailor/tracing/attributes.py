@@ -152,7 +152,7 @@ def find_attributes(model: nn.Module, analysis: Analysis, names: Named) -> tuple
         rows = list(_by_operator(path, module, nodes, analysis, names))
         rows += part_attributes(path, module, nodes, analysis, names)
         rows += _by_attention(path, module, nodes, analysis, names)
-        rows += _by_head(path, module, analysis, names)
+        rows += [] if path else [*_by_head(module, analysis, names), *_by_level(module, analysis, names)]
         taken = {attribute.name for attribute in rows}
         rows += [a for a in _by_value(path, module, nodes, analysis, names) if a.name not in taken]
         for attribute in rows:
@@ -202,15 +202,35 @@ def _by_attention(
         yield Attribute(path, "scale", (spell(d, names),), "rsqrt")
 
 
-def _by_head(path: str, module: nn.Module, analysis: Analysis, names: Named) -> Iterator[Attribute]:
+def _by_head(model: nn.Module, analysis: Analysis, names: Named) -> Iterator[Attribute]:
     """A whole model's `num_features` and `head_hidden_size`: the width that its last linear layer reads."""
     linears = [n for n in analysis.program.graph.nodes if n.op == "call_function" and operator_name(n) == "linear"]
-    if path or not linears:
+    if not linears:
         return
     dim = analysis.values[linears[-1].args[0]].dims[-1]  # type: ignore[index]
     for name in ("num_features", "head_hidden_size"):
-        if vars(module).get(name) == size(dim):
-            yield Attribute(path, name, (spell(dim, names),))
+        if vars(model).get(name) == size(dim):
+            yield Attribute("", name, (spell(dim, names),))
+
+
+def _by_level(model: nn.Module, analysis: Analysis, names: Named) -> Iterator[Attribute]:
+    """A whole model's `feature_info`, timm's list of feature levels, and `embed_dim`: channels that a module gives."""
+    last = {str(path).split("@")[0]: node for node in analysis.program.graph.nodes for path in _around(node)}
+    levels = getattr(model, "feature_info", None)
+    said = [("embed_dim", "patch_embed", vars(model).get("embed_dim"))]
+    if isinstance(levels, list):
+        said += [(f"feature_info[{i}].num_chs", one.get("module"), one.get("num_chs")) for i, one in enumerate(levels)]
+    for attribute, path, width in said:
+        value = analysis.values.get(last[path]) if path in last else None
+        dims = value.dims[1:] if isinstance(value, Value) else ()
+        found = {spell(dim, names) for dim in dims if size(dim) == width}
+        if len(found) == 1:
+            yield Attribute("", attribute, (found.pop(),))
+
+
+def _around(node: Node) -> list[Any]:
+    """The paths of the modules whose code was running when the node was made."""
+    return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
 
 
 def _tagged(nodes: list[Node], analysis: Analysis, wanted: str) -> Dim | None:

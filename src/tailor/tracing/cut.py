@@ -6,6 +6,7 @@ weights stay tied and an optimiser's references stay valid (their state does not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -16,6 +17,7 @@ from tailor.tracing.layout import keep_index, keep_mask
 from tailor.tracing.plan import Rescale, Setting, Slice, WidthPlan
 from tailor.tracing.replay import replay_
 
+_LEVEL = re.compile(r"(?P<list>\w+)\[(?P<index>\d+)\]\.(?P<key>\w+)")
 _HINT = "the plan was made for another backbone, or was already applied; make it again with `tailor prune`"
 
 
@@ -87,6 +89,13 @@ def _rescale_(tensor: Tensor, rescale: Rescale) -> None:
 
 
 def _set_(module: nn.Module, setting: Setting) -> None:
+    level = _LEVEL.fullmatch(setting.attribute)
+    if level:
+        levels = getattr(module, level["list"], None)
+        if not isinstance(levels, list) or int(level["index"]) >= len(levels):
+            raise PlanError(f"module `{setting.module}` has no `{setting.attribute}`", hint=_HINT)
+        levels[int(level["index"])][level["key"]] = setting.value
+        return
     if not hasattr(module, setting.attribute):
         raise PlanError(f"module `{setting.module}` has no attribute `{setting.attribute}`", hint=_HINT)
     old = getattr(module, setting.attribute)

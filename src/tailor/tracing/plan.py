@@ -49,7 +49,7 @@ class Slice:
 
 @dataclass(frozen=True, config=_STRICT)
 class Setting:
-    """The new value of a module's attribute, such as `num_heads`."""
+    """The new value of a module's attribute, such as `num_heads`, or of an entry of one: `feature_info[0].num_chs`."""
 
     module: str
     attribute: str
