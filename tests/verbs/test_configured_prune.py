@@ -92,6 +92,15 @@ def test_the_whole_configuration_runs_from_the_command_line(photos, tmp_path, ca
     assert used["ema"] == 0.9999 and used["cutmix"] == 1.0 and used["drop_path"] == 0.4
 
 
+def test_scoring_reports_how_far_it_is(photos, tmp_path):
+    events = []
+    chosen = settings(retrain="none", widths={"round_to": 4}, data=photos, out=tmp_path / "b", report=events.append)
+    tailor.prune(**chosen)
+    told = [event for event in events if event.stage == "scoring"]
+    assert [(e.done, e.total) for e in (told[0], told[-1])] == [(0, 12), (12, 12)]
+    assert told[0].text == "taylor on 12 images"
+
+
 def test_a_resumed_run_keeps_the_blocks_it_chose(photos, tmp_path, monkeypatch):
     chosen = settings(criterion="random", data=photos, seed=1, out=tmp_path / "b")
     with monkeypatch.context() as patch:

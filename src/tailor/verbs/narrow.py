@@ -95,12 +95,7 @@ def narrower(
     size = (3, *dense.spec.preprocessing.size)
     example = torch.randn(2, *size, generator=torch.Generator().manual_seed(seed))
     report(Event("tracing", text="which widths shrink together"))
-    if beside:
-        traced = trace_beside(dense.model, dense.spec, dense.anatomy.heads, example, adapters)
-    else:
-        traced = settle(dense.model, trace(dense.model, example), example)
-    if settings.strict == "paper":
-        traced = dataclasses.replace(traced, groups=as_published(traced))
+    traced = _traced(dense, example, settings, adapters)
     scoring = Scoring(criterion, images, samples, seed, report)
     scores = score_units(dense, traced.groups, scoring, settings, adapters)
     counts = counts_for(Scored(dense.model, traced, scores.units, settings, size), given, target, report)
@@ -114,6 +109,15 @@ def narrower(
         return spec, plan, why
     layers = choose_blocks(dense, plan, scores.elements, settings.blocks, example, seed)
     return with_layers(dataclasses.replace(dense, spec=spec), layers), plan, f"{why}; {layers.facts['reason']}"
+
+
+def _traced(dense: Dense, example: Tensor, settings: Widths, adapters: Adapters) -> Traced:
+    """What can be cut exactly, in the classes that the settings ask for."""
+    if adapters == "merge":
+        traced = settle(dense.model, trace(dense.model, example), example)
+    else:
+        traced = trace_beside(dense.model, dense.spec, dense.anatomy.heads, example, adapters)
+    return dataclasses.replace(traced, groups=as_published(traced)) if settings.strict == "paper" else traced
 
 
 def settings_of(method: str, given: Mapping[str, Any] | None, adapters: Adapters = "merge") -> Widths:

@@ -1,12 +1,15 @@
 """Scores for the verb `prune`: of a model's units, and of its blocks, by one criterion on one draw of images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tailor.data.images import ImageData
+from tailor.data.loading import Batch
+from tailor.data.records import Split
+from tailor.preprocessing import Preprocessing
 from tailor.pruning.blocks import block_scores, keep_blocks, resizing
 from tailor.pruning.elements import DATA, Pairs, element_scores
 from tailor.pruning.layers import LayerPlan
@@ -37,8 +40,16 @@ class Scoring:
         if self.images is None or self.criterion not in DATA:
             return None
         (part,) = drawn([self.images.splits["train"]], self.samples, self.seed)
-        self.report(Event("scoring", text=f"{self.criterion} on {len(part)} images"))
-        return Pairs(lambda: in_order(part, dense.spec.preprocessing))
+        return Pairs(lambda: self._watched(part, dense.spec.preprocessing))
+
+    def _watched(self, part: Split, preprocessing: Preprocessing) -> Iterator[Batch]:
+        """The batches of a part, each reported once it was used."""
+        text, done = f"{self.criterion} on {len(part)} images", 0
+        self.report(Event("scoring", done, len(part), text))
+        for batch in in_order(part, preprocessing):
+            yield batch
+            done += len(batch.labels)
+            self.report(Event("scoring", done, len(part), text))
 
 
 @dataclass(frozen=True)
