@@ -160,3 +160,12 @@ def test_a_damaged_npz_is_said(tmp_path):
     (tmp_path / "w.npz").write_bytes(b"PK not really")
     with pytest.raises(ModelError, match=r"`w.npz` cannot be read"):
         backbones.create(NAME, str(tmp_path / "w.npz"))
+
+
+def test_a_norm_inside_the_head_is_no_classifier(tmp_path):
+    source = backbones.create("test_convnext", "random", seed=1)
+    torch.nn.init.normal_(source.head.norm.weight)
+    save_file(dict(source.state_dict()), tmp_path / "w.safetensors")
+    made = backbones.create("test_convnext", str(tmp_path / "w.safetensors"))
+    assert torch.equal(made.head.norm.weight, source.head.norm.weight)
+    assert not torch.equal(made.head.fc.weight, source.head.fc.weight)

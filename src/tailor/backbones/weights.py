@@ -85,9 +85,9 @@ def load_(model: nn.Module, path: Path) -> nn.Module:
     if path.suffix == ".npz":
         return _load_npz_(model, path)
     heads = parts.heads_of(model)
-    tensors = {k: v for k, v in read(path).items() if not parts.within(k, (*heads, "fc", "head"))}
-    tensors = {k: v for k, v in _filtered(tensors, model).items() if not parts.within(k, heads)}
     own = {k for k in model.state_dict() if not parts.within(k, heads)}
+    tensors = {k: v for k, v in read(path).items() if k in own or not parts.within(k, (*heads, "fc", "head"))}
+    tensors = {k: v for k, v in _filtered(tensors, model).items() if not parts.within(k, heads)}
     extra = sorted(k for k in tensors.keys() - own if not k.startswith(_TRAINING_ONLY))
     missing = sorted(own - tensors.keys() - {n for n in own if n.startswith("fc_norm")})
     if missing or extra:
