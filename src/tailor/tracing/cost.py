@@ -7,14 +7,15 @@ candidate in about a millisecond. Counted as `measure.count` counts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from torch import nn
 from torch.fx import Node
 
-from tailor.tracing.analyse import Analysis, operator_name
+from tailor.tracing.analyse import Analysis, module_path, operator_name
 from tailor.tracing.axes import Dim
 from tailor.tracing.groups import spell
 from tailor.tracing.layout import extent, names
@@ -42,19 +43,26 @@ class Cost:
         return total // self.per
 
 
-def parameter_cost(model: nn.Module, traced: Traced) -> Cost:
-    """The parameters of `model`, a tied weight once."""
+def everywhere(name: str) -> bool:
+    """All of a model counts."""
+    return True
+
+
+def parameter_cost(model: nn.Module, traced: Traced, counted: Callable[[str], bool] = everywhere) -> Cost:
+    """The parameters of `model` whose names are `counted`, a tied weight once."""
     layouts = traced.groups.layouts
-    whole = {name: tuple(str(n) for n in p.shape) for name, p in model.named_parameters()}
+    whole = {name: tuple(str(n) for n in p.shape) for name, p in model.named_parameters() if counted(name)}
     return Cost(_collected([layouts.get(name, sizes) for name, sizes in whole.items()]))
 
 
-def mac_cost(traced: Traced) -> Cost:
-    """The MACs of one image through the traced model."""
+def mac_cost(traced: Traced, counted: Callable[[str], bool] = everywhere) -> Cost:
+    """The MACs of one image through the traced model, in modules whose paths are `counted`."""
     analysis, found = traced.analysis, _Products(traced.analysis)
     images = int(analysis.program.example_inputs[0][0].shape[0])  # type: ignore[index]
     products: list[tuple[str, ...]] = []
     for node, dims in found.all():
+        if not counted(module_path(node).split("@")[0]):
+            continue
         spelled = tuple(spell(dim, traced.names) for dim in dims)
         products += [spelled] * (1 if found.sees_images(node) else images)
     return Cost(_collected(products), images)
@@ -112,13 +120,20 @@ class _Products:
         return value.dims if isinstance(value, Value) else ()
 
     def _dims(self, node: Node, argument: int) -> tuple[Dim, ...]:
-        value = self.values[node.args[argument]]  # type: ignore[index]
+        value = self.values[self._argument(node, argument)]
         assert isinstance(value, Value)
         return value.dims
 
+    @staticmethod
+    def _argument(node: Node, position: int) -> Any:
+        """An argument, however it was passed."""
+        if position < len(node.args):
+            return node.args[position]
+        return node.kwargs[node.target._schema.arguments[position].name]  # type: ignore[union-attr]
+
     def _letters(self, node: Node) -> tuple[Dim, ...]:
-        letters = str(node.args[0]).replace(" ", "").split("->")[0].split(",")
+        letters = str(self._argument(node, 0)).replace(" ", "").split("->")[0].split(",")
         found: dict[str, Dim] = {}
-        for names_, operand in zip(letters, node.args[1]):  # type: ignore[arg-type]
-            found |= dict(zip(names_, self.values[operand].dims))  # type: ignore[index]
+        for names_, operand in zip(letters, self._argument(node, 1)):
+            found |= dict(zip(names_, self.values[operand].dims))
         return tuple(found.values())
