@@ -6,11 +6,12 @@ Single entries need no place beside a layer: they are folded into a copy, which 
 import copy
 import dataclasses
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from tailor.build import merged_
 from tailor.errors import PlanError
 from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.spec import Spec
@@ -81,6 +82,15 @@ def narrowed(spec: Spec, cut: WidthPlan) -> Spec:
     narrowing = Narrowing(cut, names_of(spec.tuning))
     tuning = [narrowing.fitted(plan) for plan in spec.tuning]
     return dataclasses.replace(spec, plans=(*spec.pruning, narrowing.stock, *tuning))
+
+
+def as_merged(spec: Spec) -> dict[str, Any]:
+    """How a model with tunes beside its layers is priced: `deployed` folds them in, nothing of theirs is `counted`."""
+    names = names_of(spec.tuning)
+    return {
+        "deployed": lambda model: merged_(model, spec),
+        "counted": lambda name: not name or names.place(name).stock is not None,
+    }
 
 
 def left(

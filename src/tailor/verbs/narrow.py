@@ -17,7 +17,8 @@ from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import kept
 from tailor.spec import Spec
 from tailor.tracing import Groups, Traced, WidthPlan, as_published, cut_, plan_widths, settle, trace, verify
-from tailor.verbs.beside import Adapters, folded, narrowed, trace_beside
+from tailor.tuning.apply import merges
+from tailor.verbs.beside import Adapters, as_merged, folded, narrowed, trace_beside
 from tailor.verbs.configured import configured
 from tailor.verbs.dense import Dense, with_layers
 from tailor.verbs.events import Event, Report
@@ -98,7 +99,10 @@ def narrower(
     traced = _traced(dense, example, settings, adapters)
     scoring = Scoring(criterion, images, samples, seed, report)
     scores = score_units(dense, traced.groups, scoring, settings, adapters)
-    counts = counts_for(Scored(dense.model, traced, scores.units, settings, size), given, target, report)
+    scored = Scored(dense.model, traced, scores.units, settings, size)
+    if beside and all(merges(tuning) for tuning in dense.spec.tuning):
+        scored = dataclasses.replace(scored, **as_merged(dense.spec))
+    counts = counts_for(scored, given, target, report)
     plan = plan_widths(traced.groups, kept(traced.groups, scores.units, counts))
     if not plan.cuts:
         raise UsageError("nothing is left to go: every width is pinned or already at its least", hint="ask for more")

@@ -13,6 +13,7 @@ from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.target import Size, search, used_up
 from tailor.pruning.width import kept, widths
 from tailor.tracing import Traced, cut_, mac_cost, parameter_cost, plan_widths
+from tailor.tracing.cost import everywhere
 from tailor.verbs.events import Event, Report
 
 MEASURED_STEPS, COUNTED_STEPS = 5, 40
@@ -21,13 +22,18 @@ MEASURED_STEPS, COUNTED_STEPS = 5, 40
 
 @dataclass(frozen=True)
 class Scored:
-    """A traced model with a score for every unit of its groups, and how the units are to be chosen."""
+    """A traced model with a score for every unit of its groups, and how the units are to be chosen.
+
+    Amounts are those of the model as `deployed` makes it, in place; names that are not `counted` are gone then.
+    """
 
     model: nn.Module
     traced: Traced
     scores: Mapping[str, Tensor]
     settings: Widths
     image: tuple[int, int, int]
+    deployed: Callable[[nn.Module], nn.Module] = lambda model: model
+    counted: Callable[[str], bool] = everywhere
 
 
 def counts_for(
@@ -71,13 +77,14 @@ def _figure(scored: Scored, flag: str) -> Size:
 
     def cut(counts: Mapping[str, int]) -> nn.Module:
         keep = kept(scored.traced.groups, scored.scores, counts)
-        return cut_(copy.deepcopy(scored.model), plan_widths(scored.traced.groups, keep))
+        return scored.deployed(cut_(copy.deepcopy(scored.model), plan_widths(scored.traced.groups, keep)))
 
     whole = scored.traced.groups.sizes
     count = figures(flag, scored.image)
     if flag != "latency":
-        cost = mac_cost(scored.traced) if flag == "macs" else parameter_cost(scored.model, scored.traced)
-        if cost.at(whole) == count(scored.model):
+        by_parts = parameter_cost(scored.model, scored.traced, scored.counted)
+        cost = mac_cost(scored.traced, scored.counted) if flag == "macs" else by_parts
+        if cost.at(whole) == count(scored.deployed(copy.deepcopy(scored.model))):
             return cost.at
     return lambda counts: count(cut(counts))
 
