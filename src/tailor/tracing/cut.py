@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
+from tailor.tracing.checks import check_plan, tensors_of
 from tailor.tracing.layout import keep_index, keep_mask
 from tailor.tracing.plan import Rescale, Setting, Slice, WidthPlan
 from tailor.tracing.replay import replay_
@@ -23,10 +24,8 @@ _HINT = "the plan was made for another backbone, or was already applied; make it
 
 def cut_(model: nn.Module, plan: WidthPlan) -> nn.Module:
     """Remove the plan's units from `model`, which must have the widths that the plan was made for; return it."""
-    tensors = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    check_plan(model, plan)
+    tensors = tensors_of(model)
     modules = dict(model.named_modules())
     kept = keep_vectors(plan)
     indices = {piece.tensor: _indices(piece, tensors, kept) for piece in plan.slices}

@@ -18,57 +18,64 @@ Factor = "int | str | tuple[tuple[Factor, ...], ...]"
 Layout = tuple[tuple["int | str | Layout", ...], ...]  # type: ignore[misc]
 
 NAME = re.compile(r"[A-Za-z_][\w.]*")
-_TOKEN = re.compile(rf"\s*(\d+|{NAME.pattern}|[*+()])")
+_TOKEN = re.compile(rf"\s*([0-9]+|{NAME.pattern}|[*+()])")
+
+
+_LONGEST, _DEEPEST = 1 << 16, 32
+_DIGITS = 12
 
 
 @lru_cache(maxsize=65536)
 def parse(text: str) -> Layout:
     """The layout that `text` spells; a `PlanError` where it spells none."""
-    tokens = _TOKEN.findall(text)
-    if "".join(tokens) != re.sub(r"\s", "", text) or not tokens:
-        raise PlanError(
-            f"not a layout of axes: `{text}`", hint="the plan is damaged; make it again with `tailor prune`"
-        )
+    tokens = _TOKEN.findall(text) if len(text) <= _LONGEST else []
+    whole = sum(map(len, tokens)) == len(re.sub(r"\s", "", text))
+    if not tokens or not whole or any(token[0].isdigit() and len(token) > _DIGITS for token in tokens):
+        raise _no_layout(text)
     try:
-        layout, rest = _sum(tokens)
+        layout, end = _sum(tokens, 0, 0)
     except IndexError:
-        rest = ["end"]
-    if rest:
-        raise PlanError(
-            f"not a layout of axes: `{text}`", hint="the plan is damaged; make it again with `tailor prune`"
-        )
+        raise _no_layout(text) from None
+    if end != len(tokens):
+        raise _no_layout(text)
     return layout
 
 
-def _sum(tokens: list[str]) -> tuple[Layout, list[str]]:
-    segments = []
-    segment, tokens = _product(tokens)
-    segments.append(segment)
-    while tokens and tokens[0] == "+":
-        segment, tokens = _product(tokens[1:])
+def _no_layout(text: str) -> PlanError:
+    shown = text if len(text) <= 80 else text[:80] + "..."
+    return PlanError(f"not a layout of axes: `{shown}`", hint="the plan is damaged; make it again with `tailor prune`")
+
+
+def _sum(tokens: list[str], at: int, depth: int) -> tuple[Layout, int]:
+    if depth > _DEEPEST:
+        raise IndexError
+    segment, at = _product(tokens, at, depth)
+    segments = [segment]
+    while at < len(tokens) and tokens[at] == "+":
+        segment, at = _product(tokens, at + 1, depth)
         segments.append(segment)
-    return tuple(segments), tokens
+    return tuple(segments), at
 
 
-def _product(tokens: list[str]) -> tuple[tuple, list[str]]:
-    factor, tokens = _factor(tokens)
+def _product(tokens: list[str], at: int, depth: int) -> tuple[tuple, int]:
+    factor, at = _factor(tokens, at, depth)
     factors = [factor]
-    while tokens and tokens[0] == "*":
-        factor, tokens = _factor(tokens[1:])
+    while at < len(tokens) and tokens[at] == "*":
+        factor, at = _factor(tokens, at + 1, depth)
         factors.append(factor)
-    return tuple(factors), tokens
+    return tuple(factors), at
 
 
-def _factor(tokens: list[str]) -> tuple["int | str | Layout", list[str]]:
-    head, rest = tokens[0], tokens[1:]
+def _factor(tokens: list[str], at: int, depth: int) -> tuple["int | str | Layout", int]:
+    head = tokens[at]
     if head == "(":
-        inner, rest = _sum(rest)
-        if rest[0] != ")":
+        inner, at = _sum(tokens, at + 1, depth + 1)
+        if tokens[at] != ")":
             raise IndexError
-        return inner, rest[1:]
+        return inner, at + 1
     if head in "*+)":
         raise IndexError
-    return (int(head) if head.isdigit() else head), rest
+    return (int(head) if head[0].isdigit() else head), at + 1
 
 
 def names(text: str) -> set[str]:

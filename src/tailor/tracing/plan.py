@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, JsonValue
+from pydantic import ConfigDict, FiniteFloat, JsonValue
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import PlanError
 
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -53,7 +53,7 @@ class Setting:
 
     module: str
     attribute: str
-    value: int | float | tuple[int, ...]
+    value: int | FiniteFloat | tuple[int, ...]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -62,7 +62,7 @@ class Rescale:
 
     tensor: str
     ranges: tuple[tuple[int, int], ...]
-    factor: float
+    factor: FiniteFloat
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -7,7 +7,6 @@ batch norm follow `training`; stochastic depth inside the module does not (it le
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,13 +51,13 @@ class Replayed(nn.Module):
         (kind, content), *_ = argument.items()
         match kind:
             case "value":
-                return values[content]
+                return _made(values, content)
             case "part":
-                return values[content[0]][content[1]]
+                return _made(values, content[0])[content[1]]
             case "tensor":
                 return _tensor(self, content)
             case "length":
-                return values[content[0]].shape[content[1]]
+                return _made(values, content[0]).shape[content[1]]
             case "training":
                 return self.training
             case "dtype":
@@ -68,6 +67,12 @@ class Replayed(nn.Module):
         raise PlanError(f"a recorded call has an argument of unknown kind: `{kind}`")
 
 
+def _made(values: list[Any], number: int) -> Any:
+    if number >= len(values):
+        raise PlanError(f"a recorded call refers to value {number} of {len(values)}", hint="make the plan again")
+    return values[number]
+
+
 def _tensor(module: nn.Module, name: str) -> Tensor:
     *path, last = name.split(".")
     for part in path:
@@ -75,13 +80,17 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
     return getattr(module, last)
 
 
-def operator_of(name: str) -> Callable[..., Any]:
-    """The ATen operator of this name, if it is one that the tracing knows."""
+def operator_of(name: str) -> torch._ops.OpOverload:
+    """The ATen operator of this name, if it is one that the tracing has a rule for."""
     base, _, overload = name.partition(".")
-    packet = getattr(torch.ops.aten, base, None)
-    if base.rstrip("_") not in RULES or packet is None or overload not in packet.overloads():
-        raise PlanError(f"a recorded call names no operator known here: `{name}`")
-    return getattr(packet, overload)
+    known = base in RULES or base.rstrip("_") in RULES
+    packet = getattr(torch.ops.aten, base, None) if known else None
+    if packet is None or overload not in packet.overloads():
+        raise PlanError(
+            f"a recorded call names no operator known here: `{name[:80]}`",
+            hint="make the plan again with `tailor prune`",
+        )
+    return getattr(packet, overload)  # type: ignore[no-any-return]
 
 
 def replay_(model: nn.Module, replay: Replay) -> None:

@@ -229,8 +229,10 @@ def _marked(node: Node, path: tuple[Node, ...]) -> Tensor | None:
             break
         marks, current = following, step
     parts = marks if isinstance(marks, (list, tuple)) else [marks]
-    found = torch.unique(torch.cat([part.reshape(-1) for part in parts]))  # type: ignore[union-attr]
-    return found[found >= 0]
+    seen = torch.zeros(shape[channel] + 1, dtype=torch.bool)  # faster than sorting all marks; -1 is the last place
+    for part in parts:
+        seen[part.reshape(-1)] = True  # type: ignore[union-attr]
+    return seen[:-1].nonzero().flatten()
 
 
 def _followed(marks: object, current: Node, step: Node) -> object | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from random import Random
 
 from torch import Tensor, nn
@@ -40,9 +41,9 @@ def settle(model: nn.Module, traced: Traced, example: Tensor, *, record_modules:
     """
     tools = _Tools(model, example, traced.analysis, record_modules)
     _free_splits(tools)
-    for _ in range(_ROUNDS):
+    for turn in range(_ROUNDS):
         traced = read_groups(model, traced.analysis, tools.recordings)
-        failure = _sketch(model, example, traced) if tools.sketches else None
+        failure = _sketch(model, example, traced) if turn and tools.sketches else None  # most pass the first trial
         verdict = failure or trial(model, traced, example)
         if verdict.exact:
             return traced
@@ -61,12 +62,19 @@ class _Tools:
     """What recording needs: a run of the dense model (without values where it can), and what was recorded so far."""
 
     def __init__(self, model: nn.Module, example: Tensor, analysis: Analysis, allowed: bool) -> None:
-        empty = _empty(model)
-        self.sketches = attempt(empty, example.to("meta"))[1] is None
-        self.model, self.analysis, self.allowed = model, analysis, allowed
-        self.dense, self.example = (empty, example.to("meta")) if self.sketches else (model, example)
+        self.model, self.example, self.analysis, self.allowed = model, example, analysis, allowed
         self.known: dict[type, ExportedProgram] = {}
         self.recordings: dict[str, Recording] = {}
+
+    @cached_property
+    def run(self) -> tuple[nn.Module, Tensor]:
+        """The dense model and its input, on the meta device where the model runs there."""
+        empty, example = _empty(self.model), self.example.to("meta")
+        return (empty, example) if attempt(empty, example)[1] is None else (self.model, self.example)
+
+    @property
+    def sketches(self) -> bool:
+        return self.run[1].is_meta
 
 
 def _free_splits(tools: _Tools) -> None:
@@ -84,7 +92,7 @@ def _record(tools: _Tools, path: str) -> bool:
         kind = type(tools.model.get_submodule(path))
         if path not in tools.recordings and not kind.__module__.startswith("torch."):
             try:
-                recording = record(tools.dense, tools.example, tools.analysis, path, tools.known)
+                recording = record(*tools.run, tools.analysis, path, tools.known)
                 template(recording, tools.analysis, {}, path)
             except Unrecordable:
                 return False
