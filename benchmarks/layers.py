@@ -19,7 +19,7 @@ import torch
 import tailor
 from benchmarks.quality import TASKS
 from benchmarks.rows import Row, Rows
-from tailor.bundle import read_manifest
+from tailor import bundle as bundles
 from tailor.measure.machine import machine
 from tailor.pruning.layers import LayerPlan, Sls, walk
 
@@ -48,7 +48,7 @@ def pruned(bundle: str, task: str, args: argparse.Namespace, **settings: Any) ->
     out = args.work / "cut"
     training = {"epochs": args.epochs, "recipe": {"evaluate_every": 5}} if settings.get("retrain") else {}
     made = tailor.prune(bundle, data=TASKS[task], out=out, overwrite=True, **training, **settings)
-    plan = read_manifest(out).spec.plans[-1]
+    plan = bundles.read(out).spec.plans[-1]
     curve = list(plan.curve) if isinstance(plan, LayerPlan) else []
     shutil.rmtree(out)
     return {
@@ -69,7 +69,7 @@ def as_fast(bundle: str, task: str, wanted: Row, args: argparse.Namespace, setti
     share = min(0.95, max(0.08, wanted["macs"]))
     first = pruned(bundle, task, args, macs=f"{100 * share:.1f}%", **common)
     share = min(0.95, max(0.08, share * first["speed"] / wanted["speed"]))
-    return pruned(bundle, task, args, macs=f"{100 * share:.1f}%", retrain="1clr", **common, **settings)
+    return pruned(bundle, task, args, macs=f"{100 * share:.1f}%", retrain="1clr", **{**common, **settings})
 
 
 def compare(rows: Rows, tasks: list[str], args: argparse.Namespace) -> None:
