@@ -21,6 +21,7 @@ from tailor.anatomy import Anatomy, Block
 from tailor.criteria.silhouette import Separation, separation
 from tailor.errors import PlanError
 from tailor.pruning.layers import Sls, walk
+from tailor.pruning.regions import means
 from tailor.surgery import get_module
 
 WORTH_A_PROCESS = 300
@@ -63,6 +64,19 @@ def collect(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any]) -> Featu
 
     PlanError where the anatomy has no blocks, and, with block and image named, where a feature is not finite.
     """
+    return _collected(model, anatomy, batches, regional=False)
+
+
+def collect_regions(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any]) -> Features:
+    """The features of regions, for dense tasks: a sample is a region, its feature the mean of the map there.
+
+    Batches have `images`, `sources`, and for each image `regions`, boxes (n, 4) in pixels of the input or masks
+    (n, H, W), and `labels` (n,). The class token, where there is one, is left aside.
+    """
+    return _collected(model, anatomy, batches, regional=True)
+
+
+def _collected(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any], regional: bool) -> Features:
     if not anatomy.blocks:
         raise PlanError(
             f"`sls` is not defined on a `{anatomy.family}` backbone: its blocks are not known",
@@ -78,10 +92,15 @@ def collect(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any]) -> Featu
         model.eval()
         try:
             for batch in batches:
-                model(batch.images.to(place.device, place.dtype))
-                labels.append(batch.labels)
                 for tap in taps:
-                    tap.check(batch.sources)
+                    tap.batch = batch if regional else None
+                model(batch.images.to(place.device, place.dtype))
+                labels += list(batch.labels) if regional else [batch.labels]
+                sources = batch.sources
+                if regional:
+                    sources = [s for s, there in zip(sources, batch.labels, strict=True) for _ in range(len(there))]
+                for tap in taps:
+                    tap.check(sources)
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -94,18 +113,35 @@ def collect(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any]) -> Featu
 
 
 class _Tap:
-    """A hook that keeps one block's feature (B, C) of each batch, and whether the block changes its map's size."""
+    """A hook that keeps one block's feature (B, C) of each batch, and whether the block changes its map's size.
+
+    With a `batch` of regions it keeps theirs, (R, C).
+    """
 
     def __init__(self, block: Block, anatomy: Anatomy, model: nn.Module) -> None:
         self.block, self.anatomy = block, anatomy
         self.merging = get_module(model, block.merging) if block.merging else nn.Identity()
         self.found: list[Tensor] = []
         self.resizes = False
+        self.batch: Any = None
 
     def __call__(self, module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         before, after = given[0].shape, output.shape
         self.resizes |= before[2:] != after[2:] if len(after) == 3 else before[1:] != after[1:]
-        self.found.append(self._pooled(self.merging(output)).float().cpu())
+        merged = self.merging(output)
+        self.found.append((self._pooled(merged) if self.batch is None else self._regional(merged)).float().cpu())
+
+    def _regional(self, x: Tensor) -> Tensor:
+        """The mean of each region of the batch."""
+        images = self.batch.images
+        if x.ndim == 3:
+            grid = self.anatomy.grid
+            if grid is None:
+                raise PlanError(f"the tokens of `{self.block.path}` stand on no fixed grid", hint="pool whole images")
+            x = x[:, -grid[0] * grid[1] :].unflatten(1, grid)
+        elif self.block.attention_layout == "nchw":
+            x = x.permute(0, 2, 3, 1)
+        return means(x, self.batch.regions, (images.shape[-2], images.shape[-1]), self.batch.sources)
 
     def _pooled(self, x: Tensor) -> Tensor:
         """The class token of (B, N, C), or the mean of its patches; the mean of a map (B, H, W, C) or (B, C, H, W)."""
