@@ -14,13 +14,14 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from tailor.errors import BundleError
+from tailor.errors import BundleError, PlanError
 from tailor.spec import SPEC, Spec
 from tailor.tuning.method import STRICT
 
 FORMAT = 1
 MANIFEST, TENSORS, CARD = "bundle.json", "tensors.safetensors", "README.md"
 LONGEST_LIST = 1000
+MOST_PLANS, DEEPEST, MOST_PIXELS, LARGEST_SETTING = 256, 40, 1 << 14, 1 << 16
 AGAIN = "the bundle is damaged or was edited by hand; make or copy it again"
 INDEX_PREFIX = "plan:"
 """Names of index tensors begin with this; no parameter of a module can."""
@@ -75,18 +76,51 @@ def unpack(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Spec:
         if not isinstance(value, dict):
             return value
         if value.keys() == {"tensor", "sha256"}:
-            tensor = tensors.get(value["tensor"])
+            tensor = tensors.get(str(value["tensor"]))
             if tensor is None or tensor.dtype != torch.int32 or _digest(tensor) != value["sha256"]:
                 raise BundleError(f"the index list `{value['tensor']}` is missing or was changed", hint=AGAIN)
             return tensor.tolist()
         return {key: give(inner) for key, inner in value.items()}
 
+    check_depth(values)
+    if isinstance(plans := values.get("plans"), list) and len(plans) > MOST_PLANS:
+        raise BundleError(f"the spec holds {len(plans)} plans, more than {MOST_PLANS}", hint=AGAIN)
     try:
-        return SPEC.validate_json(json.dumps(give(values)))
+        return _sane(SPEC.validate_json(json.dumps(give(values))))
+    except PlanError as error:  # a plan that contradicts itself
+        raise BundleError(f"the spec is not valid: {error.message}", hint=AGAIN) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"the spec is not valid at `{where}`: {first['msg']}", hint=AGAIN) from None
+
+
+def _sane(spec: Spec) -> Spec:
+    """The spec, or BundleError where it would take memory that no spec of ours takes before a tensor is compared."""
+    pixels = (*spec.preprocessing.size, spec.backbone.image_size or 1)
+    if not all(1 <= n <= MOST_PIXELS for n in pixels):
+        raise BundleError(f"the spec asks for images of {max(pixels)} pixels, more than {MOST_PIXELS}", hint=AGAIN)
+    for plan in spec.tuning:
+        for tune in plan.tunes:
+            for name, value in vars(tune.method).items():
+                if isinstance(value, int) and not 0 <= value <= LARGEST_SETTING:
+                    raise BundleError(f"`{name}` of the method at `{tune.site}` is out of range: {value}", hint=AGAIN)
+    return spec
+
+
+def check_depth(values: Any) -> None:
+    """BundleError where lists and objects are nested deeper than any spec's, before anything recurses into them."""
+    level, depth = [values], 0
+    while level:
+        if depth > DEEPEST:
+            raise BundleError(f"the JSON is nested deeper than {DEEPEST} levels", hint=AGAIN)
+        inner = [
+            v
+            for one in level
+            if isinstance(one, (dict, list))
+            for v in (one.values() if isinstance(one, dict) else one)
+        ]
+        level, depth = [one for one in inner if isinstance(one, (dict, list))], depth + 1
 
 
 def _digest(tensor: Tensor) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tailor.build import build
 from tailor.bundle.files import sha256
-from tailor.bundle.manifest import AGAIN, FORMAT, INDEX_PREFIX, MANIFEST, TENSORS, Manifest, unpack
+from tailor.bundle.manifest import AGAIN, FORMAT, INDEX_PREFIX, MANIFEST, TENSORS, Manifest, check_depth, unpack
 from tailor.errors import BundleError, PlanError
 from tailor.spec import Spec
 from tailor.surgery import load_changed_
@@ -52,6 +52,7 @@ def read_manifest(path: Path) -> Manifest:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         raise BundleError(f"`{file}` is not JSON: it was cut short or changed", hint=AGAIN) from None
+    check_depth(raw)
     if isinstance(raw, dict) and raw.get("format") != FORMAT:
         raise BundleError(
             f"`{file}` has format {raw.get('format')!r}, this tailor reads {FORMAT}", hint="update tailor, or " + AGAIN
@@ -169,6 +170,13 @@ def load(path: str | Path, weights: str | None = None) -> nn.Module:
 
 def summary(manifest: Manifest) -> dict[str, Any]:
     """What a bundle is, without building anything: backbone, classes, plans, sizes, metrics."""
+    try:
+        return _summary(manifest)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise BundleError("the bundle's spec is not one that tailor writes", hint=AGAIN) from None
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
     spec = manifest.spec
     return {
         "backbone": spec["backbone"]["name"],

@@ -38,6 +38,8 @@ class LayerPlan:
             raise PlanError("the plan keeps no block", hint="keep at least the first")
         if list(self.kept) != sorted(set(self.kept)) or self.kept[0] < 0:
             raise PlanError("the blocks kept are not ascending and distinct", hint="sort them")
+        if len(set(self.dropped)) < len(self.dropped):
+            raise PlanError("the plan drops a block twice", hint="name every block once")
         if self.kept[-1] >= len(self.kept) + len(self.dropped):
             raise PlanError(
                 f"the plan keeps block {self.kept[-1]} of {len(self.kept) + len(self.dropped)}",
@@ -147,7 +149,7 @@ def apply_layers_(model: nn.Module, plan: LayerPlan) -> nn.Module:
     for path in plan.dropped:
         get_module(model, path)
         holder, _, leaf = path.rpartition(".")
-        if not leaf.isdigit() or not isinstance(get_module(model, holder), nn.Sequential | nn.ModuleList):
+        if not leaf.isdecimal() or not isinstance(get_module(model, holder), nn.Sequential | nn.ModuleList):
             raise PlanError(f"`{path}` is not a block in a list of blocks", hint="make the plan again")
         places.setdefault(holder, []).append(int(leaf))
     for holder, indices in places.items():
