@@ -1,6 +1,7 @@
 """`tailor prune BUNDLE|NAME`: decide what the task does not need, remove it, retrain if asked, write a bundle."""
 
 import copy
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -205,7 +206,7 @@ def _decided(folder: Path) -> tuple[Spec, WidthPlan | None, Pruned]:
     last = file.spec.plans[-1]
     cut = last if isinstance(last, WidthPlan) else None
     if "cut" in file.settings:
-        cut = _CUT.validate_python(file.settings["cut"])
+        cut = _CUT.validate_json(json.dumps(file.settings["cut"]))  # by JSON's rules: lists stand for tuples
     return file.spec, cut, Pruned(**{**file.settings["found"], "bundle": str(folder)})
 
 
