@@ -1,19 +1,23 @@
 """How much of timm can be pruned exactly: every family's smallest model, shaken, half of each group removed.
 
-    python -m benchmarks.prunability [--families swin_transformer,beit] [--results runs/prunability.jsonl] [--limit 300]
+    python -m benchmarks.prunability [--families swin_transformer,beit] [--results runs/prunability.jsonl] [--limit 180]
 
 A family counts as exact when the cut model equals the masked reference (1e-10 of the output's scale, float64), trains
 (forward and backward), and is rebuilt equal from plan JSON and state dict on a fresh stock model. Finished families are
-kept in the results file and skipped; each runs in a process of its own with a time limit.
+kept in the results file (one JSON line each) and skipped; each runs in a process of its own with a time limit.
+Torch-Pruning cuts the same model after it, in another process under the same limit; of its result is asked only that it
+runs and gives as many outputs as before (`--no-peer` leaves it out).
 """
 
 import argparse
 import copy
 import json
 import multiprocessing
+import queue
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,10 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+# Before any other package called `benchmarks` or `tracing`.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.peer_pruning import cut_by_torch_pruning_, runs
 from tailor.tracing import Traced, WidthPlan, cut_, half, plan_widths, settle, trace, verify
 from tracing.shake import shake_
 
@@ -154,37 +161,57 @@ def rebuilds(name: str, pruned: nn.Module, plan: WidthPlan, x: Tensor) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def _work(name: str, queue: Any) -> None:
+def measure_peer(name: str) -> dict[str, Any]:
+    """Torch-Pruning on the same model and images."""
+    model = create(name)
+    x = example_for(name, model)
+    seconds = cut_by_torch_pruning_(model, x)
+    cause = runs(model, x, getattr(model, "num_classes", 0))
+    return {"runs": not cause, "cause": cause} | {stage: round(s, 2) for stage, s in seconds.items()}
+
+
+def _work(measured: Callable[[str], dict[str, Any]], name: str, answers: Any) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     try:
-        row = measure(name)
+        row = measured(name)
     except BaseException as error:  # whatever a family does is its row's cause
-        row = {"model": name, "exact": False, "cause": f"{type(error).__name__}: {str(error)[:300]}"}
-    queue.put(row)
+        row = {"cause": f"{type(error).__name__}: {str(error)[:300]}"}
+    answers.put(row)
 
 
-def run_family(name: str, limit: float) -> dict[str, Any]:
-    """One family in a forked process with a time limit."""
+def in_process(measured: Callable[[str], dict[str, Any]], name: str, limit: float) -> dict[str, Any]:
+    """What is measured in a forked process, or why there is nothing within the limit."""
     context = multiprocessing.get_context("fork")
-    queue = context.Queue()
+    answers = context.Queue()
     start = time.perf_counter()
-    process = context.Process(target=_work, args=(name, queue))
+    process = context.Process(target=_work, args=(measured, name, answers))
     process.start()
-    try:
-        row = queue.get(timeout=limit)
-    except Exception:  # queue.Empty: the limit, or a process that died
+    row: dict[str, Any] = {"cause": f"no result within {limit:g} s"}
+    while time.perf_counter() - start < limit:
         alive = process.is_alive()
-        process.kill()
-        row = {"model": name, "exact": False, "cause": f"no result within {limit:g} s" if alive else "the process died"}
+        try:
+            row = answers.get(timeout=1.0)
+            break
+        except queue.Empty:
+            if not alive:
+                row = {"cause": f"the process died with exit code {process.exitcode}"}
+                break
+    process.kill()
     process.join()
     return row | {"seconds": round(time.perf_counter() - start, 1)}
 
 
+def run_family(name: str, limit: float, peer: bool) -> dict[str, Any]:
+    """One family's row: ours, and Torch-Pruning's under `peer`."""
+    row = {"model": name, "exact": False, **in_process(measure, name, limit)}
+    return row | {"peer": {"runs": False, **in_process(measure_peer, name, limit)}} if peer else row
+
+
 def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
-        "| family | model | exact | by | groups | pinned | seconds | recorded, or cause |",
-        "|---|---|---|---|---|---|---|---|",
+        "| family | model | exact | by | groups | pinned | seconds | recorded, or cause | Torch-Pruning runs | its s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for family, row in sorted(rows.items()):
         good = bool(row.get("exact") and row.get("trains") and row.get("rebuilds"))
@@ -201,16 +228,24 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             pinned,
             row["seconds"],
             cause,
+            *_peer_cells(row.get("peer")),
         )
         lines.append("| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def _peer_cells(peer: dict[str, Any] | None) -> tuple[str, str]:
+    if peer is None:
+        return "-", "-"
+    return "yes" if peer["runs"] else f"no: {peer['cause'][:60]}", str(peer["seconds"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", default="")
     parser.add_argument("--results", type=Path, default=Path("runs/prunability.jsonl"))
-    parser.add_argument("--limit", type=float, default=300)
+    parser.add_argument("--limit", type=float, default=180, help="seconds for a family, and as many for Torch-Pruning")
+    parser.add_argument("--no-peer", action="store_true")
     args = parser.parse_args()
     args.results.parent.mkdir(parents=True, exist_ok=True)
     names_file = args.results.with_suffix(".names.json")
@@ -222,18 +257,17 @@ def main() -> None:
     rows = {row["family"]: row for row in map(json.loads, lines)}
     for family in wanted:
         if family not in rows:
-            rows[family] = {"family": family, **run_family(models[family], args.limit)}
+            rows[family] = {"family": family, **run_family(models[family], args.limit, not args.no_peer)}
             with args.results.open("a") as stream:
                 stream.write(json.dumps(rows[family]) + "\n")
             print(json.dumps(rows[family]), file=sys.stderr, flush=True)
     done = {family: row for family, row in rows.items() if family in wanted}
     exact = sum(bool(r.get("exact") and r.get("trains") and r.get("rebuilds")) for r in done.values())
     print(table(done))
-    print(
-        json.dumps(
-            {"families": len(done), "exact": exact, "seconds": round(sum(r["seconds"] for r in done.values()), 1)}
-        )
-    )
+    facts = {"families": len(done), "exact": exact, "seconds": round(sum(r["seconds"] for r in done.values()), 1)}
+    peers = [row["peer"] for row in done.values() if "peer" in row]
+    facts |= {"peer_families": len(peers), "peer_runs": sum(bool(peer["runs"]) for peer in peers)}
+    print(json.dumps(facts))
 
 
 if __name__ == "__main__":
