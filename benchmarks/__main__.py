@@ -1,9 +1,11 @@
-"""`make bench`: every benchmark in turn. Name some to run only those: `python -m benchmarks storage step`."""
+"""`make bench`: every benchmark, quick ones first; long ones are resumable. `python -m benchmarks step` runs one."""
 
 import importlib
 import sys
 
-ALL = ("sensitivity", "step", "storage", "quality", "thesis")
+QUICK = ("sensitivity", "step", "storage", "published", "cut_time", "sls")
+LONG = ("quality", "thesis", "small_nets", "widths", "layers")
+ALL = (*QUICK, *LONG)
 
 
 def main() -> None:
