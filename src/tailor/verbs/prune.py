@@ -17,7 +17,7 @@ from tailor.bundle.plan_file import PLAN, read_plan, write_plan
 from tailor.data.images import ImageData
 from tailor.errors import UsageError
 from tailor.measure import count
-from tailor.measure.speed import throughput
+from tailor.measure.speed import no_gain, throughput
 from tailor.pruning.layers import LayerPlan, Sls
 from tailor.spec import Spec
 from tailor.tracing import WidthPlan
@@ -251,13 +251,14 @@ def _compare(
     timed = throughput(models, size, protocol="quick", seconds=SECONDS)
     blocks = len(dense.anatomy.blocks)
     plan = spec.plans[-1]
+    macs = {name: count.macs(model, size) for name, model in models.items()}
     return Pruned(
         bundle=str(folder),
         method="",
         kept_blocks=len(plan.kept) if isinstance(plan, LayerPlan) else blocks,
         blocks=blocks,
-        macs_before=count.macs(models["dense"], size),
-        macs_after=count.macs(models["pruned"], size),
+        macs_before=macs["dense"],
+        macs_after=macs["pruned"],
         params_before=count.parameters(models["dense"]),
         params_after=count.parameters(models["pruned"]),
         accuracy_before=before,
@@ -268,7 +269,7 @@ def _compare(
         throughput_ratio=round(timed.ratios["pruned"].median, 3),
         throughput_seconds=round(timed.seconds, 1),
         seconds=0.0,
-        warning=_slower(models, size, timed.ratios["pruned"].median),
+        warning=no_gain(macs["dense"], macs["pruned"], timed.ratios["pruned"].median),
     )
 
 
@@ -276,11 +277,6 @@ def _deployed(model: nn.Module, spec: Spec) -> nn.Module:
     """A copy as it would be deployed: tunes folded in where all of them fold exactly."""
     plain = copy.deepcopy(model)
     return builder.merged_(plain, spec) if all(merges(plan) for plan in spec.tuning) else plain
-
-
-def _slower(models: Mapping[str, nn.Module], size: tuple[int, int, int], ratio: float) -> str:
-    fewer = 1 - count.macs(models["pruned"], size) / count.macs(models["dense"], size)
-    return f"{fewer:.0%} fewer MACs, but not faster here" if fewer > 0.02 and ratio <= 1.02 else ""
 
 
 def _write(order: Order, spec: Spec, planned: Planned, metrics: Mapping[str, Any]) -> None:
