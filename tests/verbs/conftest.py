@@ -20,7 +20,7 @@ def photos(tmp_path_factory):
     """Three classes of flat colours in train, val and test."""
     root = tmp_path_factory.mktemp("photos")
     generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 8), ("val", 2), ("test", 3)):
+    for split, count in (("train", 8), ("val", 3), ("test", 4)):
         for index, name in enumerate(("red", "green", "blue")):
             (root / split / name).mkdir(parents=True)
             for i in range(count):

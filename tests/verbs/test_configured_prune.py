@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 import yaml
-from PIL import Image
 
 import tailor
 from tailor import backbones, bundle, recipes
@@ -23,26 +22,7 @@ from tailor.verbs.images import divided
 VERB, DENSE = (importlib.import_module(f"tailor.verbs.{name}") for name in ("prune", "dense"))
 NAME, STAGE = "convnext_atto", "stages.2.blocks"
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch):
-    monkeypatch.setattr(VERB, "SECONDS", 0.2)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Two classes of noise in two colours."""
-    root = tmp_path_factory.mktemp("photos")
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 6), ("val", 2)):
-        for index, name in enumerate(("red", "green")):
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                noise = torch.randint(0, 60, (32, 32, 3), generator=generator, dtype=torch.uint8)
-                noise[..., index] += 180
-                Image.fromarray(noise.numpy()).save(root / split / name / f"{i}.png")
-    return str(root)
+pytestmark = pytest.mark.usefixtures("hurried")
 
 
 def settings(**changes):
@@ -97,8 +77,8 @@ def test_scoring_reports_how_far_it_is(photos, tmp_path):
     chosen = settings(retrain="none", widths={"round_to": 4}, data=photos, out=tmp_path / "b", report=events.append)
     tailor.prune(**chosen)
     told = [event for event in events if event.stage == "scoring"]
-    assert [(e.done, e.total) for e in (told[0], told[-1])] == [(0, 12), (12, 12)]
-    assert told[0].text == "taylor on 12 images"
+    assert [(e.done, e.total) for e in (told[0], told[-1])] == [(0, 24), (24, 24)]
+    assert told[0].text == "taylor on 24 images"
 
 
 def test_a_resumed_run_keeps_the_blocks_it_chose(photos, tmp_path, monkeypatch):
@@ -131,7 +111,7 @@ def test_a_backbone_keeps_its_own_classifier_where_the_classes_are_its_own():
         ({"widths": {"blocks": {STAGE: 0}}}, "must keep at least 1"),
         ({"widths": {"blocks": {STAGE: 3}}, "adapters": "keep"}, "do not go together"),
         ({"steps": 2}, "do not go together"),
-        ({"classifier": "own"}, "has 1000 classes, the data 2"),
+        ({"classifier": "own"}, "has 1000 classes, the data 3"),
         ({"classifier": "mine"}, "no classifier is called `mine`"),
     ],
 )

@@ -1,10 +1,10 @@
 """Adapt, fit, evaluate, predict, merge, export: the verbs agree with each other and with the function they replace."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 import tailor
 from tailor.bundle.plan_file import read_plan
@@ -19,24 +19,9 @@ SHORT = {"model": "tailor_mini_s", "epochs": 1, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Three classes of flat colours in train, val and test: learnable in one epoch."""
-    root = tmp_path_factory.mktemp("photos")
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 8), ("val", 3), ("test", 4)):
-        for index, name in enumerate(("red", "green", "blue")):
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                noise = torch.randint(0, 60, (24, 24, 3), generator=generator, dtype=torch.uint8)
-                noise[..., index] += 180
-                Image.fromarray(noise.numpy()).save(root / split / name / f"{i}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
 def adapted(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "a"
-    return tailor.adapt(str(photos), method="spt-lora", budget="1%", out=out, **SHORT)
+    return tailor.adapt(photos, method="spt-lora", budget="1%", out=out, **SHORT)
 
 
 def test_spt_stays_within_its_budget_and_reports_test(adapted):
@@ -46,7 +31,7 @@ def test_spt_stays_within_its_budget_and_reports_test(adapted):
 
 
 def test_evaluate_measures_what_adapt_reported(adapted, photos):
-    again = tailor.evaluate(adapted.bundle, str(photos))
+    again = tailor.evaluate(adapted.bundle, photos)
     assert again.accuracy == adapted.accuracy
     assert again.split == "test"
     assert again.n == 12
@@ -54,7 +39,7 @@ def test_evaluate_measures_what_adapt_reported(adapted, photos):
 
 
 def test_predict_agrees_with_the_loaded_model(adapted, photos):
-    found = tailor.predict(adapted.bundle, str(photos / "test"))
+    found = tailor.predict(adapted.bundle, str(Path(photos) / "test"))
     model = tailor.load(adapted.bundle)
     data = open_data(photos)
     by_path = {p.path: p.label for p in found}
@@ -65,26 +50,26 @@ def test_predict_agrees_with_the_loaded_model(adapted, photos):
 
 
 def test_the_same_seed_gives_the_same_weights(photos, adapted, tmp_path):
-    again = tailor.adapt(str(photos), method="spt-lora", budget="1%", out=tmp_path / "b", **SHORT)
+    again = tailor.adapt(photos, method="spt-lora", budget="1%", out=tmp_path / "b", **SHORT)
     ours, theirs = (tailor.load(r.bundle).state_dict() for r in (adapted, again))
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 def test_a_plan_that_is_fitted_equals_adapt(photos, adapted, tmp_path):
-    planned = tailor.adapt(str(photos), method="spt-lora", budget="1%", out=tmp_path / "p", plan_only=True, **SHORT)
+    planned = tailor.adapt(photos, method="spt-lora", budget="1%", out=tmp_path / "p", plan_only=True, **SHORT)
     assert planned.trainable_params == read_plan(tmp_path / "p").spec.plans[0].cost
     settings = {k: v for k, v in SHORT.items() if k != "model"}
-    fitted = tailor.fit(tmp_path / "p", data=str(photos), out=tmp_path / "f", **settings)
+    fitted = tailor.fit(tmp_path / "p", data=photos, out=tmp_path / "f", **settings)
     ours, theirs = (tailor.load(r.bundle).state_dict() for r in (adapted, fitted))
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 def test_an_edited_plan_is_counted_again(photos, tmp_path):
-    tailor.adapt(str(photos), method="lora-2", out=tmp_path / "p", plan_only=True, **SHORT)
+    tailor.adapt(photos, method="lora-2", out=tmp_path / "p", plan_only=True, **SHORT)
     text = json.loads((tmp_path / "p/plan.json").read_text())
     text["spec"]["plans"][0]["tunes"] = text["spec"]["plans"][0]["tunes"][:3]
     (tmp_path / "p/plan.json").write_text(json.dumps(text))
-    fitted = tailor.fit(tmp_path / "p", data=str(photos), out=tmp_path / "f", epochs=1, batch_size=8)
+    fitted = tailor.fit(tmp_path / "p", data=photos, out=tmp_path / "f", epochs=1, batch_size=8)
     assert fitted.trainable_params == 3 * 2 * 4 * 96
 
 
@@ -97,7 +82,7 @@ def test_merging_keeps_the_function_and_drops_the_plan(adapted, tmp_path):
 
 
 def test_several_methods_give_a_bundle_each(photos, tmp_path):
-    results = tailor.adapt(str(photos), method="linear,bias,mlp-2", out=tmp_path, **SHORT)
+    results = tailor.adapt(photos, method="linear,bias,mlp-2", out=tmp_path, **SHORT)
     assert [r.method for r in results] == ["linear", "bias", "mlp-2"]
     assert [r.bundle for r in results] == [str(tmp_path / r.method) for r in results]
     assert results[0].trainable_params == 0
@@ -108,8 +93,8 @@ def test_several_methods_give_a_bundle_each(photos, tmp_path):
 def test_another_budget_takes_the_saved_scores(photos, adapted, tmp_path):
     told = []
     settings = {**SHORT, "method": "spt-lora", "budget": "2%", "plan_only": True}
-    fresh = tailor.adapt(str(photos), out=tmp_path / "fresh", **settings)
-    again = tailor.adapt(str(photos), out=tmp_path / "again", scores=adapted.bundle, report=told.append, **settings)
+    fresh = tailor.adapt(photos, out=tmp_path / "fresh", **settings)
+    again = tailor.adapt(photos, out=tmp_path / "again", scores=adapted.bundle, report=told.append, **settings)
     assert any("scores taken from" in event.text for event in told)
     assert read_plan(tmp_path / "again").spec == read_plan(tmp_path / "fresh").spec
     assert again.map == fresh.map
@@ -117,37 +102,35 @@ def test_another_budget_takes_the_saved_scores(photos, adapted, tmp_path):
 
 def test_scores_of_other_weights_are_refused(photos, adapted, tmp_path):
     with pytest.raises(PlanError, match="other weights"):
-        tailor.adapt(str(photos), model="tailor_mini_s", weights="random", scores=adapted.bundle, out=tmp_path / "r")
+        tailor.adapt(photos, model="tailor_mini_s", weights="random", scores=adapted.bundle, out=tmp_path / "r")
 
 
 def test_a_finished_run_resumed_says_the_same(photos, adapted):
-    again = tailor.adapt(str(photos), method="spt-lora", budget="1%", out=adapted.bundle, resume=True, **SHORT)
+    again = tailor.adapt(photos, method="spt-lora", budget="1%", out=adapted.bundle, resume=True, **SHORT)
     assert again.accuracy == adapted.accuracy
     assert again.bundle_bytes == adapted.bundle_bytes
 
 
 def test_a_run_is_not_resumed_on_another_backbone(photos, adapted, tmp_path):
-    planned = tailor.adapt(str(photos), method="lora", out=tmp_path / "p", plan_only=True, **SHORT)
+    planned = tailor.adapt(photos, method="lora", out=tmp_path / "p", plan_only=True, **SHORT)
     with pytest.raises(BundleError, match="was begun with `tailor_mini_s`"):
-        tailor.adapt(
-            str(photos), method="lora", out=planned.bundle, resume=True, **{**SHORT, "model": "tailor_mini_ti"}
-        )
+        tailor.adapt(photos, method="lora", out=planned.bundle, resume=True, **{**SHORT, "model": "tailor_mini_ti"})
 
 
 def test_noah_searches_a_plan_within_its_budget(photos, tmp_path):
     counts = {"generations": 2, "population": 4, "mutations": 2, "crossovers": 2, "top": 2}
     small = {"widths": [1, 2], "depths": [1, 2], **counts}
-    run = tailor.adapt(str(photos), method="noah", budget="1%", noah=small, out=tmp_path / "n", **SHORT)
+    run = tailor.adapt(photos, method="noah", budget="1%", noah=small, out=tmp_path / "n", **SHORT)
     assert run.method == "noah"
     assert 0 < run.trainable_percent <= 1
-    assert tailor.evaluate(run.bundle, str(photos)).accuracy == run.accuracy
+    assert tailor.evaluate(run.bundle, photos).accuracy == run.accuracy
 
 
 def test_random_weights_are_all_in_the_bundle(photos, tmp_path):
-    run = tailor.adapt(str(photos), method="lora", weights="random", out=tmp_path / "r", **SHORT)
+    run = tailor.adapt(photos, method="lora", weights="random", out=tmp_path / "r", **SHORT)
     summary = tailor.inspect(run.bundle)
     assert summary["complete"]
-    assert tailor.evaluate(run.bundle, str(photos)).accuracy == run.accuracy
+    assert tailor.evaluate(run.bundle, photos).accuracy == run.accuracy
 
 
 def test_inspect_builds_nothing(adapted, monkeypatch):
@@ -163,7 +146,7 @@ def test_json_is_one_object_on_the_last_line(photos, tmp_path, capsys):
         main(
             [
                 "adapt",
-                str(photos),
+                photos,
                 "--model",
                 "tailor_mini_s",
                 "--method",
@@ -185,7 +168,7 @@ def test_a_file_of_flags_and_recipe_is_followed(photos, tmp_path, capsys):
         f"model: tailor_mini_s\nmethod: linear\nepochs: 1\nout: {tmp_path / 'c'}\nrecipe:\n  optimizer: sgd\n"
     )
     with pytest.raises(SystemExit):
-        main(["adapt", str(photos), "--config", str(tmp_path / "c.yaml"), "--lr", "0.01", "--json"])
+        main(["adapt", photos, "--config", str(tmp_path / "c.yaml"), "--lr", "0.01", "--json"])
     capsys.readouterr()
     resolved = (tmp_path / "c/config.yaml").read_text()
     assert "optimizer: sgd" in resolved
@@ -194,28 +177,28 @@ def test_a_file_of_flags_and_recipe_is_followed(photos, tmp_path, capsys):
 
 def test_spts_settings_come_from_the_file(photos, tmp_path):
     settings = {**SHORT, "method": "spt-lora", "plan_only": True}
-    made = tailor.adapt(str(photos), out=tmp_path / "s", spt={"rule": "thesis", "samples": 9}, **settings)
+    made = tailor.adapt(photos, out=tmp_path / "s", spt={"rule": "thesis", "samples": 9}, **settings)
     facts = read_plan(tmp_path / "s").spec.plans[0].facts
     assert facts["rule"] == "thesis"
     assert facts["samples"] == 9
     assert made.trainable_percent <= 0.47
     with pytest.raises(UsageError, match="`sampels`") as caught:
-        tailor.adapt(str(photos), out=tmp_path / "t", spt={"sampels": 9}, **settings)
+        tailor.adapt(photos, out=tmp_path / "t", spt={"sampels": 9}, **settings)
     assert "`samples`" in caught.value.hint
 
 
 def test_noahs_settings_are_checked_by_name_and_value(photos, tmp_path):
     settings = {**SHORT, "method": "noah"}
     with pytest.raises(UsageError, match="`generation`") as caught:
-        tailor.adapt(str(photos), out=tmp_path / "a", noah={"generation": 2}, **settings)
+        tailor.adapt(photos, out=tmp_path / "a", noah={"generation": 2}, **settings)
     assert "`generations`" in caught.value.hint
     with pytest.raises(UsageError, match="`population` of NOAH"):
-        tailor.adapt(str(photos), out=tmp_path / "b", noah={"population": "many"}, **settings)
+        tailor.adapt(photos, out=tmp_path / "b", noah={"population": "many"}, **settings)
 
 
 def test_a_teacher_must_know_the_same_classes(photos, adapted, tmp_path):
     student = {**SHORT, "method": "linear", "teacher": adapted.bundle}
-    taught = tailor.adapt(str(photos), out=tmp_path / "t", **student)
+    taught = tailor.adapt(photos, out=tmp_path / "t", **student)
     assert taught.split == "test"
     with pytest.raises(UsageError, match="classes"):
         tailor.adapt("builtin/digits", out=tmp_path / "d", **student)
@@ -225,7 +208,7 @@ def test_scoring_with_class_means_gives_another_plan(photos, tmp_path):
     settings = {**SHORT, "method": "spt-lora", "plan_only": True}
     plans = []
     for head in ("random", "class-means"):
-        tailor.adapt(str(photos), out=tmp_path / head, spt={"head": head}, **settings)
+        tailor.adapt(photos, out=tmp_path / head, spt={"head": head}, **settings)
         plans.append(read_plan(tmp_path / head).spec.plans[0])
     assert plans[0].facts["head"] == "own"
     assert plans[1].facts["head"] == "ncm"

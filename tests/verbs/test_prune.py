@@ -74,7 +74,7 @@ def test_the_plan_holds_the_evidence(pruned):
     (plan,) = bundle.read(pruned.bundle).spec.pruning
     last = plan.curve[-1]
     assert plan.facts["threshold"] == pytest.approx(0.9 * last, abs=1e-6)
-    assert plan.facts["samples"] == 30
+    assert plan.facts["samples"] == 33
     assert plan.facts["reason"] == pruned.reason
     card = (Path(pruned.bundle) / "README.md").read_text()
     assert f"{pruned.kept_blocks} of 12 blocks" in card

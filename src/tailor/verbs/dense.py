@@ -22,7 +22,7 @@ from tailor.surgery import changed, get_module, load_changed_, trainable
 from tailor.tracing import WidthPlan
 from tailor.training import Recipe
 from tailor.tuning import planner
-from tailor.tuning.apply import apply_
+from tailor.tuning.apply import apply_, merges
 from tailor.tuning.beside import names_of
 from tailor.tuning.plan import TunePlan, without
 from tailor.verbs.beside import folded, left
@@ -141,6 +141,12 @@ def _new(spec: Spec, stock: Collection[str], ours: Collection[str], heads: tuple
     roots = tuple(f"{head}." for head in heads)
     added = {name for name in ours if name.startswith(roots) or name not in stock}
     return added | {entries.tensor for plan in spec.tuning for entries in plan.entries}
+
+
+def deployed(model: nn.Module, spec: Spec) -> nn.Module:
+    """A copy as it would be deployed: tunes folded in where all of them fold exactly."""
+    plain = copy.deepcopy(model)
+    return builder.merged_(plain, spec) if all(merges(plan) for plan in spec.tuning) else plain
 
 
 def counted(spec: Spec, planned: Planned) -> Spec:

@@ -1,6 +1,5 @@
 """`tailor prune BUNDLE|NAME`: decide what the task does not need, remove it, retrain if asked, write a bundle."""
 
-import copy
 import json
 import time
 from collections.abc import Mapping
@@ -9,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from torch import nn
 
-from tailor import build as builder
 from tailor import bundle
 from tailor.bundle.plan_file import PLAN, read_plan, write_plan
 from tailor.data.images import ImageData
@@ -22,10 +19,9 @@ from tailor.pruning.layers import LayerPlan, Sls
 from tailor.spec import Spec
 from tailor.tracing import WidthPlan
 from tailor.training import processes_here, retraining
-from tailor.tuning.apply import merges
 from tailor.verbs import stepwise
 from tailor.verbs.beside import Adapters
-from tailor.verbs.dense import Dense, counted, from_bundle, from_name, merged, smaller, thawed
+from tailor.verbs.dense import Dense, counted, deployed, from_bundle, from_name, merged, smaller, thawed
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked, reported, score
 from tailor.verbs.narrow import Goal, narrower
@@ -246,7 +242,7 @@ def _compare(
         before = score(dense.model, chosen, pre, report, f"scoring the dense model on {split}").accuracy
         after = score(cut.model, chosen, pre, report, f"scoring the pruned model on {split}").accuracy
     size = (3, *pre.size)
-    models = {"dense": _deployed(dense.model, dense.spec), "pruned": _deployed(cut.model, spec)}
+    models = {"dense": deployed(dense.model, dense.spec), "pruned": deployed(cut.model, spec)}
     report(Event("measuring", text=f"dense and pruned in turns, within {SECONDS:g} s"))
     timed = throughput(models, size, protocol="quick", seconds=SECONDS)
     blocks = len(dense.anatomy.blocks)
@@ -271,12 +267,6 @@ def _compare(
         seconds=0.0,
         warning=no_gain(macs["dense"], macs["pruned"], timed.ratios["pruned"].median),
     )
-
-
-def _deployed(model: nn.Module, spec: Spec) -> nn.Module:
-    """A copy as it would be deployed: tunes folded in where all of them fold exactly."""
-    plain = copy.deepcopy(model)
-    return builder.merged_(plain, spec) if all(merges(plan) for plan in spec.tuning) else plain
 
 
 def _write(order: Order, spec: Spec, planned: Planned, metrics: Mapping[str, Any]) -> None:

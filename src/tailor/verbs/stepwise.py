@@ -10,7 +10,7 @@ from torch import nn
 
 from tailor.budget import parse
 from tailor.errors import UsageError
-from tailor.verbs.dense import Dense
+from tailor.verbs.dense import Dense, deployed
 from tailor.verbs.events import Event
 from tailor.verbs.narrow import Goal
 from tailor.verbs.order import Order, Pruned
@@ -37,10 +37,10 @@ def in_steps(
 ) -> Pruned:
     """Prune in `steps`, training `recover` epochs after each but the last. `dense` is what the order starts from."""
     ready(order.folder, order.overwrite, order.resume)
-    name = order.name
+    name, whole = order.name, deployed(dense.model, dense.spec)
     for k in range(1, steps + 1):
         order.report(Event("step", k - 1, steps, f"step {k} of {steps}"))
-        goal = part(order.goal, k, steps, dense.model, (3, *dense.spec.preprocessing.size))
+        goal = part(order.goal, k, steps, whole, (3, *dense.spec.preprocessing.size))
         if k == steps:
             break
         recipe = replace(order.recipe, epochs=max(recover, 1), warmup_epochs=None)
@@ -61,7 +61,7 @@ def in_steps(
 
 
 def part(goal: Goal, k: int, steps: int, model: nn.Module, size: tuple[int, int, int]) -> Goal:
-    """The goal of step `k`: the same share goes in every step, so that together they remove what was asked."""
+    """The goal of step `k`: the same share goes in every step, so that all remove what was asked of `model`."""
     shares = {name: _percent(1 - (1 - share) ** (1 / steps)) for name, share in _given(goal).items()}
     target = goal.target()
     if target is None:
