@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,16 @@ def tuned(task: str, adapter: str, args: argparse.Namespace) -> Row:
         TASKS[task], model=MODEL, method=adapter, budget=BUDGET, out=args.work / f"{task}-{adapter}", overwrite=True,
         epochs=args.epochs, recipe={"evaluate_every": 5},
     )  # fmt: skip
-    return {"accuracy": made.accuracy, "bundle": made.bundle, "percent": made.trainable_percent}
+    return {"accuracy": made.accuracy, "percent": made.trainable_percent}
 
 
-def pruned(bundle: str, task: str, args: argparse.Namespace, **settings: Any) -> Row:
-    """One cut, and its retraining where one is named."""
-    out = args.work / "cut"
+def pruned(task: str, adapter: str, args: argparse.Namespace, **settings: Any) -> Row:
+    """One cut of the tuned model, which is tuned again if its folder is lost, and its retraining where one is named."""
+    out, bundle = args.work / "cut", args.work / f"{task}-{adapter}"
+    if not bundle.is_dir():
+        tuned(task, adapter, args)
     training = {"epochs": args.epochs, "recipe": {"evaluate_every": 5}} if settings.get("retrain") else {}
-    made = tailor.prune(bundle, data=TASKS[task], out=out, overwrite=True, **training, **settings)
+    made = tailor.prune(str(bundle), data=TASKS[task], out=out, overwrite=True, **training, **settings)
     plan = bundles.read(out).spec.plans[-1]
     curve = list(plan.curve) if isinstance(plan, LayerPlan) else []
     shutil.rmtree(out)
@@ -63,7 +66,7 @@ def pruned(bundle: str, task: str, args: argparse.Namespace, **settings: Any) ->
     }
 
 
-def as_fast(bundle: str, task: str, wanted: Row, args: argparse.Namespace, settings: dict[str, Any]) -> Row:
+def as_fast(task: str, wanted: Row, args: argparse.Namespace, settings: dict[str, Any]) -> Row:
     """DepGraph at the throughput that SLS reached: a first target from the MACs, a second from what it measured.
 
     With the adapters left alone the embedding stays whole, and less than `LEAST` of the MACs is out of reach.
@@ -71,41 +74,30 @@ def as_fast(bundle: str, task: str, wanted: Row, args: argparse.Namespace, setti
     common = {"method": "uniform", "criterion": "taylor", "adapters": settings["adapters"]}
     least = LEAST if settings["adapters"] == "keep" else 0.08
     share = min(0.95, max(least, wanted["macs"]))
-    first = pruned(bundle, task, args, macs=f"{100 * share:.1f}%", **common)
+    first = pruned(task, ADAPTERS[0], args, macs=f"{100 * share:.1f}%", **common)
     share = min(0.95, max(least, share * first["speed"] / wanted["speed"]))
-    return pruned(bundle, task, args, macs=f"{100 * share:.1f}%", retrain="1clr", **{**common, **settings})
+    return pruned(task, ADAPTERS[0], args, macs=f"{100 * share:.1f}%", retrain="1clr", **{**common, **settings})
 
 
 def compare(rows: Rows, tasks: list[str], args: argparse.Namespace) -> None:
     """All runs, the cheap answers first."""
+    first = ADAPTERS[0]
     for adapter in ADAPTERS:
         for task in tasks:
-            whole = rows.get(f"{task} {adapter} dense", lambda t=task, a=adapter: tuned(t, a, args))  # type: ignore[misc]
-            bundle = whole["bundle"]
-            for how in RETRAININGS if adapter == ADAPTERS[0] else RETRAININGS[:2]:
+            rows.get(f"{task} {adapter} dense", partial(tuned, task, adapter, args))
+            for how in RETRAININGS if adapter == first else RETRAININGS[:2]:
                 given = {"retrain": how} if how != "none" else {}
-                rows.get(
-                    f"{task} {adapter} sls {how}",
-                    lambda b=bundle, t=task, g=given: pruned(b, t, args, alpha=ALPHA, **g),  # type: ignore[misc]
-                )
+                rows.get(f"{task} {adapter} sls {how}", partial(pruned, task, adapter, args, alpha=ALPHA, **given))
     for task in tasks:
-        bundle = rows.known[f"{task} {ADAPTERS[0]} dense"]["bundle"]
         for label, settings in DEPGRAPH.items():
-            wanted = rows.known[f"{task} {ADAPTERS[0]} sls none"]
-            rows.get(
-                f"{task} {label}",
-                lambda b=bundle, t=task, w=wanted, s=settings: as_fast(b, t, w, args, s),  # type: ignore[misc]
-            )
+            wanted = rows.known[f"{task} {first} sls none"]
+            rows.get(f"{task} {label}", partial(as_fast, task, wanted, args, settings))
     for task in tasks:
-        bundle = rows.known[f"{task} {ADAPTERS[0]} dense"]["bundle"]
-        whole = rows.get(f"{task} curve", lambda b=bundle, t=task: pruned(b, t, args, alpha=-1.0))  # type: ignore[misc]
+        curve = rows.get(f"{task} curve", partial(pruned, task, first, args, alpha=-1.0))["curve"]
         for alpha in ALPHAS:
-            depth = kept(whole["curve"], alpha)
-            if depth < len(whole["curve"]):
-                rows.get(
-                    f"{task} depth {depth}",
-                    lambda b=bundle, t=task, a=alpha: pruned(b, t, args, alpha=a, retrain="1clr"),  # type: ignore[misc]
-                )
+            depth = kept(curve, alpha)
+            if depth < len(curve) and not at_depth(rows, task, depth):
+                rows.get(f"{task} depth {depth}", partial(pruned, task, first, args, alpha=alpha, retrain="1clr"))
 
 
 def kept(curve: list[float | None], alpha: float) -> int:
@@ -113,6 +105,12 @@ def kept(curve: list[float | None], alpha: float) -> int:
     stop = walk(curve, Sls(alpha))
     assert stop is not None
     return stop.depth
+
+
+def at_depth(rows: Rows, task: str, depth: int) -> Row:
+    """What retraining that many blocks gave, if it ran: the comparison's own run counts too."""
+    own = rows.known.get(f"{task} {ADAPTERS[0]} sls 1clr", {})
+    return own if own.get("blocks") == depth else rows.known.get(f"{task} depth {depth}", {})
 
 
 def tables(rows: Rows, tasks: list[str]) -> str:
@@ -137,7 +135,7 @@ def tables(rows: Rows, tasks: list[str]) -> str:
         cells = []
         for task in tasks:
             depth = kept(rows.known.get(f"{task} curve", {}).get("curve") or [None], alpha) if _swept(rows, task) else 0
-            accuracy = rows.known.get(f"{task} depth {depth}", rows.known.get(f"{task} {first} dense", {}))
+            accuracy = at_depth(rows, task, depth) or rows.known.get(f"{task} {first} dense", {})
             cells.append(f"{depth}: {100 * accuracy.get('after', accuracy.get('accuracy', 0)):.1f}" if depth else "-")
         lines.append(f"| {alpha:.1f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

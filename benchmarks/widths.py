@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,17 @@ def dense(net: str, args: argparse.Namespace) -> Row:
         DATA, model=name, weights=source, method="full", out=args.work / net, overwrite=True,
         epochs=args.epochs, lr=RATE, recipe={"evaluate_every": 5},
     )  # fmt: skip
-    return {"accuracy": made.accuracy, "bundle": made.bundle, "params": made.trainable_params}
+    return {"accuracy": made.accuracy, "params": made.trainable_params}
 
 
-def cut(net: str, bundle: str, method: str, share: int, seed: int, args: argparse.Namespace) -> Row:
-    """One method at one share, retrained with the schedule that tuned the dense net."""
+def cut(net: str, method: str, share: int, seed: int, args: argparse.Namespace) -> Row:
+    """One method at one share, retrained with the schedule that tuned the dense net, which is tuned again if lost."""
+    if not (args.work / net).is_dir():
+        dense(net, args)
     out = args.work / f"{net}-{method}-{share}-{seed}"
     made = tailor.prune(
-        bundle, method=method, data=DATA, macs=f"{share}%", retrain="1clr", epochs=args.epochs, lr=RATE, out=out,
-        overwrite=True, seed=seed, recipe={"evaluate_every": 5},
+        str(args.work / net), method=method, data=DATA, macs=f"{share}%", retrain="1clr", epochs=args.epochs,
+        lr=RATE, out=out, overwrite=True, seed=seed, recipe={"evaluate_every": 5},
     )  # fmt: skip
     shutil.rmtree(out)
     return {
@@ -104,12 +107,9 @@ def main() -> None:
     wanted = [(50, 0), (25, 0), (75, 0), *((50, seed) for seed in range(1, args.seeds))]
     for share, seed in [] if args.table else wanted:
         for net in nets:
-            whole = rows.get(f"{net} dense", lambda net=net: dense(net, args))  # type: ignore[misc]
+            rows.get(f"{net} dense", partial(dense, net, args))
             for method in METHODS:
-                rows.get(
-                    f"{net} {method} {share} {seed}",
-                    lambda n=net, w=whole, m=method, p=share, s=seed: cut(n, w["bundle"], m, p, s, args),  # type: ignore[misc]
-                )
+                rows.get(f"{net} {method} {share} {seed}", partial(cut, net, method, share, seed, args))
     print(table(rows, nets))
     print(json.dumps({"benchmark": "widths", "epochs": args.epochs, "rows": len(rows.known), "machine": machine()}))
 
