@@ -13,7 +13,7 @@ from torch import nn
 
 from tailor.errors import TrainingError
 from tailor.surgery import trainable
-from tailor.training import Interrupted, Recipe, accuracy, fit, objective
+from tailor.training import Interrupted, Recipe, Teacher, accuracy, fit, objective
 
 RECIPE = Recipe(epochs=4, batch_size=16, lr=0.02, select="last")
 
@@ -241,7 +241,7 @@ def test_a_teacher_teaches(tmp_path):
     wanted = [teacher.eval()(batch.images).argmax(dim=1) for batch in toys.Data().everything()]
     teacher.train()
     recipe = replace(RECIPE, epochs=20, distil=replace(RECIPE.distil, weight=1.0))
-    model, _ = run(tmp_path, toys.model(dropout=0.0), recipe, teacher=teacher)
+    model, _ = run(tmp_path, toys.model(dropout=0.0), recipe, teacher=Teacher(teacher))
     found = [model.eval()(batch.images).argmax(dim=1) for batch in toys.Data().everything()]
     assert (torch.cat(wanted) == torch.cat(found)).float().mean() > 0.85
     assert toys.equal(before, toys.everything(teacher)) and teacher.training

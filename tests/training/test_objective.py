@@ -6,8 +6,9 @@ import toys
 from torch import nn
 
 from tailor.errors import TrainingError
-from tailor.training import Distil, Recipe, classification, objective
+from tailor.training import Distil, Recipe, Share, Teacher, classification, objective
 from tailor.training.objective import distillation, mix, place
+from tiny import MODELS, images
 
 
 def share(count=7, size=(8, 10)):
@@ -93,7 +94,7 @@ def test_a_step_weighs_the_teacher_and_shows_it_the_same_images():
     student, teacher = toys.model(dropout=0.0, seed=1).eval(), toys.model(dropout=0.0, seed=2).eval()
     recipe = Recipe(distil=Distil(weight=0.3, temperature=2.0), mixup=0.5)
     given = mix(share(size=(toys.SIZE, toys.SIZE)), recipe, np.random.default_rng(1))
-    loss = classification(recipe, teacher)(student, given)
+    loss = classification(recipe, Teacher(teacher))(student, given)
     logits = student(given.images)
     expected = 0.7 * soft(logits, given) + 0.3 * distillation(logits, teacher(given.images), recipe.distil)
     torch.testing.assert_close(loss, expected)
@@ -101,7 +102,7 @@ def test_a_step_weighs_the_teacher_and_shows_it_the_same_images():
 
 def test_a_teacher_of_other_classes_is_refused():
     with pytest.raises(TrainingError, match="the teacher has 5 classes, the model 3"):
-        classification(Recipe(), nn.Sequential(nn.Flatten(), nn.Linear(3 * toys.SIZE**2, 5)))(
+        classification(Recipe(), Teacher(nn.Sequential(nn.Flatten(), nn.Linear(3 * toys.SIZE**2, 5))))(
             toys.model(), share(size=(toys.SIZE, toys.SIZE))
         )
 
@@ -126,7 +127,7 @@ def test_two_heads_learn_the_labels_and_the_teachers_predictions():
     student, teacher = TwoHeads(), toys.model().eval()
     recipe = Recipe(mixup=0.5, label_smoothing=0.1, distil=Distil(kind="two-heads"))
     given = mix(share(size=(toys.SIZE, toys.SIZE)), recipe, np.random.default_rng(1))
-    loss = classification(recipe, teacher)(student, given)
+    loss = classification(recipe, Teacher(teacher))(student, given)
     assert student.distilled_training is False
     x, classes = given.images.flatten(1), toys.CLASSES
     said = F.one_hot(teacher(given.images).argmax(1), classes) * 0.9 + 0.1 / classes
@@ -139,4 +140,36 @@ def test_two_heads_learn_the_labels_and_the_teachers_predictions():
 def test_one_head_cannot_learn_as_two():
     recipe = Recipe(distil=Distil(kind="two-heads"))
     with pytest.raises(TrainingError, match="has no distillation classifier"):
-        classification(recipe, toys.model())(toys.model(), share(size=(toys.SIZE, toys.SIZE)))
+        classification(recipe, Teacher(toys.model()))(toys.model(), share(size=(toys.SIZE, toys.SIZE)))
+
+
+def pooled(features, model):
+    """What the (first) classifier gets; DeiT's own pooling would give the mean of its two tokens."""
+    return features[:, 0] if hasattr(model, "head_dist") else model.forward_head(features, pre_logits=True)
+
+
+@pytest.mark.parametrize("family", ["vit", "distilled", "swin", "convnext", "resnet"])
+def test_features_count_in_the_channels_that_are_left(family):
+    student, teacher = (MODELS[family](seed=seed).eval() for seed in (1, 2))
+    recipe = Recipe(distil=Distil(weight=0.0, features=3.0))
+    shown, labels = images(student, batch=4), torch.tensor([0, 1, 2, 0])
+    given = Share(shown, labels, torch.arange(4), ("a",) * 4, labels)
+    ours, theirs = (pooled(m.forward_features(shown), m) for m in (student, teacher))
+    expected = ((ours - theirs).square().sum(1) / theirs.square().sum(1)).mean()
+    loss = classification(recipe, Teacher(teacher))(student, given)
+    torch.testing.assert_close(loss, objective(student(shown), given, recipe) + 3 * expected)
+    loss.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    # A batch divided counts as the whole one, and a teacher's channels may be fewer or in another place.
+    parts = [classification(recipe, Teacher(teacher))(student, given.part(i, i + 2)) for i in (0, 2)]
+    torch.testing.assert_close(sum(parts) / 2, loss)
+    some = torch.tensor([5, 0, 3])
+    assert torch.equal(Teacher(teacher, some).wanted(theirs), theirs[:, some])
+    with pytest.raises(TrainingError, match=f"the teacher's features have 3 channels, the model's {ours.shape[1]}"):
+        classification(recipe, Teacher(teacher, some))(student, given)
+
+
+def test_a_model_that_hides_its_classifier_has_no_features_to_learn():
+    recipe = Recipe(distil=Distil(features=1.0))
+    with pytest.raises(TrainingError, match="does not say which of its modules is the classifier"):
+        classification(recipe, Teacher(toys.model()))(toys.model(), share(size=(toys.SIZE, toys.SIZE)))

@@ -14,12 +14,18 @@ import tailor
 from tailor import bundle
 from tailor.build import build
 from tailor.cli import main
+from tailor.data.images import open_data
+from tailor.data.loading import loader
 from tailor.data.records import Record, Split
-from tailor.errors import BundleError, DataError, PlanError, UsageError
+from tailor.data.transforms import eval_transform
+from tailor.errors import BundleError, DataError, PlanError, TrainingError, UsageError
+from tailor.preprocessing import Preprocessing
 from tailor.pruning.layers import LayerPlan
 from tailor.pruning.sls import Curve
 from tailor.surgery import changed
 from tailor.tracing import cut_
+from tailor.training.teacher import apart
+from tailor.verbs.teach import guide
 
 VERB, SHORTEN, DENSE = (importlib.import_module(f"tailor.verbs.{name}") for name in ("prune", "shorten", "dense"))
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
@@ -222,8 +228,42 @@ def test_a_backbone_teaches_with_its_own_classifier_if_it_has_as_many_classes(ad
     taught = {"data": photos, "teacher": "tailor_mini_s", "retrain": "1clr", **SHORT}
     with pytest.raises(UsageError, match="has 200 classes of its own, the data 3"):
         tailor.prune(adapted.bundle, out=tmp_path / "b", **taught)
-    teacher = importlib.import_module("tailor.verbs.train").guide("tailor_mini_s", [str(i) for i in range(200)])
-    assert teacher(X).shape == (2, 200)
+    teacher = guide("tailor_mini_s", [str(i) for i in range(200)])
+    assert teacher.model(X).shape == (2, 200)
+
+
+def test_features_are_learnt_in_the_channels_that_are_left(adapted, narrowed, photos, tmp_path):
+    settings = {"method": "isomorphic", "macs": "50%", "samples": 12, "steps": 2, "recover": 0, "retrain": "1clr"}
+    longer = {"epochs": 5, "batch_size": 6}
+    lessons = {"distil": {"weight": 0.0, "features": 100.0}, "select": "last"}
+    dense = tailor.load(adapted.bundle)
+    split, seen = open_data(photos).splits["train"], eval_transform(Preprocessing((64, 64)))
+    shown = next(iter(loader(split, seen, batch_size=24, seed=0, epoch=0, shuffle=False))).images
+
+    def distance(folder):
+        made = bundle.read(folder)
+        teacher = guide(adapted.bundle, made.spec.head.classes).towards(made.spec, "head")
+        own = tailor.load(folder)
+        with torch.no_grad():
+            whole = dense.forward_head(dense.forward_features(shown), pre_logits=True)
+            left = own.forward_head(own.forward_features(shown), pre_logits=True)
+        assert teacher.wanted(whole).shape == left.shape
+        return apart(left, teacher.wanted(whole)).item()
+
+    found = {}
+    for name, more in {
+        "alone": {"recipe": {"select": "last"}},
+        "taught": {"teacher": adapted.bundle, "recipe": lessons},
+    }.items():
+        found[name] = distance(
+            Path(tailor.prune(adapted.bundle, data=photos, out=tmp_path / name, **settings, **longer, **more).bundle)
+        )
+    assert found["taught"] < 0.8 * found["alone"], found
+    with pytest.raises(TrainingError, match=r"features have \d+ channels, the model's 96"):
+        tailor.adapt(
+            photos, model="tailor_mini_s", method="lora", out=tmp_path / "up", teacher=narrowed.bundle,
+            recipe=lessons, **SHORT,
+        )  # fmt: skip
 
 
 def test_what_is_no_bundle_is_told(photos, tmp_path):

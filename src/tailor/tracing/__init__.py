@@ -1,7 +1,7 @@
 """The anatomy of any model from its exported graph: which axes shrink together, and cutting them exactly."""
 
 from tailor.tracing.cost import Cost, mac_cost, parameter_cost
-from tailor.tracing.cut import cut_
+from tailor.tracing.cut import cut_, remaining
 from tailor.tracing.groups import Group, Groups, Member, Pinned
 from tailor.tracing.paper import as_published
 from tailor.tracing.plan import Cut, WidthPlan
@@ -27,6 +27,7 @@ __all__ = [
     "mac_cost",
     "parameter_cost",
     "plan_widths",
+    "remaining",
     "settle",
     "trace",
     "unit_sums",

@@ -59,6 +59,14 @@ def keep_vectors(plan: WidthPlan) -> dict[str, Tensor]:
     return vectors
 
 
+def remaining(plan: WidthPlan, tensor: str, dim: int) -> Tensor | None:
+    """The positions of a tensor's dimension that stay, None where the plan does not cut it."""
+    for piece in plan.slices:
+        if piece.tensor == tensor and not piece.layouts[dim].isdigit():
+            return keep_index(piece.layouts[dim], keep_vectors(plan))
+    return None
+
+
 def _find(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
     if name not in tensors:
         raise PlanError(f"the model has no tensor `{name}`", hint=_HINT)

@@ -6,6 +6,7 @@ from tailor.training.metrics import Scores, accuracy
 from tailor.training.objective import Batch, Share, Step, classification, objective
 from tailor.training.processes import Interrupted, processes_here
 from tailor.training.recipe import Distil, Recipe, read_recipe, retraining
+from tailor.training.teacher import Teacher
 
 __all__ = [
     "Batch",
@@ -18,6 +19,7 @@ __all__ = [
     "Scores",
     "Share",
     "Step",
+    "Teacher",
     "accuracy",
     "classification",
     "collect",

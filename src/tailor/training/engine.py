@@ -23,6 +23,7 @@ from tailor.training.objective import Batch, Step, classification
 from tailor.training.optimizer import Groups, decayed
 from tailor.training.processes import Interrupted, Stop, first, processes_here, same_, seed_, stopping
 from tailor.training.recipe import Recipe
+from tailor.training.teacher import Teacher
 from tailor.training.update import Updater
 
 Batches = Callable[[int, int, int, int], Iterable[Batch]]  # (epoch, first step, process, processes), all from 0
@@ -78,7 +79,7 @@ def fit(
     resume: bool = False,
     report: Callable[[Progress], None] | None = None,
     seed: int | None = None,
-    teacher: nn.Module | None = None,
+    teacher: Teacher | None = None,
     groups: Groups | None = None,
     before: Callable[[int], None] | None = None,
 ) -> Result:

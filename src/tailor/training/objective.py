@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tailor.errors import TrainingError
 from tailor.training.recipe import Distil, Recipe
+from tailor.training.teacher import Teacher, apart, entering_classifier
 
 
 class Batch(Protocol):
@@ -109,20 +110,24 @@ def objective(logits: Tensor, share: Share, recipe: Recipe) -> Tensor:
     return share.keep * loss + (1 - share.keep) * other
 
 
-def classification(recipe: Recipe, teacher: nn.Module | None = None) -> Step:
-    """The step of a classifier, `model(images) -> (B, K)`; with a teacher, it learns from its logits as well.
+def classification(recipe: Recipe, teacher: Teacher | None = None) -> Step:
+    """The step of a classifier, `model(images) -> (B, K)`; with a teacher, it learns from that as well.
 
     The teacher sees the same, mixed images; it must be in eval mode and on the device. TrainingError where it tells
-    another number of classes apart.
+    another number of classes apart, or has features of another size that are to be learnt.
     """
-
     distil = recipe.distil
 
     def step(model: nn.Module, share: Share) -> Tensor:
         if teacher is None:
             return objective(model(share.images), share, recipe)
-        with torch.no_grad():
-            target = teacher(share.images)
+        if not distil.features:
+            return from_logits(model, share, teacher(share.images))
+        with entering_classifier(teacher.model) as theirs, entering_classifier(model) as ours:
+            loss = from_logits(model, share, teacher(share.images))
+        return loss + distil.features * apart(_full(ours[0]), _full(teacher.wanted(theirs[0])))
+
+    def from_logits(model: nn.Module, share: Share, target: Tensor) -> Tensor:
         if distil.kind == "two-heads":
             with _both_heads(model):
                 logits, taught = model(share.images)

@@ -25,20 +25,25 @@ _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, config=_STRICT)
 class Distil:
-    """Learning from a teacher as well: `(1 - weight) * loss + weight * distillation`.
+    """Learning from a teacher as well: `(1 - weight) * loss + weight * distillation + features * apart`.
 
     `soft`: KL divergence of the two distributions at `temperature`, times its square (Hinton et al. 2015).
     `hard`: cross-entropy with the teacher's own prediction as the label (DeiT, Touvron et al. 2021).
     `two-heads`: so, but the labels are for the classifier and the teacher's predictions, smoothed as they are, for the
     distillation classifier that the model has beside it (DeiT's token).
+
+    `apart` is how far what enters the classifier is from the teacher's, in the channels that a cut left: squared
+    distance over squared length, mean over the images. It is for a model and the bundle it was cut from.
     """
 
     kind: Literal["soft", "hard", "two-heads"] = "soft"
     weight: float = 0.5
     temperature: float = 1.0
+    features: float = 0.0
 
     def __post_init__(self) -> None:
         _within("distil.weight", self.weight, 0, 1)
+        _within("distil.features", self.features, 0, math.inf)
         _within("distil.temperature", self.temperature, 1e-3, 1e3)
 
 

@@ -17,7 +17,8 @@ from tailor.verbs import planning
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked, preprocessing_of
 from tailor.verbs.task import Task
-from tailor.verbs.train import Trained, already, guide, one_backbone, ready, recipe_of, train
+from tailor.verbs.teach import guide
+from tailor.verbs.train import Trained, already, one_backbone, ready, recipe_of, train
 
 
 def adapt(

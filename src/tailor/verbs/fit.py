@@ -16,7 +16,8 @@ from tailor.tuning.plan import TunePlan
 from tailor.verbs import planning
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked
-from tailor.verbs.train import Trained, already, guide, recipe_of, train
+from tailor.verbs.teach import guide
+from tailor.verbs.train import Trained, already, recipe_of, train
 
 
 def fit(

@@ -28,7 +28,8 @@ from tailor.verbs.narrow import Goal, narrower
 from tailor.verbs.order import Order, Pruned, Retrain, Trains, finished, trains
 from tailor.verbs.shorten import shorter
 from tailor.verbs.subject import is_bundle
-from tailor.verbs.train import Planned, bundle_bytes, guide, provenance, ready, recipe_of, train_
+from tailor.verbs.teach import guide
+from tailor.verbs.train import Planned, bundle_bytes, provenance, ready, recipe_of, train_
 
 _CUT: TypeAdapter[WidthPlan] = TypeAdapter(WidthPlan)
 SECONDS = 10.0

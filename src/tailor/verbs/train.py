@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,7 @@ from tailor.verbs.course import course, training_report
 from tailor.verbs.events import Report
 from tailor.verbs.images import reported, score
 from tailor.verbs.planning import backbone_parameters, head_parameters
-
-_REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")
+from tailor.verbs.teach import Guide
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def train(
     *,
     resume: bool,
     report: Report,
-    teacher: nn.Module | None = None,
+    teacher: Guide | None = None,
     source: str = "",
     workers: int = 0,
 ) -> Trained:
@@ -103,7 +102,7 @@ def train_(
     *,
     resume: bool,
     report: Report,
-    teacher: nn.Module | None = None,
+    teacher: Guide | None = None,
     source: str = "",
     workers: int = 0,
     known: Mapping[str, Any] | None = None,
@@ -141,7 +140,7 @@ def train_(
         validate=plan.validate,
         resume=resume,
         report=training_report(report),
-        teacher=teacher,
+        teacher=None if teacher is None else teacher.towards(spec, planned.heads[0]),
     )
     backbones.set_drop_path_(model, 0.0)
     name, split = reported(data)
@@ -184,35 +183,6 @@ def ready(folder: Path, overwrite: bool, resume: bool) -> None:
     if state.is_main_process:
         bundle.prepare(folder, overwrite, resume)
     state.wait_for_everyone()
-
-
-def guide(teacher: str | None, classes: Sequence[str]) -> nn.Module | None:
-    """The model to learn from, None where none is named: that of a bundle, which must know the same classes, or a
-    backbone by name with its own classifier, which must have as many outputs (in the order of the classes)."""
-    if teacher is None:
-        return None
-    if not Path(teacher).exists() and (teacher.startswith(_REMOTE) or "/" not in teacher):
-        return _expert(teacher, len(classes))
-    loaded = bundle.read(Path(teacher))
-    if loaded.spec.head.classes != tuple(classes):
-        raise UsageError(
-            f"the teacher `{teacher}` knows {len(loaded.spec.head.classes)} classes that are not the data's "
-            f"{len(classes)}",
-            hint="name a teacher that was adapted to the same classes",
-        )
-    return bundle.restore(loaded)
-
-
-def _expert(name: str, classes: int) -> nn.Module:
-    """A pre-trained backbone as it is, if it tells so many classes apart; that is looked at before its weights are."""
-    with torch.device("meta"):
-        outputs = int(getattr(backbones.create(name, "random"), "num_classes", 0))
-    if outputs != classes:
-        raise UsageError(
-            f"the teacher `{name}` has {outputs} classes of its own, the data {classes}",
-            hint=f"adapt it first: `tailor adapt DATA --model {name} -o runs/teacher`, then `--teacher runs/teacher`",
-        )
-    return backbones.create(name)
 
 
 def bundle_bytes(folder: Path) -> int:
