@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailor.errors import PlanError, nearest
 
+_PLAIN = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward)
 _RANGE = re.compile(r"^(?P<tensor>.+)\[(?P<start>\d+):(?P<stop>\d+)\]$")
 
 
@@ -50,6 +51,15 @@ def split_range(name: str) -> tuple[str, tuple[int, int] | None]:
     if not match:
         return name, None
     return match["tensor"], (int(match["start"]), int(match["stop"]))
+
+
+def computes_plainly(layer: nn.Module) -> bool:
+    """Whether it is a linear layer or convolution whose weight acts as stored.
+
+    Not so where a class has a forward pass of its own: timm's convolutions that standardise their weight, or pad by the
+    size of the image. What is put beside such a layer, or folded into its weight, would compute something else.
+    """
+    return isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) and type(layer).forward in _PLAIN
 
 
 def freeze_(model: nn.Module) -> nn.Module:

@@ -1,9 +1,11 @@
 """Backbones: make one by name, describe what it consists of. One file a family, one row in `FAMILIES`."""
 
+from dataclasses import replace
+
 from torch import nn
 
 from tailor.anatomy import Anatomy
-from tailor.backbones import convnext, generic, resnet, swin, vit
+from tailor.backbones import convnext, generic, parts, resnet, swin, vit
 from tailor.backbones.create import Config, attach_head_, config_of, create, set_drop_path_
 from tailor.backbones.weights import digest
 
@@ -21,7 +23,8 @@ def describe(model: nn.Module) -> Anatomy:
     """The anatomy of a model, by the first family that recognises it."""
     for family in FAMILIES.values():
         if family.matches(model):
-            return family.describe(model)
+            anatomy = family.describe(model)
+            return replace(anatomy, notes=(*anatomy.notes, *parts.own_ways(model)))
     raise AssertionError("the generic family matches everything")
 
 

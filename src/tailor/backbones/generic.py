@@ -50,10 +50,10 @@ def _uncalled(model: nn.Module, size: tuple[int, int, int]) -> tuple[str, ...]:
     called: set[int] = set()
     hooks = [m.register_forward_hook(lambda module, _i, _o: called.add(id(module))) for m in candidates.values()]
     training = {m: m.training for m in model.modules()}
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     try:
         with torch.inference_mode():
-            model.eval()(torch.zeros(1, *size, device=device))
+            model.eval()(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
     finally:
         for hook in hooks:
             hook.remove()

@@ -6,9 +6,10 @@ from names beyond the labels of operations.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from tailor.anatomy import Block, Site, Vector
+from tailor.surgery import computes_plainly
 
 _FUSED = ("q", "k", "v")
 _LABELS = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
@@ -31,12 +32,13 @@ def sites_of(model: nn.Module, blocks: Sequence[Block], excluded: Sequence[str])
     """Every linear layer and convolution outside `excluded`; a fused qkv as three sites by rows."""
     sites: list[Site] = []
     for path, module in model.named_modules():
-        if within(path, excluded) or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+        if within(path, excluded) or not computes_plainly(module):
             continue
         index = block_of(path, blocks)
         leaf = path.rsplit(".", 1)[-1]
         op = _LABELS.get(leaf, leaf if index >= 0 and not leaf.isdigit() else _label(path, blocks, index))
-        outputs, inputs = module.weight.shape[0], module.weight[0].numel()
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        outputs, inputs = weight.shape[0], weight[0].numel()
         if leaf == "qkv" and isinstance(module, nn.Linear) and outputs % 3 == 0:
             third = outputs // 3
             for position, part in enumerate(_FUSED):
@@ -84,7 +86,7 @@ def operations_of(model: nn.Module, excluded: Sequence[str]) -> tuple[str, ...]:
     for path, module in model.named_modules():
         if within(path, excluded) or not path:
             continue
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) or is_norm(module):
+        if computes_plainly(module) or is_norm(module):
             paths.append(path)
     return tuple(paths)
 
@@ -94,6 +96,16 @@ def is_norm(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     named = "norm" in type(module).__name__.lower()
     return named and isinstance(weight, nn.Parameter) and weight.ndim == 1 and not list(module.children())
+
+
+def own_ways(model: nn.Module) -> tuple[str, ...]:
+    """A sentence where linear layers or convolutions are left out because they compute in a way of their own."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    odd = [layer for layer in layers if not computes_plainly(layer)]
+    if not odd:
+        return ()
+    kinds = ", ".join(sorted({f"`{type(layer).__name__}`" for layer in odd}))
+    return (f"{len(odd)} layers compute in a way of their own and take no modules, scales or single entries: {kinds}",)
 
 
 def heads_of(model: nn.Module) -> tuple[str, ...]:

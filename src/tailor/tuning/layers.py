@@ -6,6 +6,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from tailor.errors import PlanError
+from tailor.surgery import computes_plainly
+
 
 def innermost(module: nn.Module) -> nn.Module:
     """The module under any wrappers: every wrapper keeps what it wraps as `base`."""
@@ -15,9 +18,13 @@ def innermost(module: nn.Module) -> nn.Module:
 
 
 def plain(layer: nn.Module) -> nn.Linear | nn.Conv2d:
-    """The linear or convolution layer under any wrappers."""
+    """The linear or convolution layer under any wrappers; PlanError where it does not compute as its weight says."""
     while not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
         layer = layer.base  # type: ignore[assignment]
+    if not computes_plainly(layer):
+        raise PlanError(
+            f"a `{type(layer).__name__}` computes in a way of its own and takes no module", hint="use `--method bias`"
+        )
     return layer  # type: ignore[return-value]
 
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from tailor.surgery import computes_plainly
+
 _DENSE_ABOVE = 0.25
 """Share of the matrix that the rows x columns hull may cover before one dense product is cheaper."""
 
@@ -154,7 +156,7 @@ def tune_entries_(model: nn.Module, tensor: str, indices: Tensor) -> nn.Module:
     """Make the entries `indices` (flat, sorted) of the parameter `tensor` trainable; the rest of it stays frozen."""
     path, _, leaf = tensor.rpartition(".")
     owner = model.get_submodule(path)
-    if leaf == "weight" and isinstance(owner, nn.Linear | nn.Conv2d):
+    if leaf == "weight" and isinstance(owner, nn.Linear | nn.Conv2d) and computes_plainly(owner):
         parent, _, name = path.rpartition(".")
         model.get_submodule(parent)._modules[name] = SparseWeight(owner, indices)
         return model

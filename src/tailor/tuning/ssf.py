@@ -18,10 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
+from tailor.surgery import computes_plainly
 from tailor.tuning.layers import innermost
 from tailor.tuning.method import STRICT, Geometry, Place, Rows
 
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, nn.RMSNorm, RmsNorm, RmsNorm2d)
 _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.GroupNorm, _BatchNorm, LayerNorm2d, RmsNorm2d)
 
@@ -93,7 +93,7 @@ class ScaledShifted(nn.Module):
 
 def _operation(layer: nn.Module) -> nn.Module:
     operation = innermost(layer)
-    if not isinstance(operation, (*_LAYERS, *_NORMS)):
+    if not computes_plainly(operation) and not isinstance(operation, _NORMS):
         raise PlanError(
             f"`ssf` cannot be folded into a `{type(operation).__name__}`: its weight does not scale its whole output",
             hint="use `--method bias` or `--method lora`",
