@@ -4,27 +4,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailor.errors import TrainingError
 
 
 class Teacher(nn.Module):
-    """A model that gives logits, never trained; `channels` are those of its features that the student still has.
+    """A model that gives logits, never trained, whatever images the student is given.
 
-    None stands for all of them.
+    `channels` are those of its features that the student still has, None for all. The images are led over to the
+    teacher's own `size` (height, width) and, by `scale` and `shift` (3,), to its own normalisation, where those differ.
     """
 
     channels: Tensor | None
+    scale: Tensor | None
+    shift: Tensor | None
 
-    def __init__(self, model: nn.Module, channels: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        channels: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.model = model
-        self.register_buffer("channels", channels, persistent=False)
+        self.model, self.size = model, size
+        for name, value in (("channels", channels), ("scale", scale), ("shift", shift)):
+            self.register_buffer(name, value, persistent=False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W)."""
+        """Logits (B, K) of the student's images (B, C, H, W)."""
+        if self.scale is not None and self.shift is not None:
+            images = images * self.scale.to(images).view(-1, 1, 1) + self.shift.to(images).view(-1, 1, 1)
+        if self.size is not None and images.shape[-2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
         return self.model(images)  # type: ignore[no-any-return]
 
     def wanted(self, features: Tensor) -> Tensor:

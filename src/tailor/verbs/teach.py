@@ -8,35 +8,53 @@ import torch
 from torch import Tensor, nn
 
 from tailor import backbones, bundle
+from tailor.backbones import config_of
 from tailor.errors import UsageError
+from tailor.preprocessing import Preprocessing
 from tailor.pruning.plan import WidthPlan
-from tailor.spec import Spec
+from tailor.spec import AnyPlan, Spec
 from tailor.tracing import remaining
 from tailor.training import Teacher
+from tailor.verbs.images import preprocessing_of
 
 _REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 @dataclass(frozen=True)
 class Guide:
-    """A model to learn from; `spec` is None where it is a backbone by name."""
+    """A model to learn from: its backbone's name, the images it takes, and what was taken from it."""
 
     model: nn.Module
-    spec: Spec | None = None
+    backbone: str
+    preprocessing: Preprocessing
+    plans: tuple[AnyPlan, ...] = ()
 
-    def towards(self, student: Spec, head: str) -> Teacher:
-        """The teacher of a model: where both come from one backbone, it shows its features in the channels left there.
+    def towards(self, student: Spec, head: str, features: bool) -> Teacher:
+        """The teacher of a model: it sees that model's images, made its own where size or normalisation differ.
 
-        `head` is the path of the classifier; what enters it is what a teacher has to show.
+        With `features` it also shows what enters its classifier (`head` is the path) in the channels that both have,
+        where both were cut from one backbone. UsageError where the model has some that the teacher has not.
         """
-        if self.spec is None or self.spec.backbone.name != student.backbone.name:
-            return Teacher(self.model)
-        ours, theirs = _channels(student, head), _channels(self.spec, head)
-        if ours is None:
-            return Teacher(self.model)
-        place = {channel: i for i, channel in enumerate(theirs.tolist())} if theirs is not None else None
-        found = [channel if place is None else place.get(channel) for channel in ours.tolist()]
-        return Teacher(self.model, None if None in found else torch.tensor(found))
+        channels = self._shared(student, head) if features and self.backbone == student.backbone.name else None
+        ours, own = student.preprocessing, self.preprocessing
+        size = None if own.size == ours.size else own.size
+        if (own.mean, own.std) == (ours.mean, ours.std):
+            return Teacher(self.model, channels, size)
+        mean, std, wanted, spread = (torch.tensor(v) for v in (ours.mean, ours.std, own.mean, own.std))
+        return Teacher(self.model, channels, size, scale=std / spread, shift=(mean - wanted) / spread)
+
+    def _shared(self, student: Spec, head: str) -> Tensor | None:
+        ours, theirs = _channels(student.plans, head), _channels(self.plans, head)
+        if theirs is None:
+            return ours
+        place = {channel: i for i, channel in enumerate(theirs.tolist())}
+        found = [place.get(channel) for channel in ours.tolist()] if ours is not None else [None]
+        if None in found:
+            raise UsageError(
+                "the teacher was cut where the model was not: it lacks features that are to be learnt",
+                hint="name the bundle that the model was cut from, or leave `features` of `distil` out",
+            )
+        return torch.tensor(found)
 
 
 def guide(teacher: str | None, classes: Sequence[str]) -> Guide | None:
@@ -45,7 +63,8 @@ def guide(teacher: str | None, classes: Sequence[str]) -> Guide | None:
     if teacher is None:
         return None
     if not Path(teacher).exists() and (teacher.startswith(_REMOTE) or "/" not in teacher):
-        return Guide(_expert(teacher, len(classes)))
+        expert = _expert(teacher, len(classes))
+        return Guide(expert, teacher, preprocessing_of(config_of(expert), "bicubic"))
     loaded = bundle.read(Path(teacher))
     if loaded.spec.head.classes != tuple(classes):
         raise UsageError(
@@ -53,7 +72,7 @@ def guide(teacher: str | None, classes: Sequence[str]) -> Guide | None:
             f"{len(classes)}",
             hint="name a teacher that was adapted to the same classes",
         )
-    return Guide(bundle.restore(loaded), loaded.spec)
+    return Guide(bundle.restore(loaded), loaded.spec.backbone.name, loaded.spec.preprocessing, loaded.spec.plans)
 
 
 def _expert(name: str, classes: int) -> nn.Module:
@@ -68,10 +87,10 @@ def _expert(name: str, classes: int) -> nn.Module:
     return backbones.create(name)
 
 
-def _channels(spec: Spec, head: str) -> Tensor | None:
+def _channels(plans: Sequence[AnyPlan], head: str) -> Tensor | None:
     """Which of the backbone's features reach the classifier after all cuts, None where all do."""
     left = None
-    for plan in spec.plans:
+    for plan in plans:
         kept = remaining(plan, f"{head}.weight", 1) if isinstance(plan, WidthPlan) else None
         if kept is not None:
             left = kept if left is None else left[kept]

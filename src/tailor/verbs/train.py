@@ -140,7 +140,7 @@ def train_(
         validate=plan.validate,
         resume=resume,
         report=training_report(report),
-        teacher=None if teacher is None else teacher.towards(spec, planned.heads[0]),
+        teacher=teacher.towards(spec, planned.heads[0], recipe.distil.features > 0) if teacher else None,
     )
     backbones.set_drop_path_(model, 0.0)
     name, split = reported(data)
