@@ -11,10 +11,11 @@ import yaml
 
 import tailor
 from tailor import backbones, bundle, recipes
+from tailor.backbones import describe
 from tailor.cli import main
 from tailor.data.images import open_data
 from tailor.errors import UsageError
-from tailor.pruning.layers import apply_layers_
+from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.tracing import cut_
 from tailor.training import Recipe
 from tailor.verbs.images import divided
@@ -57,6 +58,28 @@ def test_widths_go_then_blocks_and_the_bundle_is_the_model_cut_by_hand(cut, phot
     with torch.no_grad():
         torch.testing.assert_close(model(X), by_hand(X), rtol=0, atol=0)
     assert tailor.evaluate(cut.bundle, photos).accuracy == cut.accuracy_after
+
+
+@pytest.mark.parametrize("how", ["merged", "thawed"])
+def test_what_was_renumbered_trains_whole_when_it_is_cut_again(cut, how):
+    dense = DENSE.from_bundle(cut.bundle, None)
+    again = DENSE.merged(dense, "full") if how == "merged" else DENSE.thawed(dense)
+    left = len(describe(again.model).blocks) - 1
+    last = describe(again.model).blocks[left].path
+    for spec in (again.spec, DENSE.with_layers(again, LayerPlan(tuple(range(left)), (last,)))):
+        model = DENSE.smaller(again, spec, None).model
+        assert [name for name, p in model.named_parameters() if not p.requires_grad] == []
+
+
+def test_a_bundle_whose_blocks_were_renumbered_is_cut_twice_more(cut, photos, tmp_path):
+    settings = {"data": photos, "method": "uniform", "criterion": "l1", "mlp": "50%"}
+    once = tailor.prune(cut.bundle, out=tmp_path / "1", widths={"blocks": {STAGE: 2}}, **settings)
+    twice = tailor.prune(once.bundle, out=tmp_path / "2", retrain="1clr", epochs=1, batch_size=12, **settings)
+    assert twice.accuracy_before == once.accuracy_after and twice.kept_blocks == cut.kept_blocks - 1
+    assert tailor.evaluate(twice.bundle, photos).accuracy == twice.accuracy_after
+    before, after = (tailor.load(run.bundle).state_dict() for run in (once, twice))
+    same = [n for n in before if before[n].shape == after[n].shape and torch.equal(before[n], after[n])]
+    assert same == []
 
 
 def test_the_whole_configuration_runs_from_the_command_line(photos, tmp_path, capsys):

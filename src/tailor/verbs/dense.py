@@ -16,8 +16,9 @@ from tailor import build as builder
 from tailor.anatomy import Anatomy
 from tailor.data.images import ImageData
 from tailor.errors import UsageError
+from tailor.pruning.blocks import lists_of
 from tailor.pruning.layers import LayerPlan
-from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.spec import AnyPlan, BackboneRef, ClassifierHead, Spec
 from tailor.surgery import changed, get_module, load_changed_, trainable
 from tailor.tracing import WidthPlan
 from tailor.training import Recipe
@@ -47,11 +48,11 @@ def from_bundle(name: str, weights: str | None) -> Dense:
     loaded = bundle.read(Path(name))
     model = bundle.restore(loaded, weights)
     anatomy = backbones.describe(model)
-    spec = loaded.spec
+    spec = replace(loaded.spec, plans=_renumbered(loaded.spec.plans))
     if not spec.tuning:
         plan = planner.plan(model, anatomy, planner.parse("linear"))
         apply_(model, plan, anatomy.heads)
-        spec = replace(spec, plans=(plan, *spec.plans))
+        spec = replace(spec, plans=(*spec.plans, plan))
     return Dense(spec, model, anatomy, loaded.manifest.complete, weights)
 
 
@@ -91,8 +92,33 @@ def merged(dense: Dense, train: str = "full") -> Dense:
     model = builder.merged_(copy.deepcopy(dense.model), dense.spec)
     anatomy = backbones.describe(model)
     plan = planner.plan(model, anatomy, planner.parse("full" if train == "full" else "linear"))
-    spec = replace(dense.spec, plans=(plan, *dense.spec.pruning))
+    spec = replace(dense.spec, plans=(*dense.spec.pruning, plan))  # its names are those that the pruning has left
     return Dense(spec, model, anatomy, complete=True)
+
+
+def _renumbered(plans: Sequence[AnyPlan]) -> tuple[AnyPlan, ...]:
+    """The same plans, tunes of whole tensors behind the layer plans, in the names of the blocks that these leave.
+
+    Where a block goes from the middle of its list, those behind it get other numbers. Everything else that looks at a
+    model reads what trains in it by the names that it has now.
+    """
+    found: list[AnyPlan] = []
+    for plan in plans:
+        whole = [p for p in found if isinstance(p, TunePlan) and not p.tunes and not p.entries]
+        dropped = plan.dropped if isinstance(plan, LayerPlan) else ()
+        moved = [replace(p, full=tuple(_number_now(name, dropped) for name in p.full)) for p in whole]
+        found = [*(p for p in found if p not in whole), plan, *moved] if moved != whole else [*found, plan]
+    return tuple(found)
+
+
+def _number_now(name: str, dropped: Collection[str]) -> str:
+    """The name of a parameter once its block has moved up in its list."""
+    for holder, gone in lists_of(tuple(dropped)).items():
+        number, _, rest = name.removeprefix(f"{holder}.").partition(".")
+        if name.startswith(f"{holder}.") and number.isdecimal():
+            above = sum(int(path.rpartition(".")[2]) < int(number) for path in gone)
+            return f"{holder}.{int(number) - above}.{rest}"
+    return name
 
 
 def thawed(dense: Dense) -> Dense:
