@@ -1,5 +1,6 @@
 """The anatomy of any model from its exported graph: which axes shrink together, and cutting them exactly."""
 
+from tailor.tracing.awake import awakened
 from tailor.tracing.cost import Cost, mac_cost, parameter_cost
 from tailor.tracing.cut import cut_, remaining
 from tailor.tracing.groups import Group, Groups, Member, Pinned
@@ -22,6 +23,7 @@ __all__ = [
     "Verdict",
     "WidthPlan",
     "as_published",
+    "awakened",
     "cut_",
     "half",
     "mac_cost",

@@ -3,6 +3,7 @@
 The graph says what can be removed; the Python code around it may still hold a size that no attribute gives, such as
 `C // heads` where only the heads shrink. A trial removes a random share of every group from a copy. Where the copy
 fails or differs from the masked reference, the groups in that module's code are pinned, and the trial starts again.
+It is made on an awakened copy, since a layer that a fresh start silences would agree whatever became of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.fx import Node
 
 from tailor.errors import ModelError
 from tailor.tracing.analyse import Analysis, module_path, operator_name
+from tailor.tracing.awake import awakened
 from tailor.tracing.axes import Atom, leaves, pin
 from tailor.tracing.cut import cut_
 from tailor.tracing.groups import Groups
@@ -40,11 +42,12 @@ def settle(model: nn.Module, traced: Traced, example: Tensor, *, record_modules:
     exactly whatever is pinned.
     """
     tools = _Tools(model, example, traced.analysis, record_modules)
+    awake = awakened(model)
     _free_splits(tools)
     for turn in range(_ROUNDS):
         traced = read_groups(model, traced.analysis, tools.recordings)
         failure = _sketch(model, example, traced) if turn and tools.sketches else None  # most pass the first trial
-        verdict = failure or trial(model, traced, example)
+        verdict = failure or trial(awake, traced, example)
         if verdict.exact:
             return traced
         paths = _siblings(model, verdict.module)

@@ -16,7 +16,7 @@ from tailor.pruning.blocks import check_blocks
 from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import kept
 from tailor.spec import Spec
-from tailor.tracing import Groups, Traced, WidthPlan, as_published, cut_, plan_widths, settle, trace, verify
+from tailor.tracing import Groups, Traced, WidthPlan, as_published, awakened, cut_, plan_widths, settle, trace, verify
 from tailor.tuning.apply import merges
 from tailor.verbs.beside import Adapters, as_merged, folded, narrowed, trace_beside
 from tailor.verbs.configured import configured
@@ -140,7 +140,8 @@ def settings_of(method: str, given: Mapping[str, Any] | None, adapters: Adapters
 
 def _check(model: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -> None:
     """The cut model computes what the dense one does without the removed units; ModelError where it does not."""
-    verdict = verify(model, cut_(copy.deepcopy(model), plan), traced, plan, example)
+    awake = awakened(model)
+    verdict = verify(awake, cut_(copy.deepcopy(awake), plan), traced, plan, example)
     if not verdict.exact:
         raise ModelError(
             f"the cut is not exact at `{verdict.module}`: {verdict.cause} (error {verdict.error:.1e})",

@@ -23,7 +23,7 @@ from tailor.verbs.subject import Subject, is_bundle
 def describe_groups(name: str, image_size: int | None, seed: int, report: Report) -> dict[str, Any]:
     """Groups with members, ties, pinned axes and recorded modules; ModelError for a model that does not trace."""
     started = time.monotonic()
-    subject = _built(name, image_size, seed)
+    subject = _built(name, image_size)
     example = torch.randn(2, *subject.size, generator=torch.Generator().manual_seed(seed))
     report(Event("tracing", text="which widths shrink together"))
     traced = trace(subject.model, example)
@@ -47,7 +47,7 @@ def describe_groups(name: str, image_size: int | None, seed: int, report: Report
     }
 
 
-def _built(name: str, image_size: int | None, seed: int) -> Subject:
+def _built(name: str, image_size: int | None) -> Subject:
     """The architecture: a bundle's, its tunes merged where all of them fold, or a backbone's."""
     if is_bundle(name):
         if image_size is not None:
@@ -56,19 +56,9 @@ def _built(name: str, image_size: int | None, seed: int) -> Subject:
         model = bundle.blank(loaded)
         if folded := all(merges(plan) for plan in loaded.spec.tuning):
             builder.merged_(model, loaded.spec)
-        return Subject(name, _awake_(model, seed), (3, *loaded.spec.preprocessing.size), folded)
+        return Subject(name, model, (3, *loaded.spec.preprocessing.size), folded)
     model = backbones.create(name, "random", image_size)
-    return Subject(name, _awake_(model, seed), backbones.config_of(model).input_size)
-
-
-def _awake_(model: nn.Module, seed: int) -> nn.Module:
-    """Fresh layer scales and last norms are zero or nearly so, and would hide a wrong cut from the trial: draw them."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1 and not name.endswith("bias") and float(parameter.abs().max()) < 0.5:
-                parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
-    return model.eval()
+    return Subject(name, model, backbones.config_of(model).input_size)
 
 
 def _pinned_percent(model: nn.Module, found: Groups) -> float:
