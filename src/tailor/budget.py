@@ -1,5 +1,6 @@
 """Budgets as people write them: `0.4%`, `0.4M`, `4.2G`, `5ms`. Pure data; what is counted is the verb's business."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +30,10 @@ def parse(text: str, flag: str = "--budget") -> Amount:
     if not match:
         raise UsageError(f"`{flag} {text}` is not an amount", hint="write `0.4%`, `0.4M`, `4.2G`, `5ms` or a count")
     number, unit = float(match[1]), match[2] or ""
+    if not math.isfinite(number):
+        raise UsageError(
+            f"`{flag} {text}` is no number that can be counted", hint="write for instance `0.4%` or `0.4M`"
+        )
     if number <= 0:
         raise UsageError(f"`{flag} {text}` must be above zero", hint="write for instance `0.4%` or `0.4M`")
     if unit == "%":

@@ -12,11 +12,11 @@ from torch import nn
 from tailor import backbones
 from tailor.anatomy import Anatomy
 from tailor.backbones import Config
-from tailor.errors import BundleError
+from tailor.errors import BundleError, PlanError
 from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.spec import AnyPlan, BackboneRef, ClassifierHead, Spec
 from tailor.tracing import cut_
-from tailor.tuning.apply import apply_, merge_
+from tailor.tuning.apply import apply_, cost, merge_
 from tailor.tuning.plan import TunePlan
 
 
@@ -51,11 +51,19 @@ def base(reference: BackboneRef, head: ClassifierHead, check: bool = True) -> Ba
     return Base(model, anatomy, config, dataclasses.replace(reference, digest=digest))
 
 
-def apply_plans_(made: Base, plans: Sequence[AnyPlan], seed: int = 0) -> nn.Module:
-    """Apply the plans to the base's model, in order, and return it."""
+def apply_plans_(made: Base, plans: Sequence[AnyPlan], seed: int = 0, most: int | None = None) -> nn.Module:
+    """Apply the plans to the base's model, in order, and return it.
+
+    With `most`, PlanError before modules of more parameters than that are made.
+    """
     for plan in plans:
         match plan:
             case TunePlan():
+                asked = cost(made.model, dataclasses.replace(plan, full=(), entries=()))
+                if most is not None and asked > most:
+                    raise PlanError(
+                        f"{most:,} stored numbers do not fit the plan, whose modules have {asked:,} parameters"
+                    )
                 apply_(made.model, plan, made.anatomy.heads, seed)
             case LayerPlan():
                 apply_layers_(made.model, plan)
@@ -64,10 +72,13 @@ def apply_plans_(made: Base, plans: Sequence[AnyPlan], seed: int = 0) -> nn.Modu
     return made.model
 
 
-def build(spec: Spec, check: bool = True) -> nn.Module:
-    """The model that `spec` describes, in eval mode, its trained tensors still at their start."""
+def build(spec: Spec, check: bool = True, most: int | None = None) -> nn.Module:
+    """The model that `spec` describes, in eval mode, its trained tensors still at their start.
+
+    `most` bounds the parameters of the modules that the plans put in.
+    """
     made = base(spec.backbone, spec.head, check)
-    return apply_plans_(made, spec.plans, spec.head.seed).eval()
+    return apply_plans_(made, spec.plans, spec.head.seed, most).eval()
 
 
 def merged_(model: nn.Module, spec: Spec) -> nn.Module:

@@ -27,8 +27,12 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
-            raise DataError(f"image size must be positive: {self.size[0]} x {self.size[1]}")
+            raise DataError(
+                f"image size must be positive: {self.size[0]} x {self.size[1]}", hint="write for instance 224"
+            )
         if min(self.std) <= 0:
-            raise DataError(f"the standard deviation of every channel must be positive: {self.std}")
+            raise DataError(
+                f"the standard deviation of every channel must be positive: {self.std}", hint="ImageNet's are near 0.23"
+            )
         if not 0 < self.crop_pct <= 1:
-            raise DataError(f"crop_pct must be above 0 and at most 1: {self.crop_pct}")
+            raise DataError(f"crop_pct must be above 0 and at most 1: {self.crop_pct}", hint="write for instance 0.9")

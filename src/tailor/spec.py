@@ -16,6 +16,9 @@ from tailor.pruning.plan import WidthPlan
 from tailor.tuning.method import STRICT
 from tailor.tuning.plan import TunePlan
 
+MOST_PIXELS = 1 << 14
+"""The largest side of an image that a spec may ask for."""
+
 AnyPlan = Annotated[TunePlan | LayerPlan | WidthPlan, Field(discriminator="kind")]
 """Every kind of plan that a spec may hold."""
 
@@ -34,6 +37,12 @@ class BackboneRef:
     image_size: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.image_size is not None and not 1 <= self.image_size <= MOST_PIXELS:
+            raise PlanError(
+                f"images of {self.image_size} pixels a side cannot be", hint="write for instance `--image-size 224`"
+            )
+
 
 @dataclass(frozen=True, config=STRICT)
 class ClassifierHead:
@@ -45,7 +54,9 @@ class ClassifierHead:
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise PlanError(f"a classifier needs two classes or more, found {len(self.classes)}")
+            raise PlanError(
+                f"a classifier needs two classes or more, found {len(self.classes)}", hint="name more classes"
+            )
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -48,6 +48,25 @@ def test_the_plan_that_the_others_differ_from_cuts():
     assert cut_(Net(), plan(settings=(Setting("", "width", 3),))).a.weight.shape == (3, 4)
 
 
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [
+        ("adapter", lambda tune: tune["geometry"].update(width=10**12)),
+        ("adapter", lambda tune: tune["method"].update(width=1 << 16)),
+        ("lora", lambda tune: tune["method"].update(rank=1 << 16)),
+        ("mlp", lambda tune: tune["method"].update(layers=1 << 16)),
+    ],
+)
+def test_modules_larger_than_what_is_stored_are_never_made(tmp_path, method, change):
+    spec, model = spec_and_model(method)
+    out = bundle.write(tmp_path / "b", spec, bundle.state(model, False), complete=False, metrics={}, provenance={})
+    manifest = json.loads((out / "bundle.json").read_text())
+    change(manifest["spec"]["plans"][0]["tunes"][0])
+    (out / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="do not fit the plan"):
+        tailor.load(out)
+
+
 HUGE = 10**12
 WRONG = {
     "a group of a size that no memory holds": ({"cuts": (Cut("h", HUGE, (0,)),)}, "shape"),

@@ -62,6 +62,19 @@ MODEL = ("--model", "tailor_mini_s", "--weights", "random", "--epochs", "1")
         (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "101%"), "above 100 %", "100%"),
         (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "5ms"), "is a time", "0.4%"),
         (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "10"), "too small", "--budget"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "1e400"), "no number", "0.4%"),
+        (
+            ("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "999G"),
+            "more than the backbone's",
+            "0.4%",
+        ),
+        (("adapt", "builtin/digits", *MODEL, "--method", "lora-99999999999"), "between 1 and 65536", "lora-8"),
+        (("adapt", "builtin/digits", *MODEL, "--image-size", "-8"), "-8 pixels", "--image-size 224"),
+        (("adapt", "builtin/digits", *MODEL, "--image-size", "0"), "0 pixels", "--image-size 224"),
+        (("adapt", "builtin/digits", *MODEL, "--image-size", "100000"), "100000 pixels", "--image-size 224"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "bias", "--workers", "-1"), "-1 loading", "--workers 2"),
+        (("predict", "no/bundle", "x.jpg", "--batch-size", "0"), "a batch of 0", "--batch-size 32"),
+        (("bench", "tailor_mini_s", "--batch", "0"), "a batch of 0", "--batch 8"),
         (("adapt", "builtin/digits", *MODEL, "--lr", "fast"), "`fast` is not a valid float", "--help"),
         (("adapt", "builtin/digits", *MODEL, "--epochs", "0"), "`epochs`", "recipe"),
         (
@@ -97,6 +110,47 @@ def test_an_unknown_recipe_key_names_the_nearest(capsys, tmp_path):
     err = fails(capsys, "adapt", "builtin/digits", *MODEL, "--config", tmp_path / "c.yaml", "-o", tmp_path / "r")
     assert "`optimiser`" in err
     assert "`optimizer`" in err
+
+
+@pytest.mark.parametrize(("section", "value"), [("recipe", "3"), ("spt", "[1]"), ("noah", "yes")])
+def test_a_section_that_is_none_is_said(capsys, tmp_path, section, value):
+    (tmp_path / "c.yaml").write_text(f"{section}: {value}\n")
+    err = fails(capsys, "adapt", "builtin/digits", *MODEL, "--config", tmp_path / "c.yaml", "-o", tmp_path / "r")
+    assert f"`{section}` in `c.yaml` is no section" in err and "hint" in err
+
+
+def test_a_class_with_one_image_is_named_and_trained_on(capsys, photos, tmp_path):
+    Image.new("RGB", (20, 16)).resize((20, 16)).save(photos / "ash" / "only.png")
+    (photos / "yew").mkdir()
+    os.rename(photos / "ash" / "only.png", photos / "yew" / "only.png")
+    code, _, err = run(capsys, "adapt", photos, *MODEL, "--method", "linear", "-o", tmp_path / "r")
+    assert code == 0 and "yew" in err, err
+
+
+def test_no_train_split_is_said_before_anything_is_written(capsys, photos, tmp_path):
+    (photos / "val").mkdir()
+    (photos / "test").mkdir()
+    for name in ("ash", "birch"):
+        for split in ("val", "test"):
+            (photos / split / name).mkdir()
+            os.rename(photos / name / f"{0 if split == 'val' else 1}.png", photos / split / name / "0.png")
+        for rest in (photos / name).iterdir():
+            rest.unlink()
+        (photos / name).rmdir()
+    err = fails(capsys, "adapt", photos, *MODEL, "--plan-only", "-o", tmp_path / "r")
+    assert "no `train` split" in err and "train" in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_corrupt_image_of_a_large_data_set_is_left_out_while_training(capsys, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("tailor.verbs.images.LOOKED_OVER", 2)
+    (photos / "ash" / "0.png").write_bytes((photos / "ash" / "1.png").read_bytes()[:40])
+    for method in ("linear", "bias"):
+        out = tmp_path / method
+        code, _, err = run(capsys, "adapt", photos, *MODEL, "--method", method, "-o", out)
+        assert code == 0 and "ash/0.png" in err, err
+    err = fails(capsys, "adapt", photos, *MODEL, "--method", "bias", "--corrupt", "fail", "-o", tmp_path / "f")
+    assert "ash/0.png" in err
 
 
 def test_broken_yaml_is_said(capsys, tmp_path):
@@ -150,10 +204,15 @@ def test_an_output_that_exists_is_kept(capsys, photos, tmp_path):
     assert (tmp_path / "r" / "thesis.tex").read_text() == "years of work"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_unwritable_output_is_said(capsys, photos, tmp_path):
+def test_an_unwritable_output_is_said(capsys, photos, tmp_path, monkeypatch):
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked").chmod(stat.S_IRUSR | stat.S_IXUSR)
+    if os.geteuid() == 0:  # root may write everywhere
+
+        def refuse(path, *_, **__):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     assert "cannot be written" in fails(capsys, "adapt", photos, *MODEL, "-o", tmp_path / "locked" / "r")
 
 

@@ -138,6 +138,28 @@ def test_a_corrupt_image_is_named_also_from_a_worker(split, workers, memory):
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_tolerant_split_leaves_a_corrupt_image_out_and_notes_it(split, workers):
+    bad = split.records[11].source
+    with open(bad, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+    tolerant = dataclasses.replace(split, tolerant=True)
+    found = run(tolerant, workers=workers, memory=False)
+    assert sorted(torch.cat([b.indices for b in found]).tolist()) == [i for i in range(15) if i != 11]
+    assert all(len(b.images) == len(b.labels) == len(b.indices) == len(b.sources) for b in found)
+    assert list(tolerant.left_out) == [bad] and bad in tolerant.left_out[bad]
+    alone = [b for rank in range(3) for b in run(tolerant, batch_size=3, shuffle=False, rank=rank, world=3)]
+    assert sum(len(b.indices) for b in alone) == 14 and all(b.images.shape[1:] == (3, 16, 16) for b in alone)
+
+
+def test_a_tolerant_split_without_a_readable_image_is_an_error(split):
+    def never(source):
+        raise DataError(f"`{source}` cannot be read", hint="none")
+
+    with pytest.raises(DataError, match="cannot be read"):
+        run(dataclasses.replace(split, opener=never, tolerant=True), memory=False)
+
+
 def test_a_worker_that_is_killed_is_an_error_with_a_hint(split):
     def die(source):
         os.kill(os.getpid(), signal.SIGKILL)

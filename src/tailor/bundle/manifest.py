@@ -15,13 +15,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from tailor.errors import BundleError, PlanError
-from tailor.spec import SPEC, Spec
+from tailor.spec import MOST_PIXELS, SPEC, Spec
 from tailor.tuning.method import STRICT
 
 FORMAT = 1
 MANIFEST, TENSORS, CARD = "bundle.json", "tensors.safetensors", "README.md"
 LONGEST_LIST = 1000
-MOST_PLANS, DEEPEST, MOST_PIXELS, LARGEST_SETTING = 256, 40, 1 << 14, 1 << 16
+MOST_PLANS, DEEPEST, LARGEST_SETTING = 256, 40, 1 << 16
 AGAIN = "the bundle is damaged or was edited by hand; make or copy it again"
 INDEX_PREFIX = "plan:"
 """Names of index tensors begin with this; no parameter of a module can."""

@@ -128,8 +128,9 @@ def restore(bundle: Bundle, weights: str | None = None) -> nn.Module:
         spec = _elsewhere(spec, "random")  # every tensor is in the bundle: the backbone's own need not be found
     elif weights is not None:
         spec = _elsewhere(spec, weights)
-    model = build(spec, check=not bundle.manifest.complete)
+    stored = sum(tensor.numel() for tensor in bundle.tensors.values())
     try:
+        model = build(spec, not bundle.manifest.complete, most=stored)  # what a plan puts in, the bundle has to hold
         if bundle.manifest.complete:
             load_all_(model, bundle.tensors)
         else:

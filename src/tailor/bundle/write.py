@@ -41,24 +41,28 @@ RUN_FILES = (
 )
 """Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` removes, and nothing else."""
 
+_PLANNED = ("plan.json", "plan.safetensors", "sensitivity.safetensors", "heatmap.png")
+_ANYONES = (CARD, "config.yaml", "report.html", "data.json", "checkpoints", "steps")
+"""Names that a folder of other work may hold: they are removed only beside what no one else writes."""
 
-def prepare(out: Path, overwrite: bool, resume: bool = False) -> Path:
-    """Make the output folder ready before anything costly starts.
 
-    BundleError where it holds something and neither `overwrite` nor `resume` is set, or where it cannot be written.
+def prepare(out: Path, overwrite: bool, resume: bool = False, planned: bool = False) -> Path:
+    """Make the output folder ready before anything costly starts; `planned`: it holds the plan that will be trained.
+
+    BundleError where it holds something else and neither `overwrite` nor `resume` is set, where `overwrite` would
+    remove what no run left there, or where it cannot be written.
     """
     try:
         if out.exists() and not out.is_dir():
             raise BundleError(f"`{out}` is a file, not a folder", hint="choose another `-o` folder")
-        if out.is_dir() and any(out.iterdir()) and not resume:
+        held = out.is_dir() and ((out / MANIFEST).exists() if planned else any(out.iterdir()))
+        if held and not resume:
             if not overwrite:
                 raise BundleError(
-                    f"`{out}` exists and is not empty",
+                    f"`{out}` holds a bundle already" if planned else f"`{out}` exists and is not empty",
                     hint="choose another `-o` folder, add `--overwrite`, or continue it with `--resume`",
                 )
-            for name in RUN_FILES:
-                path = out / name
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            _clear(out, _PLANNED if planned else ())
         out.mkdir(parents=True, exist_ok=True)
         probe = out / f".write-probe-{os.getpid()}"
         probe.write_bytes(b"")
@@ -66,6 +70,20 @@ def prepare(out: Path, overwrite: bool, resume: bool = False) -> Path:
     except OSError as error:
         raise BundleError(f"`{out}` cannot be written: {error.strerror}", hint="choose another `-o` folder") from None
     return out
+
+
+def _clear(out: Path, spared: tuple[str, ...]) -> None:
+    """Remove what a run left, the manifest first."""
+    present = [name for name in RUN_FILES if os.path.lexists(out / name)]
+    if present and all(name in _ANYONES for name in present) and not (out / "steps" / "1").exists():
+        raise BundleError(
+            f"`{out}` holds `{present[0]}`, and nothing that shows a run left it there",
+            hint="choose another `-o` folder",
+        )
+    for name in present:
+        path = out / name
+        if name not in spared:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def state(model: nn.Module, complete: bool) -> dict[str, Tensor]:

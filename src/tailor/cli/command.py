@@ -18,6 +18,7 @@ from tailor.cli.options import HELP, METAVAR, POSITIONAL, SHORT, SUMMARY
 from tailor.errors import UsageError, nearest
 
 _FILE_ONLY = ("recipe", "spt", "noah", "widths", "classifier")
+_SECTIONS = ("recipe", "spt", "noah", "widths")
 _INNER = ("report", *_FILE_ONLY)
 """Parameters of a verb that are no flags: the callback, and what only a configuration file can hold."""
 
@@ -94,6 +95,11 @@ def _configured(known: tuple[str, ...]) -> Callable[..., None]:
             plain = str(key).replace("-", "_")
             if plain not in names:
                 raise UsageError(f"`{Path(name).name}` has an unknown key `{key}`", hint=nearest(plain, names))
+            if plain in _SECTIONS and not isinstance(value, dict | None):
+                raise UsageError(
+                    f"`{key}` in `{Path(name).name}` is no section of settings: {value!r}",
+                    hint=f"write `{key}: {{NAME: VALUE}}`",
+                )
             if plain in _FILE_ONLY:
                 context.meta[f"tailor.{plain}"] = value or {}
             elif value is not None:

@@ -202,14 +202,17 @@ class _Seen:
         return tuple(found)
 
 
+_LEAVE = "put the file there again, or leave it out with `--corrupt skip`"
+
+
 def _stat(path: Path, source: str) -> None:
     """The quick look at a file; `FILE#n` and generated images have none of their own."""
     if "#" in source and not path.exists():
         return
     if not path.is_file():
-        raise DataError(f"`{source}` cannot be opened: no such file")
+        raise DataError(f"`{source}` cannot be opened: no such file", hint=_LEAVE)
     if path.stat().st_size == 0:
-        raise DataError(f"`{source}` is empty (0 bytes)")
+        raise DataError(f"`{source}` is empty (0 bytes)", hint=_LEAVE)
 
 
 def _main(data: ImageData) -> Split | None:

@@ -25,12 +25,16 @@ ORDER, DRAW = 1, 2  # what a seed sequence is for; without it (seed, epoch) and 
 
 
 class Batch(NamedTuple):
-    """Images (B, 3, H, W) float, labels (B,) and positions in the split (B,) int64, and the B sources."""
+    """Images (B, 3, H, W) float, labels (B,) and positions in the split (B,) int64, and the B sources.
+
+    `left_out` holds pairs of source and reason for images that could not be read and were left out.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     sources: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 def loader(
@@ -55,12 +59,17 @@ def loader(
     sizes differing by at most one (so of a last batch smaller than `world` some ranks get (0, 3, H, W)). Where `memory`
     is set, resized images that fit are kept with `split` for the next epoch. With `repeats` an image comes up that
     often in a row, each time drawn anew, and an epoch sees a part of the images. Iterating raises DataError for an
-    unreadable image.
+    unreadable image, which a tolerant split leaves out instead; it then raises where nothing near it can be read.
     """
     if batch_size < 1 or not 0 <= rank < world:
-        raise DataError(f"batch size {batch_size}, rank {rank} of {world} processes: no such batch")
+        raise DataError(
+            f"batch size {batch_size}, rank {rank} of {world} processes: no such batch",
+            hint="write for instance `--batch-size 64`",
+        )
+    if workers < 0:
+        raise DataError(f"{workers} loading processes cannot be", hint="write for instance `--workers 2`")
     if len(split) == 0:
-        raise DataError(f"the {split.name} split has no images")
+        raise DataError(f"the {split.name} split has no images", hint="see what was found: `tailor inspect DATA`")
     plan = batches(
         len(split), batch_size, seed=seed, epoch=epoch, shuffle=shuffle, drop_last=drop_last, repeats=repeats
     )
@@ -104,6 +113,7 @@ class Loader:
             for batch in source:
                 if isinstance(batch, DataError):
                     raise batch
+                self.images.split.left_out.update(batch.left_out)
                 yield batch
         except RuntimeError as error:
             if "DataLoader worker (pid" not in str(error):  # else it is an error that a worker met
@@ -116,6 +126,10 @@ class Loader:
 
 def _as_it_is(batch: Any) -> Any:
     return batch  # torch's default would turn the tuple of sources into a list
+
+
+_NEAR = 64
+"""Unreadable images in a row after which a tolerant split is given up."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +148,34 @@ class _Images(Dataset[Batch | DataError]):
     def __getitem__(self, batch: tuple[int, ...]) -> Batch | DataError:
         count = len(batch)
         share = batch[self.rank * count // self.world : (self.rank + 1) * count // self.world]
+        found, lost = [], []
+        for number in share:
+            index, copy = divmod(number, self.repeats)
+            try:
+                found.append((self._image(index, copy), index))
+            except DataError as error:
+                if not self.split.tolerant:
+                    return DataError(error.message, error.hint)  # without the traceback, which may not pickle
+                lost.append((self.split.records[index].source, error.message))
         try:
-            # An empty share still needs the image shape: every process must run the step.
-            images = torch.stack([self._image(*divmod(n, self.repeats)) for n in share or batch[:1]])[: len(share)]
+            images = torch.stack([image for image, _ in found]) if found else self._none(batch[0] // self.repeats)
         except DataError as error:
-            return DataError(error.message, error.hint)  # without the traceback, which may not pickle
-        indices = [number // self.repeats for number in share]
-        records = [self.split.records[i] for i in indices]
+            return DataError(error.message, error.hint)
+        records = [self.split.records[index] for _, index in found]
         labels = torch.tensor([r.label for r in records], dtype=torch.int64)
-        return Batch(images, labels, torch.tensor(indices, dtype=torch.int64), tuple(r.source for r in records))
+        indices = torch.tensor([index for _, index in found], dtype=torch.int64)
+        return Batch(images, labels, indices, tuple(r.source for r in records), tuple(lost))
+
+    def _none(self, start: int) -> Tensor:
+        """No image, in the shape that images have: a process whose share is empty must run the step as well."""
+        last: DataError | None = None
+        for index in range(start, start + _NEAR if self.split.tolerant else start + 1):
+            try:
+                return self._image(index % len(self.split), 0)[None][:0]
+            except DataError as error:
+                last = error
+        assert last is not None
+        raise last
 
     def _image(self, index: int, copy: int) -> Tensor:
         # The default generator is borrowed and given back: torchvision's transforms know no other. Not

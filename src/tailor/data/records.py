@@ -27,13 +27,16 @@ class Split:
     """The records of `train`, `val`, `test` or, in a data set that is not divided, `all`.
 
     `opener` turns a record's source into an RGB image; it must be picklable, since loader workers may call it.
-    `memory` belongs to `loading`: decoded images live exactly as long as the split they came from.
+    `memory` belongs to `loading`: decoded images live exactly as long as the split they came from. Where it is
+    `tolerant`, a loader leaves unreadable images out and notes their sources in `left_out`.
     """
 
     name: str
     records: tuple[Record, ...]
     opener: Opener = field(default=read_image, compare=False)
+    tolerant: bool = field(default=False, compare=False)
     memory: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    left_out: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -20,7 +20,9 @@ def ensure_validation(data: ImageData, seed: int, fraction: float = 0.2) -> Imag
     if source is None:
         raise DataError(f"`{data.name}` has no `train` split: {', '.join(data.splits)}", hint="add a `train` folder")
     if not 0 < fraction < 1:
-        raise DataError(f"the share of images for validation lies between 0 and 1, not {fraction}")
+        raise DataError(
+            f"the share of images for validation lies between 0 and 1, not {fraction}", hint="write for instance 0.2"
+        )
     chosen = _stratified(source.labels, seed, fraction)
     if not chosen:
         raise DataError(
@@ -36,8 +38,10 @@ def ensure_validation(data: ImageData, seed: int, fraction: float = 0.2) -> Imag
 
 def for_training(data: ImageData, seed: int) -> ImageData:
     """`data` with `train` and `val` (made where missing), ready to adapt to: two classes or more."""
-    if "train" in data.splits or "all" in data.splits:
-        _check_trainable(data, data.splits.get("train") or data.splits["all"])
+    source = data.splits.get("train") or data.splits.get("all")
+    if source is None:
+        raise DataError(f"`{data.name}` has no `train` split: {', '.join(data.splits)}", hint="add a `train` folder")
+    _check_trainable(data, source)
     return ensure_validation(data, seed)
 
 
@@ -46,7 +50,7 @@ def for_evaluation(data: ImageData) -> Split:
     for name in ("test", "all", "val", "train"):
         if name in data.splits:
             return data.splits[name]
-    raise DataError(f"`{data.name}` has no images")
+    raise DataError(f"`{data.name}` has no images", hint="name a folder of class folders with images")
 
 
 def with_classes(data: ImageData, classes: Sequence[str]) -> ImageData:
@@ -87,4 +91,4 @@ def _stratified(labels: Sequence[int], seed: int, fraction: float) -> set[int]:
 
 
 def _subset(split: Split, name: str, indices: Sequence[int]) -> Split:
-    return Split(name, tuple(split.records[i] for i in indices), split.opener)
+    return replace(split, name=name, records=tuple(split.records[i] for i in indices))

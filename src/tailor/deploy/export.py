@@ -103,7 +103,7 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
             names = [name for name in archive.namelist() if name.endswith(f"/extra/{METADATA}")]
             return dict(json.loads(archive.read(names[0]))) if names else {}
     except OSError as error:
-        raise UsageError(f"cannot read `{path}`: {error.strerror or error}") from None
+        raise UsageError(f"cannot read `{path}`: {error.strerror or error}", hint="check the path") from None
     except (zipfile.BadZipFile, ValueError) as error:
         raise UsageError(f"`{path}` is no exported model: {error}", hint="make one with `tailor export`") from None
 
@@ -202,7 +202,10 @@ def _difference(model: nn.Module, run: Run, image_size: ImageSize) -> float:
         found = run(batch)
         shapes, wanted = [tuple(t.shape) for t in found], [tuple(t.shape) for t in expected]
         if shapes != wanted:
-            raise ModelError(f"the exported file returns shapes {shapes} instead of {wanted}; nothing was kept")
+            raise ModelError(
+                f"the exported file returns shapes {shapes} instead of {wanted}; nothing was kept",
+                hint="try another ending: `-o FILE.onnx` or `-o FILE.pt2`",
+            )
         for ours, theirs in zip(expected, found, strict=True):
             scale = max(float(ours.abs().max()), 1e-6)
             deviation = float((ours - theirs).abs().max()) / scale

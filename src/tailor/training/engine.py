@@ -311,7 +311,7 @@ def _check(model: nn.Module, recipe: Recipe, processes: PartialState, steps_per_
     if not trainable(model):
         raise TrainingError("no tensor of the model trains", hint="apply a tuning plan, or thaw some parameters")
     if steps_per_epoch < 1:
-        raise TrainingError(f"an epoch needs at least 1 step, found: {steps_per_epoch}")
+        raise TrainingError(f"an epoch needs at least 1 step, found: {steps_per_epoch}", hint="give it images")
     if recipe.precision == "fp16" and processes.device.type != "cuda":
         raise TrainingError(
             f"`precision: fp16` needs a GPU, the device is: {processes.device.type}", hint="take `bf16` or `fp32`"

@@ -28,7 +28,7 @@ class FeatureBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Features:
-    """What the head is given for every image of a split, on the CPU, by the image's position: values (N, ...)."""
+    """What the head is given for every image of a split, on the CPU, in the order of positions: values (N, ...)."""
 
     values: Tensor
     labels: Tensor

@@ -57,7 +57,7 @@ def scores(confusion: torch.Tensor) -> Scores:
     """The ratios of a confusion matrix (K, K), rows the true classes."""
     n = int(confusion.sum())
     if n == 0:
-        raise TrainingError("there are no images to evaluate on")
+        raise TrainingError("there are no images to evaluate on", hint="name data with a test or val split")
     right, of = confusion.diagonal().tolist(), confusion.sum(dim=1).tolist()
     return Scores(
         accuracy=sum(right) / n,

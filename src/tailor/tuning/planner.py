@@ -12,6 +12,7 @@ from tailor.tuning.apply import cost
 from tailor.tuning.method import Module, Selection
 from tailor.tuning.plan import Tune, TunePlan
 
+_LARGEST = 1 << 16
 _NUMBERED = re.compile(r"^(?P<name>.+)-(?P<number>\d+)$")
 
 
@@ -26,8 +27,10 @@ def parse(name: str, extra: tuple[str, ...] = ()) -> Module | Selection:
     if match and name not in table:
         if not method.knob:
             raise UsageError(f"`{plain}` takes no number, found `{name}`", hint=f"write `--method {plain}`")
-        if int(match["number"]) < 1:
-            raise UsageError(f"the number in `{name}` must be above zero", hint=f"write for instance `{plain}-8`")
+        if not 1 <= int(match["number"]) <= _LARGEST:
+            raise UsageError(
+                f"the number in `{name}` must lie between 1 and {_LARGEST}", hint=f"write for instance `{plain}-8`"
+            )
         return method(**{method.knob: int(match["number"])})
     return method()
 

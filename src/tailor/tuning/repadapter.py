@@ -92,7 +92,10 @@ class RepAdapted(nn.Module):
         super().__init__()
         inputs, tensor = matrix_shape(base)[1], like(base)
         if inputs % groups:
-            raise PlanError(f"`repadapter` needs inputs that divide into {groups} groups, found {inputs}", hint="")
+            raise PlanError(
+                f"`repadapter` needs inputs that divide into {groups} groups, found {inputs}",
+                hint="use `--method lora`",
+            )
         self.base = base
         self.scale = scale
         biased = plain(base).bias is not None

@@ -65,14 +65,16 @@ def adapt(
     images = divided(open_checked(data, seed=seed, corrupt=corrupt, report=report), seed, report)
     for one in methods:
         folder = Path(out) / one if len(methods) > 1 else Path(out)
+        head = ClassifierHead(images.classes, seed)
+        asked = _asked(images, one, budget, seed)
+        begun = _begun(folder, reference, head, asked) if resume and (folder / PLAN).is_file() else None
         if resume and (folder / bundle.MANIFEST).is_file():
             report(Event("done", text=f"`{folder}` is finished already"))
             results.append(already(folder, bundle.read_manifest(folder)))
             continue
         ready(folder, overwrite, resume)
-        head = ClassifierHead(images.classes, seed)
-        if resume and (folder / PLAN).is_file():
-            spec = _begun(folder, reference, head)
+        if begun is not None:
+            spec = begun
             made = builder.base(spec.backbone, head)
         else:
             made = builder.base(reference, head)
@@ -91,7 +93,7 @@ def adapt(
                 scores,
                 known,
             )
-            spec = _plan(work, head, one, budget)
+            spec = _plan(work, head, one, budget, asked)
         if plan_only:
             results.append(_planned(made, spec, folder))
             continue
@@ -99,26 +101,36 @@ def adapt(
     return results if len(methods) > 1 else results[0]
 
 
-def _begun(folder: Path, reference: BackboneRef, head: ClassifierHead) -> Spec:
-    """The spec of an interrupted run; BundleError where it was begun with another backbone or other classes."""
-    spec = read_plan(folder).spec
+def _asked(images: ImageData, method: str, budget: str | None, seed: int) -> dict[str, Any]:
+    """What decides a plan, besides the backbone: it stands in the plan file, and a resumed run must ask the same."""
+    return {"data": images.name, "method": method, "budget": budget or "", "seed": seed}
+
+
+def _begun(folder: Path, reference: BackboneRef, head: ClassifierHead, asked: Mapping[str, Any]) -> Spec:
+    """The spec of an interrupted run; BundleError where something else was asked for when it was begun."""
+    file = read_plan(folder)
+    spec, hint = file.spec, "resume it with the command that began it, or start anew with `--overwrite`"
     if replace(spec.backbone, digest="") != reference or spec.head != head:
         what = "other classes" if spec.head != head else f"`{spec.backbone.name}`, weights `{spec.backbone.weights}`"
-        raise BundleError(
-            f"the run in `{folder}` was begun with {what}, or another seed or image size",
-            hint="resume it with the command that began it, or start anew with `--overwrite`",
-        )
+        raise BundleError(f"the run in `{folder}` was begun with {what}, or another seed or image size", hint=hint)
+    for key, value in asked.items():
+        if file.settings.get(key, value) != value:
+            raise BundleError(f"the run in `{folder}` was begun with {key} `{file.settings[key]}`", hint=hint)
     return spec
 
 
-def _plan(task: Task, head: ClassifierHead, method: str, budget: str | None) -> Spec:
-    """The spec with its plan, also written to the task's folder."""
+def _plan(task: Task, head: ClassifierHead, method: str, budget: str | None, asked: Mapping[str, Any]) -> Spec:
+    """The spec with its plan, also written to the task's folder.
+
+    Every process takes what the main one wrote: a device may add up scores in another order and choose otherwise.
+    """
     plan = planning.choose(task, method, budget)
     spec = Spec(task.base.reference, head, task.preprocessing, (plan,))
-    if processes_here().is_main_process:
-        settings = {"data": task.images.name, "method": method, "budget": budget or "", "seed": task.seed}
-        write_plan(task.folder, spec, settings)
-    return spec
+    state = processes_here()
+    if state.is_main_process:
+        write_plan(task.folder, spec, asked)
+    state.wait_for_everyone()
+    return spec if state.is_main_process else read_plan(task.folder).spec
 
 
 def _planned(made: Base, spec: Spec, folder: Path) -> Trained:

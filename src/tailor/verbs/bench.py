@@ -70,6 +70,8 @@ def bench(
     """
     if quick and protocol != "quick":
         raise UsageError("`--quick` and `--protocol` contradict each other", hint="leave one of them out")
+    if batch is not None and batch < 1:
+        raise UsageError(f"a batch of {batch} images cannot be", hint="write for instance `--batch 8`")
     names = [name] if against is None else [name, against]
     subjects = {}
     for one in names:

@@ -34,26 +34,32 @@ def fit(
     workers: int = 0,
     resume: bool = False,
     overwrite: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     recipe: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> Trained:
-    """Train the plan in the folder `plan` on `data` and write a bundle, as `adapt` does after planning."""
+    """Train the plan in the folder `plan` on `data` and write a bundle, as `adapt` does after planning.
+
+    `seed` is by default the one the plan was made with, so that validation is divided off as it was then. A bundle that
+    stands beside the plan is replaced only with `overwrite`.
+    """
     if not data:
         raise UsageError("no data was named", hint="add `--data DATA`, for instance a folder of class folders")
     folder = Path(out)
     if resume and (folder / bundle.MANIFEST).is_file():
         report(Event("done", text=f"`{folder}` is finished already"))
         return already(folder, bundle.read_manifest(folder))
-    spec = read_plan(Path(plan)).spec
+    file = read_plan(Path(plan))
+    spec, seed = file.spec, int(file.settings.get("seed") or 0) if seed is None else seed
     if weights is not None:
         spec = replace(spec, backbone=replace(spec.backbone, weights=weights))
     settings = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
     images = open_checked(data, seed=seed, corrupt=corrupt, report=report, classes=spec.head.classes)
     images = divided(images, seed, report)
     state = processes_here()
-    if state.is_main_process and folder.resolve() != Path(plan).resolve():
-        bundle.prepare(folder, overwrite, resume)
+    if state.is_main_process:
+        home = Path(plan) if Path(plan).is_dir() else Path(plan).parent
+        bundle.prepare(folder, overwrite, resume, planned=folder.resolve() == home.resolve())
     state.wait_for_everyone()
     made = builder.base(spec.backbone, spec.head)
     spec = _recounted(spec, made)

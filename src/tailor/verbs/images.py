@@ -1,6 +1,7 @@
 """Opening the data a verb was given: find it, look it over, divide it, and turn a split into batches."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
@@ -17,7 +18,7 @@ from tailor.verbs.events import Event, Report, silent
 
 _BATCH = 64
 LOOKED_OVER = 20_000
-"""Data sets of more images than this are not decoded in advance; unreadable images are then met while training."""
+"""Data sets of more images are not decoded in advance: unreadable images are met, and left out, while training."""
 
 Corrupt = Literal["skip", "fail"]
 
@@ -41,7 +42,19 @@ def open_checked(
             f"{len(found.unreadable)} images cannot be read, the first is `{first.source}`: {first.reason}",
             hint="remove or replace them, or leave them out with `--corrupt skip`",
         )
-    return without_unreadable(data, found)
+    ready = without_unreadable(data, found)
+    if count <= LOOKED_OVER or corrupt == "fail":
+        return ready
+    return replace(ready, splits={name: replace(split, tolerant=True) for name, split in ready.splits.items()})
+
+
+def tell_left_out(data: ImageData, report: Report) -> None:
+    """Say which images could not be read when they were met, and were left out."""
+    lost = {source: why for split in data.splits.values() for source, why in split.left_out.items()}
+    for source in list(lost)[:3]:
+        report(Event("left out", text=lost[source]))
+    if len(lost) > 3:
+        report(Event("left out", text=f"{len(lost)} images in all could not be read"))
 
 
 def divided(data: ImageData, seed: int, report: Report) -> ImageData:

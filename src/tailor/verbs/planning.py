@@ -28,8 +28,9 @@ from tailor.verbs.task import Task
 _HEADS: dict[str, Literal["own", "ncm"]] = {"random": "own", "class-means": "ncm"}
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SCORES, HEAT_MAP = "sensitivity.safetensors", "heatmap.png"
-SCORING_BATCH = 16
-"""Images a step of the sensitivity pass: its scratch memory grows with it, its result does not depend on it."""
+SCORING_BATCH = {"sample": 16, "batch": 32}
+"""Images a step of the sensitivity pass, by its unit. Of samples the result does not depend on it, only the scratch
+memory; of batches it is what is squared, 32 in the released code."""
 
 
 def known_methods() -> list[str]:
@@ -69,7 +70,12 @@ def allowed(base: Base, budget: str | None, default: str | None = None) -> int |
     amount = budgets.parse(budget or str(default))
     if amount.unit == "ms":
         raise UsageError(f"`--budget {budget}` is a time; a budget counts parameters", hint="write `0.4%` or `0.4M`")
-    return amount.of(backbone_parameters(base))
+    whole = backbone_parameters(base)
+    if amount.of(whole) > whole:
+        raise UsageError(
+            f"`--budget {budget}` is more than the backbone's {whole:,} parameters", hint="write for instance `0.4%`"
+        )
+    return amount.of(whole)
 
 
 NOAH = "noah"
@@ -116,12 +122,12 @@ def _scores(task: Task, settings: spt.Spt, head: Literal["own", "ncm"]) -> spt_s
     """The sensitivity of every candidate: taken from a file, from another method of this call, or from a new pass."""
     wanted = (settings.unit, settings.samples, head)
     if task.scores is not None:
-        return _taken(Path(task.scores), task)
+        return _taken(Path(task.scores), task, {"unit": settings.unit, "head": head})
     if wanted not in task.known:
         batches = loader(
             task.images.splits["train"],
             eval_transform(task.preprocessing),
-            batch_size=SCORING_BATCH,
+            batch_size=SCORING_BATCH[settings.unit],
             seed=task.seed,
             epoch=0,
             shuffle=True,
@@ -144,8 +150,8 @@ def _scores(task: Task, settings: spt.Spt, head: Literal["own", "ncm"]) -> spt_s
     return task.known[wanted]
 
 
-def _taken(path: Path, task: Task) -> spt_scores.Scores:
-    """Scores of an earlier run; PlanError where they were made with other weights."""
+def _taken(path: Path, task: Task, wanted: Mapping[str, str]) -> spt_scores.Scores:
+    """Scores of an earlier run; PlanError where they were made with other weights or in another way."""
     file = path / SCORES if path.is_dir() else path
     scores = spt_scores.load(file)
     theirs, ours = scores.facts.get("backbone", ""), task.base.reference.digest
@@ -154,7 +160,15 @@ def _taken(path: Path, task: Task) -> spt_scores.Scores:
             f"the scores in `{file}` are those of other weights than `{task.base.reference.name}` has here",
             hint="leave `--scores` out to score again",
         )
-    task.report(Event("sensitivity", text=f"scores taken from `{file}`"))
+    for key, value in wanted.items():
+        if scores.facts.get(key, value) != value:
+            raise PlanError(
+                f"the scores in `{file}` were made with {key} `{scores.facts[key]}`, not `{value}`",
+                hint="leave `--scores` out to score again",
+            )
+    other = scores.facts.get("data", task.images.name)
+    made = "" if other == task.images.name else f", which were made on other data: {other}"
+    task.report(Event("sensitivity", text=f"scores taken from `{file}`{made}"))
     return scores
 
 

@@ -40,6 +40,8 @@ def predict(
 
     An unreadable image is reported and left out, or fatal with `corrupt="fail"`. DataError where no image is found.
     """
+    if batch_size < 1:
+        raise UsageError(f"a batch of {batch_size} images cannot be", hint="write for instance `--batch-size 32`")
     found = images_in(files)
     loaded = bundle.read(Path(path))
     device = processes_here().device

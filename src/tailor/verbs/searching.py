@@ -31,7 +31,8 @@ def search(task: Task, limit: int) -> TunePlan:
         settings = replace(settings, depths=tuple(sorted({max(1, depth * i // 4) for i in (1, 2, 3, 4)})))
     plan = noah.plan(base.model, base.anatomy, noah.full(base.anatomy, settings))
     model = apply_(copy.deepcopy(base.model), plan, base.anatomy.heads, task.seed)
-    slower = replace(recipe, lr=recipe.lr / 2, select="last", evaluate_every=recipe.epochs)
+    low = min(recipe.min_lr, recipe.lr / 2)
+    slower = replace(recipe, lr=recipe.lr / 2, min_lr=low, select="last", evaluate_every=recipe.epochs)
     course = on_images(model, task.preprocessing, task.images, slower, workers=0)
     fit(
         model,

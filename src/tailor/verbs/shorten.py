@@ -57,7 +57,7 @@ def drawn(splits: Sequence[Split], samples: int, seed: int) -> list[Split]:
     parts, start = [], 0
     for split in splits:
         records = tuple(r for i, r in enumerate(split.records, start) if i in chosen)
-        parts.append(Split(split.name, records, split.opener))
+        parts.append(replace(split, records=records))
         start += len(split)
     return parts
 

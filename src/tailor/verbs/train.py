@@ -18,13 +18,13 @@ from tailor import build as builder
 from tailor.build import Base
 from tailor.bundle.files import write_text
 from tailor.data.images import ImageData
-from tailor.errors import UsageError
+from tailor.errors import BundleError, UsageError
 from tailor.spec import Spec
 from tailor.surgery import trainable
 from tailor.training import Recipe, fit, processes_here, read_recipe
 from tailor.verbs.course import course, training_report
 from tailor.verbs.events import Report
-from tailor.verbs.images import reported, score
+from tailor.verbs.images import reported, score, tell_left_out
 from tailor.verbs.planning import backbone_parameters, head_parameters
 from tailor.verbs.teach import Guide
 
@@ -145,6 +145,7 @@ def train_(
     backbones.set_drop_path_(model, 0.0)
     name, split = reported(data)
     scores = score(model, split, spec.preprocessing, report, f"scoring {name}")
+    tell_left_out(data, report)
     seconds = time.monotonic() - started
     metrics = {
         **(known or {}),
@@ -209,6 +210,12 @@ def already(out: Path, made: bundle.Manifest) -> Trained:
     """What a finished run says again when it is resumed."""
     metrics = made.metrics
     plans = made.spec.get("plans") or [{}]
+    told = ("accuracy", "split", "trainable_params", "trainable_percent", "head_params", "seconds", "epoch")
+    lost = [name for name in told if name not in metrics]
+    if lost:
+        raise BundleError(
+            f"`{out}` is a bundle that does not say its `{lost[0]}`: no training wrote it", hint="start anew elsewhere"
+        )
     return Trained(
         bundle=str(out),
         method=str(plans[-1].get("method", "")),

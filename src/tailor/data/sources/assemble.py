@@ -36,7 +36,8 @@ def assemble(
         )
     labels = {text: label for label, text in enumerate(known)}
     if len(labels) < len(known):
-        raise DataError(f"`{name}` has two classes of one name: {next(c for c in known if known.count(c) > 1)}")
+        twice = next(c for c in known if known.count(c) > 1)
+        raise DataError(f"`{name}` has two classes of one name: {twice}", hint="give every class a name of its own")
     splits = {split: Split(split, _records(split, found, labels), opener) for split, found in rows.items()}
     main = next(iter(splits.values()))
     single = [known[i] for i, count in enumerate(main.counts(len(known))) if count == 1]

@@ -125,7 +125,9 @@ def _read_list(path: Path, classes: int) -> list[Line]:
             continue
         file, _, label = text.strip().rpartition(" ")
         if not file or not label.isdecimal():
-            raise DataError(f"line {number} of `{path}` is not `PATH LABEL`: {text.strip()[:80]}")
+            raise DataError(
+                f"line {number} of `{path}` is not `PATH LABEL`: {text.strip()[:80]}", hint="download it again"
+            )
         if int(label) >= classes:
             raise DataError(
                 f"line {number} of `{path}` has label {label}, but the task has {classes} classes",
@@ -142,10 +144,10 @@ def _read_json(path: Path) -> list[Line]:
     except ValueError as error:
         raise DataError(f"`{path}` is not JSON: {error}", hint="download it again") from None
     if not isinstance(table, dict) or not table:
-        raise DataError(f"`{path}` is not a table of the form `{{path: class id}}`")
+        raise DataError(f"`{path}` is not a table of the form `{{path: class id}}`", hint="download it again")
     for file, label in table.items():
         if not isinstance(label, int | str) or isinstance(label, bool):
-            raise DataError(f"`{path}` has a class id that is no number: {file}")
+            raise DataError(f"`{path}` has a class id that is no number: {file}", hint="download it again")
     return [(file, str(label)) for file, label in table.items()]
 
 

@@ -52,7 +52,7 @@ def _load_binary(root: Path) -> ImageData:
     names = root / "fine_label_names.txt"
     classes = names.read_text(encoding="utf-8").split() if names.is_file() else [str(i) for i in range(CLASSES)]
     if len(classes) != CLASSES:
-        raise DataError(f"`{names}` has {len(classes)} names instead of {CLASSES}")
+        raise DataError(f"`{names}` has {len(classes)} names instead of {CLASSES}", hint="download it again")
     rows = {}
     for split in ("train", "test"):
         path = root / f"{split}.bin"

@@ -28,7 +28,9 @@ def load(where: str, seed: int) -> ImageData:
     found = _open(name)
     tables = {SPLITS[split.lower()]: table for split, table in found.items() if split.lower() in SPLITS}
     if not tables:
-        raise DataError(f"`{where}` has none of the splits train, val and test: {', '.join(found)}")
+        raise DataError(
+            f"`{where}` has none of the splits train, val and test: {', '.join(found)}", hint="rename its splits"
+        )
     rows: dict[str, list[tuple[str, str]]] = {}
     notes: list[str] = []
     columns: dict[str, _Column] = {}
