@@ -7,6 +7,7 @@ import io
 import logging
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -18,32 +19,43 @@ from torch.export import ExportedProgram
 
 from tailor.errors import ModelError
 
+LIMIT = 600.0
+"""Seconds for a trial cut and for a comparison, which run the whole model several times."""
 
-class _OutOfTimeError(Exception):
-    """Raised inside the export by the alarm; never leaves this file."""
+
+class _OutOfTimeError(BaseException):
+    """Raised by the alarm, past code that answers an `Exception` in its own way; never leaves this file."""
 
 
 @contextmanager
 def time_limit(seconds: float, doing: str) -> Iterator[None]:
-    """Stop the body after `seconds` with a `ModelError`; only the main thread can be interrupted."""
-    if threading.current_thread() is not threading.main_thread() or seconds <= 0:
+    """Stop the body after `seconds` with a `ModelError`; only the main thread can be interrupted.
+
+    Inside another limit that ends sooner, that one holds.
+    """
+    outer, _ = signal.getitimer(signal.ITIMER_REAL)
+    if threading.current_thread() is not threading.main_thread() or seconds <= 0 or 0 < outer <= seconds:
         yield
         return
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise _OutOfTimeError
 
+    started = time.monotonic()
     previous = signal.signal(signal.SIGALRM, stop)
-    remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     except _OutOfTimeError:
         raise ModelError(
-            f"{doing} took more than {seconds:g} seconds", hint="pass a larger `limit`, or a smaller image size"
+            f"{doing} took more than {seconds:g} seconds",
+            hint="prune by layers instead, which traces nothing: `tailor prune --method sls`; in Python raise `limit`",
         ) from None
     finally:
-        signal.setitimer(signal.ITIMER_REAL, remaining)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        if outer:
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 1e-3))
 
 
 @contextmanager
@@ -78,8 +90,6 @@ def export_graph(model: nn.Module, example: Tensor, limit: float = 180.0) -> Exp
         for strict in (False, True):
             try:
                 return torch.export.export(model, (example,), strict=strict)
-            except _OutOfTimeError:
-                raise
             except Exception as error:  # the exporter raises everything from TypeError to its own internal errors
                 failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
     raise ModelError(

@@ -22,6 +22,7 @@ from tailor.tracing.analyse import Analysis, module_path, operator_name
 from tailor.tracing.awake import awakened
 from tailor.tracing.axes import Atom, leaves, pin
 from tailor.tracing.cut import cut_
+from tailor.tracing.export import LIMIT, time_limit
 from tailor.tracing.groups import Groups
 from tailor.tracing.materialise import Recording, Unrecordable, record, template
 from tailor.tracing.parts import tie_parts
@@ -34,13 +35,20 @@ from tailor.tracing.verify import Verdict, attempt, verify
 _ROUNDS = 24
 
 
-def settle(model: nn.Module, traced: Traced, example: Tensor, *, record_modules: bool = True) -> Traced:
+def settle(
+    model: nn.Module, traced: Traced, example: Tensor, *, record_modules: bool = True, limit: float = LIMIT
+) -> Traced:
     """The groups that can be cut exactly: on the model's own classes, or with recorded modules where their code fails.
 
     A module whose code fixes a size is recorded (see `materialise`) if that is allowed and possible; otherwise its
     groups are pinned, with the module named. Works on a copy. Raises a `ModelError` where the model cannot be cut
-    exactly whatever is pinned.
+    exactly whatever is pinned, or where finding out took longer than `limit` seconds.
     """
+    with time_limit(limit, "the trial cut"):
+        return _settled(model, traced, example, record_modules)
+
+
+def _settled(model: nn.Module, traced: Traced, example: Tensor, record_modules: bool) -> Traced:
     tools = _Tools(model, example, traced.analysis, record_modules)
     awake = awakened(model)
     _free_splits(tools)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from tailor.tracing.cut import keep_vectors
-from tailor.tracing.export import eval_mode
+from tailor.tracing.export import LIMIT, eval_mode, time_limit
 from tailor.tracing.plan import WidthPlan
 from tailor.tracing.reference import Masking, run_masked
 from tailor.tracing.traced import Traced
@@ -31,11 +31,19 @@ class Verdict:
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
-def verify(dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -> Verdict:
+def verify(
+    dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor, *, limit: float = LIMIT
+) -> Verdict:
     """Whether `cut(example)` equals the dense model with the removed units masked after every operator.
 
     What lies behind a layer scale or a norm near zero is not compared: give an `awakened` model and a cut of it.
+    A `ModelError` says that it took longer than `limit` seconds.
     """
+    with time_limit(limit, "comparing the cut model with the dense one"):
+        return _compared(dense, cut, traced, plan, example)
+
+
+def _compared(dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -> Verdict:
     output, failure = attempt(cut, example)
     if failure is not None:
         return failure
