@@ -207,6 +207,16 @@ def test_the_images_are_drawn_evenly_and_stay_in_order():
         ({"alpha": 2.0}, PlanError, "alpha lies between -1 and 1"),
         ({"data": "builtin/digits"}, DataError, "none of the model's 3 classes"),
         ({"samples": 11}, PlanError, "11 samples are too few"),
+        ({"samples": 0}, UsageError, "no image would decide: `--samples 0`"),
+        ({"macs": "50%"}, UsageError, "`--macs 50%` is for widths, `sls` drops blocks"),
+        ({"latency": "5ms"}, UsageError, "`--latency 5ms` is for widths"),
+        ({"ratio": "50%"}, UsageError, "`--ratio 50%` is for widths"),
+        ({"emb": "50%"}, UsageError, "`--emb 50%` is for widths"),
+        ({"criterion": "l1"}, UsageError, "`--criterion l1` is for widths"),
+        ({"adapters": "prune"}, UsageError, "`--adapters prune` is for widths"),
+        ({"widths": {"round_to": 4}}, UsageError, "is for widths, `sls` drops blocks"),
+        ({"image_size": 96}, UsageError, "keeps its image size, so `--image-size 96` means nothing"),
+        ({"recover": 2}, UsageError, "`--recover 2` trains between steps"),
     ],
 )
 def test_what_means_nothing_is_said(adapted, photos, tmp_path, settings, error, says):
@@ -296,6 +306,13 @@ def test_salience_keeps_the_same_rate_in_every_layer(adapted, photos, tmp_path):
     assert "salience" in made.reason
 
 
+def test_one_ratio_is_the_share_of_every_part_but_those_with_their_own(adapted, tmp_path):
+    made = tailor.prune(adapted.bundle, method="uniform", ratio="50%", mlp="25%", out=tmp_path / "b")
+    model = tailor.load(made.bundle)
+    assert (model.num_features, model.blocks[0].mlp.fc1.out_features) == (48, 288)  # of 96 and 384
+    assert {(block.attn.num_heads, block.attn.head_dim) for block in model.blocks} == {(1, 32)}  # of 3 heads
+
+
 def test_a_narrow_model_is_the_merged_one_cut(narrowed, adapted, tmp_path):
     merged = tailor.load(tailor.merge(adapted.bundle, out=tmp_path / "m").bundle)
     plan = bundle.read(narrowed.bundle).spec.plans[-1]
@@ -325,6 +342,11 @@ def test_settings_of_widths_come_from_the_file(adapted, tmp_path, capsys):
     [
         ({}, UsageError, "nothing says how much"),
         ({"macs": "50%", "params": "50%"}, UsageError, "two targets"),
+        ({"macs": "50%", "ratio": "50%"}, UsageError, "`--ratio` and `--macs` both say how much goes"),
+        ({"ratio": "100%"}, PlanError, "below 100 %"),
+        ({"ratio": "2G"}, UsageError, "`--ratio 2G` is not a share"),
+        ({"emb": "50%", "alpha": 0.3}, UsageError, "`--alpha 0.3` is for blocks, `uniform` cuts widths"),
+        ({"emb": "50%", "method": "random", "criterion": "l1"}, UsageError, "`--method random` draws units"),
         ({"macs": "5ms"}, UsageError, "wrong unit"),
         ({"latency": "2G"}, UsageError, "wrong unit"),
         ({"emb": "100%"}, PlanError, "below 100 %"),
@@ -341,5 +363,5 @@ def test_settings_of_widths_come_from_the_file(adapted, tmp_path, capsys):
 )
 def test_goals_that_mean_nothing_are_said(adapted, tmp_path, settings, error, says):
     with pytest.raises(error, match=says):
-        tailor.prune(adapted.bundle, method="uniform", out=tmp_path / "b", **settings)
+        tailor.prune(adapted.bundle, out=tmp_path / "b", **{"method": "uniform", **settings})
     assert not (tmp_path / "b").exists()

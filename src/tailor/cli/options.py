@@ -1,7 +1,7 @@
 """What each flag means, once for all verbs: the same word means the same thing everywhere."""
 
 HELP = {
-    "alpha": "share of the last block's class separation that a block must reach to stay",
+    "alpha": "share of the last block's class separation that a block must reach to stay (default: 0.3)",
     "against": "measure this bundle or model in the same run, in turns, and print the ratio",
     "batch": "images a forward pass (default: the protocol's)",
     "batch_size": "images a step, over all processes",
@@ -18,6 +18,7 @@ HELP = {
     "macs": "multiply-accumulates that may remain: `50%`, or `2G`",
     "mlp": "share of the hidden units that goes",
     "params": "parameters that may remain: `50%`, or `20M`",
+    "ratio": "share that goes of the embedding, the heads and the hidden units alike",
     "data": "a folder of class folders, a CSV, `hfds/NAME`, `vtab/TASK@ROOT`, `fgvc/TASK@ROOT` or `builtin/digits`",
     "epochs": "passes over the training images",
     "image_size": "pixels a side, other than the backbone's own",
@@ -33,7 +34,7 @@ HELP = {
     "adapters": "before a cut of widths: `merge` the tunes, `keep` them as they are, or `prune` them too",
     "train": "what retraining trains: `tunes` and classifier, or everything (default: `full` after merged widths)",
     "steps": "cut widths in so many steps, each scored anew",
-    "recover": "epochs of training after every step but the last",
+    "recover": "epochs of training after every step but the last (default: 1)",
     "retrain": "after the cut: `1clr` the full schedule again, `ft` a constant 1e-5, `tfs` from fresh tunes",
     "samples": "images that the decision is made on, drawn from train and val",
     "resume": "continue an interrupted run; starts where there is none",

@@ -2,9 +2,9 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from tailor import budget as budgets
 from tailor.data.images import ImageData
 from tailor.errors import ModelError, UsageError
 from tailor.pruning.blocks import check_blocks
-from tailor.pruning.settings import Shares, Widths
+from tailor.pruning.settings import Part, Shares, Widths
 from tailor.pruning.width import kept
 from tailor.spec import Spec
 from tailor.tracing import Groups, Traced, WidthPlan, as_published, awakened, cut_, plan_widths, settle, trace, verify
@@ -28,8 +28,9 @@ from tailor.verbs.scoring import Scoring, choose_blocks, score_units
 
 @dataclass(frozen=True)
 class Goal:
-    """What was asked for: shares that go by part (`50%`), or one of the amounts that may remain."""
+    """What was asked for: shares that go (`50%`), of all parts alike or by part, or an amount that may remain."""
 
+    ratio: str | None = None
     emb: str | None = None
     heads: str | None = None
     dim: str | None = None
@@ -45,22 +46,27 @@ class Goal:
         for part, flag in flags.items():
             text = getattr(self, flag)
             if text is not None:
-                amount = budgets.parse(text, f"--{flag}")
-                if amount.unit != "share":
-                    raise UsageError(f"`--{flag} {text}` is not a share", hint=f"write `--{flag} 50%`")
-                found[part] = amount.value
+                found[part] = _share(flag, text)
         return found
+
+    def shares(self, parts: Iterable[str]) -> dict[str, float]:
+        """The share of every part that loses a given one: the `ratio` of all `parts`, but those with their own."""
+        ratio = {} if self.ratio is None else dict.fromkeys(parts, _share("ratio", self.ratio))
+        return ratio | self.given()
 
     def target(self) -> tuple[str, budgets.Amount] | None:
         """The one amount that may remain, None where none is named; UsageError for two, or for a wrong unit."""
-        Shares(**self.given())  # refuses what is out of range
+        shares = self.shares(get_args(Part))
+        Shares(**shares)  # refuses what is out of range
         named = [(flag, text) for flag in ("macs", "params", "latency") if (text := getattr(self, flag)) is not None]
         if len(named) > 1:
             raise UsageError(f"`--{named[0][0]}` and `--{named[1][0]}` are two targets", hint="leave one of them out")
         if not named:
-            if not self.given():
-                raise UsageError("nothing says how much is to go", hint="add `--macs 50%`, or `--emb 50% --mlp 50%`")
+            if not shares:
+                raise UsageError("nothing says how much is to go", hint="add `--macs 50%`, or `--ratio 50%`")
             return None
+        if self.ratio is not None:
+            raise UsageError(f"`--ratio` and `--{named[0][0]}` both say how much goes", hint="leave one of them out")
         flag, text = named[0]
         amount = budgets.parse(text, f"--{flag}")
         if (amount.unit == "ms") != (flag == "latency") and amount.unit != "share":
@@ -68,6 +74,14 @@ class Goal:
                 f"`--{flag} {text}` has the wrong unit", hint="write `--macs 2G`, `--latency 5ms` or `50%`"
             )
         return flag, amount
+
+
+def _share(flag: str, text: str) -> float:
+    """The number of a share, as a flag gives it."""
+    amount = budgets.parse(text, f"--{flag}")
+    if amount.unit != "share":
+        raise UsageError(f"`--{flag} {text}` is not a share", hint=f"write `--{flag} 50%`")
+    return amount.value
 
 
 def narrower(
@@ -86,9 +100,9 @@ def narrower(
 
     With `merge` the model has been merged; with `keep` and `prune` its tunes stand beside its layers.
     """
-    target, given = goal.target(), goal.given()
     criterion = "random" if method == "random" else criterion or ("l1" if images is None else "taylor")
     settings = settings_of(method, given_widths, adapters)
+    target, given = goal.target(), goal.shares(settings.parts)
     check_blocks(settings.blocks, [block.path for block in dense.anatomy.blocks])
     beside = adapters != "merge"
     if beside:

@@ -1,7 +1,7 @@
 """What `prune` was asked for, checked before anything is opened, and what it reports."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +70,7 @@ class Order:
     folder: Path
     method: str
     data: str | None
-    sls: Sls
+    alpha: float | None
     criterion: str | None
     goal: Goal
     widths: Mapping[str, Any] | None
@@ -94,6 +94,11 @@ class Order:
         """Whether widths go, not blocks."""
         return self.method in WIDTHS
 
+    @property
+    def sls(self) -> Sls:
+        """The settings of SLS."""
+        return Sls() if self.alpha is None else Sls(self.alpha)
+
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UsageError(f"unknown method `{self.method}`", hint=nearest(self.method, METHODS))
@@ -101,6 +106,7 @@ class Order:
             raise UsageError(f"unknown criterion `{self.criterion}`", hint=nearest(str(self.criterion), KNOWN))
         if self.classifier not in ("fresh", "own"):
             raise UsageError(f"no classifier is called `{self.classifier}`", hint="write `own` or `fresh`")
+        _check_used(self)
         if not self.data and (self.method == "sls" or self.criterion in DATA or self.retrain != "none"):
             name = "sls" if self.method == "sls" else self.criterion
             what = f"`--retrain {self.retrain}`" if self.retrain != "none" else f"`{name}`"
@@ -108,11 +114,42 @@ class Order:
                 f"no data was named, and {what} needs labelled images",
                 hint="add `--data DATA`, the images the model was adapted to",
             )
+        if self.samples < 1:
+            raise UsageError(f"no image would decide: `--samples {self.samples}`", hint="write `--samples 1000`")
         if self.narrows:
             self.goal.target()
             settings_of(self.method, self.widths, self.adapters)
-        elif self.widths:
-            raise UsageError(f"`widths:` says nothing to `--method {self.method}`", hint="add `--method isomorphic`")
+        else:
+            self.sls  # noqa: B018  # refuses what is out of range
+
+
+def _check_used(order: Order) -> None:
+    """UsageError for what was given and would be ignored."""
+    if order.narrows and order.alpha is not None:
+        raise UsageError(
+            f"`--alpha {order.alpha:g}` is for blocks, `{order.method}` cuts widths",
+            hint="leave it out, or use `--method sls`",
+        )
+    widths = {f"--{flag}": text for flag, text in asdict(order.goal).items() if text is not None}
+    widths |= {"--criterion": order.criterion} if order.criterion else {}
+    widths |= {"--adapters": order.adapters} if order.adapters != "merge" else {}
+    widths |= {"widths:": dict(order.widths)} if order.widths else {}
+    if not order.narrows and widths:
+        flag, value = next(iter(widths.items()))
+        raise UsageError(
+            f"`{flag} {value}` is for widths, `{order.method}` drops blocks",
+            hint="add `--method isomorphic`, or leave it out",
+        )
+    if order.method == "random" and order.criterion not in (None, "random"):
+        raise UsageError(
+            f"`--method random` draws units, `--criterion {order.criterion}` scores them",
+            hint="leave one of the two out",
+        )
+    if order.image_size is not None and Path(order.name).is_dir():
+        raise UsageError(
+            f"the bundle `{order.name}` keeps its image size, so `--image-size {order.image_size}` means nothing",
+            hint="leave it out, or adapt again at that size",
+        )
 
 
 def trains(asked: Trains | None, method: str, adapters: Adapters) -> Trains:

@@ -15,7 +15,7 @@ from tailor.data.images import ImageData
 from tailor.errors import UsageError
 from tailor.measure import count
 from tailor.measure.speed import no_gain, throughput
-from tailor.pruning.layers import LayerPlan, Sls
+from tailor.pruning.layers import LayerPlan
 from tailor.spec import Spec
 from tailor.tracing import WidthPlan
 from tailor.training import processes_here, retraining
@@ -41,11 +41,12 @@ def prune(
     *,
     method: str = "sls",
     data: str | None = None,
-    alpha: float = 0.3,
+    alpha: float | None = None,
     criterion: str | None = None,
     macs: str | None = None,
     params: str | None = None,
     latency: str | None = None,
+    ratio: str | None = None,
     emb: str | None = None,
     heads: str | None = None,
     dim: str | None = None,
@@ -55,7 +56,7 @@ def prune(
     retrain: Retrain = "none",
     train: Trains | None = None,
     steps: int = 1,
-    recover: int = 1,
+    recover: int | None = None,
     out: str | Path = "runs/pruned",
     weights: str | None = None,
     image_size: int | None = None,
@@ -77,20 +78,22 @@ def prune(
 
     `sls` drops the blocks after which the classes of `data` separate no better than `alpha` times as well as at the
     end. `isomorphic`, `depgraph`, `uniform` and `random` cut widths, those whose units score lowest by `criterion`: to
-    a target that may remain (`macs`, `params`, `latency`), or by shares that go (`emb`, `heads`, `dim`, `mlp`), with
-    the settings `widths`; `adapters` says whether the tunes are merged first, kept, or pruned too. Both decide on
-    `samples` images, without training. `retrain` trains the tunes or everything (`train`): `1clr` the full schedule
-    again, `ft` at a constant 1e-5, `tfs` from fresh ones. With `steps` widths go a part at a time, with `recover`
-    epochs of training between. A backbone by name gets a fresh classifier, or keeps its `own`.
+    a target that may remain (`macs`, `params`, `latency`), or by shares that go (one `ratio`, or `emb`, `heads`, `dim`,
+    `mlp`), with the settings `widths`; `adapters` says whether the tunes are merged first, kept, or pruned too.
+    Both decide on `samples` images, without training. `retrain` trains the tunes or everything (`train`): `1clr` the
+    full schedule again, `ft` at a constant 1e-5, `tfs` from fresh ones; from a `teacher` too: the logits of a bundle of
+    the same classes or of any backbone with as many, and by the recipe's `distil` the features of what the model was
+    cut from. With `steps` widths go a part at a time, with `recover` epochs of training between. A backbone by name
+    gets a fresh classifier, or keeps its `own`. UsageError for what would be ignored.
     """
     order = Order(
         name=name,
         folder=Path(out),
         method=method,
         data=data,
-        sls=Sls(alpha),
+        alpha=alpha,
         criterion=criterion,
-        goal=Goal(emb, heads, dim, mlp, macs, params, latency),
+        goal=Goal(ratio, emb, heads, dim, mlp, macs, params, latency),
         widths=widths,
         classifier=classifier or "fresh",
         samples=samples,
@@ -107,15 +110,15 @@ def prune(
         overwrite=overwrite,
         report=report,
     )
-    stepwise.check(order, steps, recover)
-    if train and retrain == "none" and (steps == 1 or not recover):
+    between = stepwise.check(order, steps, recover)
+    if train and retrain == "none" and (steps == 1 or not between):
         raise UsageError(f"nothing is trained, and `--train {train}` says what", hint="add `--retrain 1clr`")
     if resume and (order.folder / bundle.MANIFEST).is_file():
         report(Event("done", text=f"`{order.folder}` is finished already"))
         return finished(order.folder)
     if steps == 1:
         return _once(order)
-    return stepwise.in_steps(order, steps, recover, _ready_to_cut(_open(order)[1], order), _once)
+    return stepwise.in_steps(order, steps, between, _ready_to_cut(_open(order)[1], order), _once)
 
 
 def _once(order: Order, against: Dense | None = None) -> Pruned:

@@ -20,8 +20,11 @@ from tailor.verbs.train import ready
 STEPS = "steps"
 
 
-def check(order: Order, steps: int, recover: int) -> None:
-    """UsageError where steps mean nothing."""
+def check(order: Order, steps: int, recover: int | None) -> int:
+    """The epochs between steps; UsageError where steps mean nothing."""
+    if recover is not None and steps == 1:
+        raise UsageError(f"`--recover {recover}` trains between steps, and there is one", hint="add `--steps 3`")
+    recover = 1 if recover is None else recover
     if steps < 1 or recover < 0:
         raise UsageError(f"`--steps {steps} --recover {recover}` cannot be", hint="write for instance `--steps 3`")
     if steps > 1 and not order.narrows:
@@ -30,6 +33,7 @@ def check(order: Order, steps: int, recover: int) -> None:
         raise UsageError("`blocks` and `--steps` do not go together", hint="prune in steps first, then drop blocks")
     if steps > 1 and recover and not order.data:
         raise UsageError("recovering between steps needs labelled images", hint="add `--data DATA`, or `--recover 0`")
+    return recover
 
 
 def in_steps(
@@ -74,7 +78,7 @@ def part(goal: Goal, k: int, steps: int, model: nn.Module, size: tuple[int, int,
 
 
 def _given(goal: Goal) -> dict[str, float]:
-    flags = ("emb", "heads", "dim", "mlp")
+    flags = ("ratio", "emb", "heads", "dim", "mlp")
     return {flag: parse(text, f"--{flag}").value for flag in flags if (text := getattr(goal, flag)) is not None}
 
 
