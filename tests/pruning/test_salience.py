@@ -10,7 +10,9 @@ from tailor.errors import PlanError
 from tailor.pruning.salience import head_saliences, salience_scores
 from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import widths
-from tailor.tracing import trace
+from tailor.tracing import cut_, plan_widths, settle, trace
+from tailor.tracing.replay import Replayed
+from tailor.tracing.settle import uneven
 
 
 @pytest.fixture(scope="module", params=["vit", "swin"])
@@ -74,6 +76,18 @@ def test_with_the_uniform_ranking_every_layer_keeps_the_same_rate(subject):
     for group in groups.groups:
         if group.label in ("heads", "hidden"):
             assert counts[group.id] == group.size // 2
+
+
+def test_heads_in_a_recorded_module_are_refused():
+    model = tiny.swin2()
+    x = tiny.images(model)
+    once = settle(model, trace(model, x), x)
+    cut = cut_(model, plan_widths(once.groups, uneven(once.groups)))
+    groups = settle(cut, trace(cut, x), x).groups
+    assert any(isinstance(module, Replayed) for module in cut.modules())
+    with pytest.raises(PlanError, match=r"heads `layers.* have no salience: .* recorded") as raised:
+        salience_scores(cut, groups, [(x, tiny.labels(2))])
+    assert "--criterion taylor" in raised.value.hint
 
 
 def test_no_image_no_salience(subject):

@@ -7,11 +7,14 @@ import torch
 from torch.testing import assert_close
 
 import tiny
+from tailor.backbones import describe
 from tailor.errors import PlanError, UsageError
 from tailor.pruning.elements import NAMES, element_scores, gradients
 from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import choose, random_scores, unit_scores, widths
-from tailor.tracing import Group, Groups, cut_, plan_widths, trace
+from tailor.tracing import Group, Groups, cut_, half, plan_widths, settle, trace
+from tailor.tuning import planner
+from tailor.tuning.apply import apply_
 
 EXACT = Widths(round_to=1)
 
@@ -174,6 +177,31 @@ def test_criteria_without_what_they_need_are_refused(traced):
         element_scores(traced[0], [], "taylor", None)
     with pytest.raises(UsageError, match="unknown criterion `taylr`"):
         element_scores(traced[0], [], "taylr", None)
+
+
+def recorded():
+    """A model whose attention an earlier cut replaced by recorded code, and a weight in it."""
+    model = tiny.swin2()
+    x = tiny.images(model)
+    settled = settle(model, trace(model, x), x)
+    return cut_(model, plan_widths(settled.groups, half(settled.groups))), "layers.0.blocks.0.attn.qkv.weight"
+
+
+def tuned():
+    """A model with LoRA beside its layers, and one of its factors."""
+    model = tiny.vit(depth=1)
+    anatomy = describe(model)
+    plan = planner.plan(model, anatomy, planner.parse("lora-2"))
+    return apply_(model, plan, anatomy.heads), "blocks.0.attn.qkv.up"
+
+
+@pytest.mark.parametrize("subject", [recorded, tuned])
+def test_what_hessian_cannot_separate_is_a_sentence_and_taylor_scores_it(subject):
+    model, name = subject()
+    with pytest.raises(PlanError, match=rf"`hessian` cannot score this model: parameter `{name}`") as raised:
+        element_scores(model, [name], "hessian", Pairs(model))
+    assert "--criterion taylor" in raised.value.hint
+    assert float(element_scores(model, [name], "taylor", Pairs(tiny.trained_(model)))[name].sum()) > 0
 
 
 def by_the_published_rule(groups, scores, shares):

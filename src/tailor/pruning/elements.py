@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tailor.criteria import CRITERIA
 from tailor.criteria.scores import Stats
 from tailor.criteria.squared_gradient import squared_gradients
-from tailor.errors import PlanError, UsageError, nearest
+from tailor.errors import ModelError, PlanError, UsageError, nearest
 
 NAMES: Mapping[str, str] = {"l1": "magnitude-l1", "l2": "magnitude-l2", "taylor": "taylor", "hessian": "hessian"}
 """The criteria that score single weights, by their names on the command line."""
@@ -23,6 +23,8 @@ KNOWN = (*NAMES, "salience", "random")
 """All of them: `salience` scores units, `random` draws."""
 DATA = ("taylor", "hessian", "salience")
 """Those that need labelled images."""
+INSTEAD = "use `--criterion taylor`, which asks only for the gradients of the weights"
+"""A hint where a criterion cannot see into a model."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,17 @@ def element_scores(model: nn.Module, names: Iterable[str], criterion: str, pairs
         first = gradients(model, weights, pairs)
     elif criterion == "hessian":
         assert pairs is not None
-        second = squared_gradients(model, pairs, parameters=tuple(weights))
+        second = _squares(model, weights, pairs)
     score = CRITERIA[NAMES[criterion]]
     return {name: score(Stats(weight, first[name], second[name])) for name, weight in weights.items()}
+
+
+def _squares(model: nn.Module, names: Iterable[str], pairs: Pairs) -> dict[str, Tensor]:
+    """Squared per-sample gradients; PlanError where code of the model or of a tune hides them."""
+    try:
+        return squared_gradients(model, pairs, parameters=tuple(names))
+    except ModelError as error:
+        raise PlanError(f"`hessian` cannot score this model: {error.message}", hint=INSTEAD) from None
 
 
 def gradients(model: nn.Module, names: Iterable[str], pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
+from tailor.pruning.elements import INSTEAD
 from tailor.pruning.settings import Normaliser
 from tailor.pruning.width import normalised, unit_scores
 from tailor.surgery import get_module
@@ -51,6 +52,7 @@ def head_saliences(
             # Without it nothing needs a gradient in front of the first attention.
             x = images.to(place.device, place.dtype).detach().requires_grad_()
             loss = F.cross_entropy(model(x), labels.to(place.device), reduction="sum")
+            _check_read(readers, given)
             grads = torch.autograd.grad(loss, [given[name] for name in readers])
             for name, grad in zip(readers, grads, strict=True):
                 product = (given[name].detach() * grad).double()  # (B, ..., C), or (B * windows, N, C)
@@ -71,10 +73,18 @@ def _reader(model: nn.Module, groups: Groups, group: Group) -> tuple[nn.Module, 
             units = unit_of(groups.layouts[member.tensor][1], group.id, groups.sizes)
             if bool((units >= 0).all()):
                 return module, units
-    raise PlanError(
-        f"no linear layer reads the heads `{group.id}` alone, so they have no salience",
-        hint="use `--criterion taylor`, or leave the heads: `--mlp 50%`",
-    )
+    raise PlanError(f"no linear layer reads the heads `{group.id}` alone, so they have no salience", hint=INSTEAD)
+
+
+def _check_read(readers: Iterable[str], given: Mapping[str, Tensor]) -> None:
+    """Recorded modules, and some of torch's own, compute with a layer's tensors and never call it: nothing is seen."""
+    for name in readers:
+        if name not in given:
+            raise PlanError(
+                f"the heads `{name}` have no salience: the layer that reads them is not called, as in a module that an "
+                "earlier pruning recorded",
+                hint=INSTEAD,
+            )
 
 
 @contextmanager
