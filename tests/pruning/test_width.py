@@ -101,6 +101,19 @@ def test_attention_is_ranked_over_all_layers_or_each_by_itself():
     assert kept(groups, scores, HALF, Widths(round_to=1)) == {"a": (0, 1), "b": (2, 3)}
 
 
+def test_parts_that_are_ranked_together_lose_one_share():
+    groups = made(group("a", 4), group("e", 4, "embedding"), group("h", 4, "heads"))
+    scores = {"a": [1, 2, 3, 4], "e": [5, 6, 7, 8], "h": [1, 2, 3, 4]}
+    uneven = Shares(hidden=0.5, embedding=0.25)
+    with pytest.raises(PlanError, match=r"`depgraph` ranks the units of embedding, hidden together") as raised:
+        kept(groups, scores, uneven, Widths("depgraph", 1))
+    assert "--ratio 50%" in raised.value.hint
+    assert kept(groups, scores, uneven) == {"a": (2, 3), "e": (1, 2, 3)}
+    assert kept(groups, scores, Shares(hidden=0.25, embedding=0.25), Widths("depgraph", 1)) == {"a": (2, 3)}
+    apart = Widths("depgraph", 1, attention="layer")  # heads have rankings of their own
+    assert kept(groups, scores, Shares(hidden=0.5, heads=0.25), apart) == {"a": (2, 3), "h": (1, 2, 3)}
+
+
 def test_random_scores_follow_their_seed():
     one, same, other = (random_scores(TWO, seed)["a"] for seed in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other)

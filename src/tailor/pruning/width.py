@@ -88,11 +88,13 @@ def kept(groups: Groups, scores: Mapping[str, Tensor], counts: Mapping[str, int]
 def widths(groups: Groups, scores: Mapping[str, Tensor], shares: Shares, settings: Widths) -> dict[str, int]:
     """How many units every group keeps when the share of each ranking with the lowest scores goes.
 
-    Groups that the model's code ties together keep equally many, those of the group that keeps most.
+    Groups that the model's code ties together keep equally many, those of the group that keeps most. PlanError where
+    parts that are ranked together are to lose different shares.
     """
     asked = [group for group in groups.groups if shares.of(group.label) > 0]
     counts = {group.id: group.size for group in groups.groups}
     for members in classes(asked, settings).values():
+        _check_alike(members, shares, settings)
         counts |= _left(members, scores, shares, settings.keep_at_least)
     counts |= {group.id: _rounded(counts[group.id], group, settings) for group in asked}
     for tie in groups.ties:
@@ -109,6 +111,16 @@ def classes(groups: Iterable[Group], settings: Widths) -> dict[str, list[Group]]
             key = group.label if settings.attention == "all" else group.id
         found.setdefault(key, []).append(group)
     return found
+
+
+def _check_alike(members: list[Group], shares: Shares, settings: Widths) -> None:
+    """One ranking has one cutoff: how many units of each part fall below it is not for the shares to say."""
+    labels = sorted({group.label for group in members})
+    if len({shares.of(label) for label in labels}) > 1:
+        raise PlanError(
+            f"`{settings.ranking}` ranks the units of {', '.join(labels)} together, so no share of one can differ",
+            hint="name one share for all, as `--ratio 50%` does, or use `--method isomorphic`",
+        )
 
 
 def _left(members: list[Group], scores: Mapping[str, Tensor], shares: Shares, least: int) -> dict[str, int]:
