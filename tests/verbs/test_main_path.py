@@ -1,5 +1,6 @@
 """Adapt, fit, evaluate, predict, merge, export: the verbs agree with each other and with the function they replace."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from tailor.cli import main
 from tailor.data.images import open_data
 from tailor.errors import BundleError, PlanError, UsageError
 from tailor.preprocessing import Preprocessing
-from tailor.verbs.images import in_order
+from tailor.tuning import spt_scores as scores
+from tailor.verbs.images import divided, in_order
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 SHORT = {"model": "tailor_mini_s", "epochs": 1, "batch_size": 8}
@@ -213,3 +215,50 @@ def test_scoring_with_class_means_gives_another_plan(photos, tmp_path):
     assert plans[0].facts["head"] == "own"
     assert plans[1].facts["head"] == "ncm"
     assert (plans[0].tunes, plans[0].entries) != (plans[1].tunes, plans[1].entries)
+
+
+def test_a_fitted_plan_keeps_the_seed_it_was_made_with(photos, tmp_path, monkeypatch):
+    fit = importlib.import_module("tailor.verbs.fit")
+    seen = []
+    monkeypatch.setattr(fit, "divided", lambda data, seed, report: seen.append(seed) or divided(data, seed, report))
+    tailor.adapt(photos, method="lora-2", out=tmp_path / "p", plan_only=True, seed=7, **SHORT)
+    for settings in ({}, {"seed": 3}):
+        tailor.fit(tmp_path / "p", data=photos, out=tmp_path / f"f{settings}", epochs=1, batch_size=8, **settings)
+    assert seen == [7, 3]
+
+
+def test_a_plan_is_fitted_beside_itself_once(photos, tmp_path):
+    planned = tailor.adapt(photos, method="spt-lora", budget="1%", out=tmp_path / "p", plan_only=True, **SHORT)
+    short = {"data": photos, "out": tmp_path / "p", "epochs": 1, "batch_size": 8}
+    tailor.fit(planned.bundle, **short)
+    with pytest.raises(BundleError, match="holds a bundle already"):
+        tailor.fit(planned.bundle, **short)
+    tailor.fit(planned.bundle, overwrite=True, **short)
+    assert read_plan(tmp_path / "p").spec.plans
+    assert (tmp_path / "p/sensitivity.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [({"budget": "2%"}, "budget `1%`"), ({"method": "lora"}, "method `spt-lora`"), ({"seed": 5}, "another seed")],
+)
+def test_a_run_is_resumed_with_what_began_it(photos, adapted, changed, says):
+    with pytest.raises(BundleError, match=f"was begun with.* {says}|was begun with.*{says}"):
+        tailor.adapt(
+            photos, out=adapted.bundle, resume=True, **{**SHORT, "method": "spt-lora", "budget": "1%", **changed}
+        )
+
+
+def test_scores_are_taken_only_as_they_were_made(photos, adapted, tmp_path):
+    wanted = {**SHORT, "method": "spt-lora", "budget": "2%", "plan_only": True, "scores": adapted.bundle}
+    assert scores.load(Path(adapted.bundle) / "sensitivity.safetensors").facts["unit"] == "sample"
+    with pytest.raises(PlanError, match="made with unit `sample`, not `batch`"):
+        tailor.adapt(photos, out=tmp_path / "u", spt={"unit": "batch"}, **wanted)
+    with pytest.raises(PlanError, match="made with head `own`, not `ncm`"):
+        tailor.adapt(photos, out=tmp_path / "h", spt={"head": "class-means"}, **wanted)
+
+
+def test_a_budget_above_the_backbone_is_refused(photos, tmp_path):
+    with pytest.raises(UsageError, match="more than the backbone's"):
+        tailor.adapt(photos, method="spt-lora", budget="900M", out=tmp_path / "b", **SHORT)
+    assert not (tmp_path / "b" / "plan.json").exists()

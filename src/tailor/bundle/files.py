@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+PARTIAL = ".partial"
 _NUMBERS = re.compile(r"\[\n\s*-?[0-9][-+.0-9eE,\s]*\]")
 """A list of numbers only, broken into lines; no string can match, because JSON writes their line breaks as `\\n`."""
 
@@ -16,7 +17,7 @@ _NUMBERS = re.compile(r"\[\n\s*-?[0-9][-+.0-9eE,\s]*\]")
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; on success it is fsynced and takes `path`'s place, on failure it is removed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield temporary
         with temporary.open("rb") as handle:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tailor.bundle.card import card
-from tailor.bundle.files import dumps, replacing, sha256, write_text
+from tailor.bundle.files import PARTIAL, dumps, replacing, sha256, write_text
 from tailor.bundle.manifest import CARD, FORMAT, MANIFEST, TENSORS, File, Manifest, pack
 from tailor.errors import BundleError
 from tailor.spec import Spec
@@ -63,6 +63,7 @@ def prepare(out: Path, overwrite: bool, resume: bool = False, planned: bool = Fa
                     hint="choose another `-o` folder, add `--overwrite`, or continue it with `--resume`",
                 )
             _clear(out, _PLANNED if planned else ())
+        _sweep(out)
         out.mkdir(parents=True, exist_ok=True)
         probe = out / f".write-probe-{os.getpid()}"
         probe.write_bytes(b"")
@@ -70,6 +71,13 @@ def prepare(out: Path, overwrite: bool, resume: bool = False, planned: bool = Fa
     except OSError as error:
         raise BundleError(f"`{out}` cannot be written: {error.strerror}", hint="choose another `-o` folder") from None
     return out
+
+
+def _sweep(out: Path) -> None:
+    """Remove the halves of files that a killed run was writing."""
+    for name in RUN_FILES:
+        for half in out.glob(f".{name}.*{PARTIAL}"):
+            half.unlink()
 
 
 def _clear(out: Path, spared: tuple[str, ...]) -> None:
@@ -106,7 +114,8 @@ def write(
     values, lists = pack(spec)
     stored = {name: tensor.clone() for name, tensor in {**tensors, **lists}.items()}  # clone: tied storage is refused
     with replacing(out / TENSORS) as temporary:
-        save_file(stored, temporary, metadata={"format": "tailor", "version": str(FORMAT)})
+        # One entry: safetensors writes several in an order of chance, and equal tensors would differ in their digest.
+        save_file(stored, temporary, metadata={"format": f"tailor-{FORMAT}"})
     size = (out / TENSORS).stat().st_size
     write_text(out / CARD, card(spec, metrics, provenance, size))
     files = {name: File((out / name).stat().st_size, sha256(out / name)) for name in (TENSORS, CARD)}

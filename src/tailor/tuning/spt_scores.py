@@ -36,9 +36,9 @@ class Scores:
     facts: dict[str, str | int | float]
 
     def save(self, path: Path) -> None:
-        """Write safetensors with the facts in the metadata."""
+        """Write safetensors with the facts in the metadata: as one entry, since chance orders several."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
-        save_file(tensors, path, metadata={"format": _FORMAT, "facts": json.dumps(self.facts)})
+        save_file(tensors, path, metadata={_FORMAT: json.dumps(self.facts)})
 
 
 def load(path: Path) -> Scores:
@@ -46,10 +46,10 @@ def load(path: Path) -> Scores:
     hint = "score again by leaving the scores file out"
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
+            facts = (file.metadata() or {}).get(_FORMAT)
+            if facts is None:
                 raise PlanError(f"`{path}` holds no scores", hint=hint)
-            return Scores({name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"]))  # noqa: SIM118
+            return Scores({name: file.get_tensor(name) for name in file.keys()}, json.loads(facts))  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PlanError(f"scores `{path}` cannot be read: {reason}", hint=hint) from None
@@ -59,7 +59,7 @@ def load_facts(path: Path) -> dict[str, str | int | float]:
     """Only the facts of what `save` wrote; PlanError for a file that is no such thing."""
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {})["facts"]))
+            return dict(json.loads((file.metadata() or {})[_FORMAT]))
     except (OSError, SafetensorError, KeyError, ValueError):
         raise PlanError(f"`{path}` holds no scores", hint="score again by leaving the scores file out") from None
 

@@ -1,0 +1,57 @@
+"""`tailor adapt` killed and resumed, and started in several processes, as users do it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tailor.bundle.plan_file import read_plan
+
+HERE = Path(__file__).parent
+PATHS = os.pathsep.join([str(HERE.parent / "training"), *filter(None, [os.environ.get("PYTHONPATH")])])
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": PATHS}
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "accelerate": [
+        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+    ],
+}
+
+
+def run(*arguments):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], env=ALONE, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_adapt_killed_anywhere_ends_byte_for_byte_as_if_never_killed(photos, tmp_path):
+    found = json.loads(run(HERE / "kills_verbs.py", photos, tmp_path, 6))
+    assert {name: outcome for name, outcome in found.items() if outcome != "same"} == {}
+    assert len(found) >= 6
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_write_the_bundle_of_one(photos, tmp_path, launcher):
+    (tmp_path / "same.yaml").write_text(
+        "recipe: {drop_path: 0}\nspt: {dropout: 0.0, drop_path: 0.0}\n"
+    )  # each draws its own
+    flags = ("--model", "tailor_mini_ti", "--budget", "1%", "--epochs", "2", "--batch-size", "8")
+    flags += ("--config", str(tmp_path / "same.yaml"))
+    command = ("-m", "tailor", "adapt", photos, *flags, "--json", "-o")
+    told = json.loads(run(*LAUNCHERS[launcher], *command, tmp_path / "two"))
+    alone = json.loads(run(*command, tmp_path / "one"))
+    assert told["accuracy"] == alone["accuracy"]
+    assert read_plan(tmp_path / "two").spec == read_plan(tmp_path / "one").spec
+    one, two = (load_file(tmp_path / name / "tensors.safetensors") for name in ("one", "two"))
+    assert any(float(tensor.abs().max()) > 1e-3 for name, tensor in one.items() if "delta" in name or "up" in name)
+    torch.testing.assert_close(two, one, atol=1e-4, rtol=0)
+    assert len((tmp_path / "two/metrics.jsonl").read_text().splitlines()) == 2  # one process writes
