@@ -18,16 +18,25 @@ from tailor.tracing.groups import Group, Groups
 Size = Callable[[Mapping[str, int]], float]
 
 
+class NothingToGo(PlanError):  # noqa: N818  # a step of several takes it for an answer
+    """No unit would be removed."""
+
+
+def check_below(target: float, whole: float) -> None:
+    """NothingToGo where the model has no more than the target already."""
+    if target >= whole:
+        raise NothingToGo(
+            f"the target {target:.4g} is not below what the model has: {whole:.4g}", hint="name a smaller target"
+        )
+
+
 def search(size_at: Callable[[float], float], target: float, *, steps: int = 12, most: float = 0.95) -> float:
     """The smallest share whose model is no larger than `target`, by bisection; PlanError where none up to `most` is.
 
     `size_at(share)` must not grow with the share, but for small steps of rounding.
     """
     whole = size_at(0.0)
-    if target >= whole:
-        raise PlanError(
-            f"the target {target:.4g} is not below what the model has: {whole:.4g}", hint="name a smaller target"
-        )
+    check_below(target, whole)
     least = size_at(most)
     if least > target:
         raise PlanError(

@@ -14,6 +14,7 @@ from tailor.data.images import ImageData
 from tailor.errors import ModelError, UsageError
 from tailor.pruning.blocks import check_blocks
 from tailor.pruning.settings import Part, Shares, Widths
+from tailor.pruning.target import NothingToGo
 from tailor.pruning.width import kept
 from tailor.spec import Spec
 from tailor.tracing import Groups, Traced, WidthPlan, as_published, awakened, cut_, plan_widths, settle, trace, verify
@@ -94,10 +95,12 @@ def narrower(
     samples: int,
     seed: int,
     report: Report,
-    adapters: Adapters = "merge",
+    adapters: Adapters,
+    whole: Mapping[str, int],
 ) -> tuple[Spec, WidthPlan, str]:
     """The spec of the model with its width plan, the cut in the model's own names, and a line that says what it is.
 
+    `whole` as in `Scored`. NothingToGo where no unit would be removed.
     With `merge` the model has been merged; with `keep` and `prune` its tunes stand beside its layers.
     """
     criterion = "random" if method == "random" else criterion or ("l1" if images is None else "taylor")
@@ -113,13 +116,13 @@ def narrower(
     traced = _traced(dense, example, settings, adapters)
     scoring = Scoring(criterion, images, samples, seed, report)
     scores = score_units(dense, traced.groups, scoring, settings, adapters)
-    scored = Scored(dense.model, traced, scores.units, settings, size)
+    scored = Scored(dense.model, traced, scores.units, settings, size, whole=whole)
     if beside and all(merges(tuning) for tuning in dense.spec.tuning):
         scored = dataclasses.replace(scored, **as_merged(dense.spec))
     counts = counts_for(scored, given, target, report)
     plan = plan_widths(traced.groups, kept(traced.groups, scores.units, counts))
     if not plan.cuts:
-        raise UsageError("nothing is left to go: every width is pinned or already at its least", hint="ask for more")
+        raise NothingToGo("nothing is left to go: every width is pinned or already at its least", hint="ask for more")
     _check(dense.model, traced, plan, example)
     spec = narrowed(dense.spec, plan) if beside else dataclasses.replace(dense.spec, plans=(*dense.spec.plans, plan))
     why = f"{method} by {criterion}: {_line(traced.groups, plan)}"

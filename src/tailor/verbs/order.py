@@ -1,11 +1,10 @@
-"""What `prune` was asked for, checked before anything is opened, and what it reports."""
+"""What `prune` was asked for, checked before anything is opened."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tailor import bundle
 from tailor.errors import UsageError, nearest
 from tailor.pruning.elements import DATA, KNOWN
 from tailor.pruning.layers import Sls
@@ -14,7 +13,6 @@ from tailor.verbs.beside import Adapters
 from tailor.verbs.events import Report
 from tailor.verbs.images import Corrupt
 from tailor.verbs.narrow import Goal, settings_of
-from tailor.verbs.train import bundle_bytes
 
 WIDTHS = ("isomorphic", "depgraph", "uniform", "random")
 METHODS = ("sls", *WIDTHS)
@@ -24,42 +22,17 @@ Trains = Literal["tunes", "full"]
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """What pruning did. Accuracies on `split`: of the dense model, right after the cut, and of the written bundle.
+class Step:
+    """Which of how many steps a cut is; `whole` are the sizes, before the first, of the groups that steps have cut."""
 
-    `throughput_ratio` is how many times faster the pruned model is, both merged, in turns within `throughput_seconds`.
-    """
+    number: int = 1
+    of: int = 1
+    whole: Mapping[str, int] = field(default_factory=dict)
 
-    bundle: str
-    method: str
-    kept_blocks: int
-    blocks: int
-    macs_before: int
-    macs_after: int
-    params_before: int
-    params_after: int
-    accuracy_before: float
-    accuracy_cut: float
-    accuracy_after: float
-    split: str
-    retrain: str
-    throughput_ratio: float
-    throughput_seconds: float
-    seconds: float
-    bundle_bytes: int = 0
-    reason: str = ""
-    warning: str = ""
-    adapters: str = ""
-    train: str = ""
-    steps: int = 1
-
-
-def finished(folder: Path) -> Pruned:
-    """What a finished run says again when it is resumed."""
-    metrics = bundle.read_manifest(folder).metrics
-    known = {field.name: metrics[field.name] for field in fields(Pruned) if field.name in metrics}
-    known |= {"bundle": str(folder), "bundle_bytes": bundle_bytes(folder), "accuracy_after": metrics["accuracy"]}
-    return Pruned(**known)
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether it may remove nothing: before the last step, or where an earlier one removed something."""
+        return self.number < self.of or bool(self.whole)
 
 
 @dataclass(frozen=True)
@@ -88,6 +61,8 @@ class Order:
     resume: bool
     overwrite: bool
     report: Report
+    recover: int
+    step: Step
 
     @property
     def narrows(self) -> bool:
@@ -98,6 +73,33 @@ class Order:
     def sls(self) -> Sls:
         """The settings of SLS."""
         return Sls() if self.alpha is None else Sls(self.alpha)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides the outcome, as plain values: it stands in the plan file, and a resumed run must ask the same.
+
+        What training is told besides stands in its checkpoints.
+        """
+        return {
+            "name": self.name,
+            "data": self.data,
+            "method": self.method,
+            "alpha": None if self.narrows else self.sls.alpha,
+            "criterion": self.criterion,
+            **asdict(self.goal),
+            "widths": dict(self.widths or {}),
+            "classifier": self.classifier,
+            "samples": self.samples,
+            "seed": self.recipe.seed,
+            "adapters": self.adapters,
+            "retrain": self.retrain,
+            "train": self.train,
+            "teacher": self.teacher,
+            "steps": self.step.of,
+            "recover": self.recover,
+            "weights": self.weights,
+            "image_size": self.image_size,
+        }
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

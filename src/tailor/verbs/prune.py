@@ -1,37 +1,38 @@
 """`tailor prune BUNDLE|NAME`: decide what the task does not need, remove it, retrain if asked, write a bundle."""
 
-import json
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from tailor import bundle
-from tailor.bundle.plan_file import PLAN, read_plan, write_plan
+from tailor.bundle.plan_file import PLAN
 from tailor.data.images import ImageData
 from tailor.errors import UsageError
 from tailor.measure import count
 from tailor.measure.speed import no_gain, throughput
 from tailor.pruning.layers import LayerPlan
+from tailor.pruning.target import NothingToGo
 from tailor.spec import Spec
 from tailor.tracing import WidthPlan
 from tailor.training import processes_here, retraining
 from tailor.verbs import stepwise
 from tailor.verbs.beside import Adapters
+from tailor.verbs.decided import Decided, check_asked, note, noted
 from tailor.verbs.dense import Dense, counted, deployed, from_bundle, from_name, merged, smaller, thawed
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked, reported, score
 from tailor.verbs.narrow import Goal, narrower
-from tailor.verbs.order import Order, Pruned, Retrain, Trains, finished, trains
+from tailor.verbs.order import Order, Retrain, Step, Trains, trains
+from tailor.verbs.pruned import Pruned, finished, told
 from tailor.verbs.shorten import shorter
 from tailor.verbs.subject import is_bundle
 from tailor.verbs.teach import guide
 from tailor.verbs.train import Planned, bundle_bytes, provenance, ready, recipe_of, train_
 
-_CUT: TypeAdapter[WidthPlan] = TypeAdapter(WidthPlan)
 SECONDS = 10.0
 """Within which the dense and the pruned model are timed in turns."""
 
@@ -109,19 +110,26 @@ def prune(
         resume=resume,
         overwrite=overwrite,
         report=report,
+        recover=1 if recover is None else recover,
+        step=Step(of=steps),
     )
-    between = stepwise.check(order, steps, recover)
-    if train and retrain == "none" and (steps == 1 or not between):
+    if recover is not None and steps == 1:
+        raise UsageError(f"`--recover {recover}` trains between steps, and there is one", hint="add `--steps 3`")
+    stepwise.check(order)
+    if train and retrain == "none" and (steps == 1 or not order.recover):
         raise UsageError(f"nothing is trained, and `--train {train}` says what", hint="add `--retrain 1clr`")
+    asked = order.asked
+    if resume:
+        check_asked(order.folder, asked)
     if resume and (order.folder / bundle.MANIFEST).is_file():
         report(Event("done", text=f"`{order.folder}` is finished already"))
         return finished(order.folder)
     if steps == 1:
-        return _once(order)
-    return stepwise.in_steps(order, steps, between, _ready_to_cut(_open(order)[1], order), _once)
+        return _once(order, None, asked)
+    return stepwise.in_steps(order, _ready_to_cut(_open(order)[1], order), partial(_once, asked=asked))
 
 
-def _once(order: Order, against: Dense | None = None) -> Pruned:
+def _once(order: Order, against: Dense | None, asked: Mapping[str, Any]) -> Pruned:
     """One pruning: decide, cut, compare with what it was (or with `against`), retrain, write."""
     started = time.monotonic()
     folder, report = order.folder, order.report
@@ -130,21 +138,12 @@ def _once(order: Order, against: Dense | None = None) -> Pruned:
     images, opened = _open(order)
     learnt = guide(order.teacher, opened.spec.head.classes) if order.retrain != "none" else None
     dense = _ready_to_cut(opened, order)
-    ready(folder, order.overwrite, order.resume)
-    if order.resume and (folder / PLAN).is_file():
-        spec, cut, found = _decided(folder)
-    else:
-        spec, cut, why = _decide(dense, images, order)
-        said: dict[str, Any] = {"method": order.method, "retrain": order.retrain, "reason": why}
-        said |= {"adapters": order.adapters if order.narrows else "", "train": order.train}
-        found = replace(_compare(dense, spec, cut, images, folder, report, against), **said)
-        found = replace(found, seconds=round(time.monotonic() - started, 2))
-        if processes_here().is_main_process:
-            _note(folder, spec, cut, order, found)
-    planned = smaller(dense, spec, cut, fresh=order.retrain == "tfs")
-    spec = counted(spec, planned)
-    facts = {k: v for k, v in asdict(found).items() if k not in ("bundle", "bundle_bytes") and v != ""}
-    if order.retrain == "none" or images is None:
+    decided = _decided(dense, images, order, against, asked, started)
+    planned = smaller(dense, decided.spec, decided.cut, fresh=order.retrain == "tfs")
+    spec, found = counted(decided.spec, planned), decided.found
+    facts = {name: value for name, value in told(found).items() if name not in ("bundle", "bundle_bytes")}
+    passed_over = order.narrows and decided.cut is None and order.step.number < order.step.of
+    if order.retrain == "none" or images is None or passed_over:
         _write(order, spec, planned, {**facts, "accuracy": found.accuracy_after})
     else:
         trained = train_(
@@ -164,6 +163,31 @@ def _once(order: Order, against: Dense | None = None) -> Pruned:
     return replace(found, bundle_bytes=bundle_bytes(folder), seconds=round(time.monotonic() - started, 2))
 
 
+def _decided(
+    dense: Dense, images: ImageData | None, order: Order, against: Dense | None, asked: Mapping[str, Any], began: float
+) -> Decided:
+    """What is cut, decided now or by the run that is resumed, and what came of it before any retraining.
+
+    Every process takes what the main one wrote: a device may add up scores in another order and choose otherwise.
+    """
+    folder, state = order.folder, processes_here()
+    begun = order.resume and (folder / PLAN).is_file()  # looked up before any process may write it
+    ready(folder, order.overwrite, order.resume)
+    if not begun:
+        spec, cut, why = _choose(dense, images, order)
+        found = replace(
+            _compare(dense, spec, cut, images, order, against),
+            reason=why,
+            adapters=order.adapters if order.narrows else "",
+            train=order.train,
+            steps=order.step.number,
+        )
+        if state.is_main_process:
+            note(folder, Decided(spec, cut, replace(found, seconds=round(time.monotonic() - began, 2))), asked)
+        state.wait_for_everyone()
+    return noted(folder)
+
+
 def _ready_to_cut(dense: Dense, order: Order) -> Dense:
     """The model with what is to train afterwards, its tunes folded in where they are not to stay."""
     if order.narrows and order.adapters == "merge":
@@ -171,10 +195,14 @@ def _ready_to_cut(dense: Dense, order: Order) -> Dense:
     return thawed(dense) if order.train == "full" else dense
 
 
-def _decide(dense: Dense, images: ImageData | None, order: Order) -> tuple[Spec, WidthPlan | None, str]:
+def _choose(dense: Dense, images: ImageData | None, order: Order) -> tuple[Spec, WidthPlan | None, str]:
     """The spec of the smaller model, the cut of widths in the dense model's names, and why it is that."""
     seed, report = order.recipe.seed, order.report
-    if order.narrows:
+    if not order.narrows:
+        assert images is not None
+        spec = shorter(dense, images, order.sls, order.samples, order.folder, report, seed)
+        return spec, None, str(spec.pruning[-1].facts["reason"])  # type: ignore[union-attr]  # it is a layer plan
+    try:
         return narrower(
             dense,
             images,
@@ -186,28 +214,13 @@ def _decide(dense: Dense, images: ImageData | None, order: Order) -> tuple[Spec,
             seed,
             report,
             order.adapters,
+            order.step.whole,
         )
-    assert images is not None
-    spec = shorter(dense, images, order.sls, order.samples, order.folder, report, seed)
-    return spec, None, str(spec.pruning[-1].facts["reason"])  # type: ignore[union-attr]  # it is a layer plan
-
-
-def _note(folder: Path, spec: Spec, cut: WidthPlan | None, order: Order, found: Pruned) -> None:
-    """Write down what was decided, so that a resumed run need not decide again."""
-    said: dict[str, Any] = {"data": order.data, "method": order.method, "retrain": order.retrain}
-    if cut is not None and spec.plans[-1] != cut:
-        said["cut"] = _CUT.dump_python(cut, mode="json")
-    write_plan(folder, spec, {**said, "found": asdict(found)})
-
-
-def _decided(folder: Path) -> tuple[Spec, WidthPlan | None, Pruned]:
-    """What an interrupted run had decided."""
-    file = read_plan(folder)
-    last = file.spec.plans[-1]
-    cut = last if isinstance(last, WidthPlan) else None
-    if "cut" in file.settings:
-        cut = _CUT.validate_json(json.dumps(file.settings["cut"]))  # by JSON's rules: lists stand for tuples
-    return file.spec, cut, Pruned(**{**file.settings["found"], "bundle": str(folder)})
+    except NothingToGo as nothing:
+        if not order.step.may_be_empty:
+            raise
+        report(Event("widths", text=nothing.message))
+        return dense.spec, None, nothing.message
 
 
 def _open(order: Order) -> tuple[ImageData | None, Dense]:
@@ -228,15 +241,10 @@ def _open(order: Order) -> tuple[ImageData | None, Dense]:
 
 
 def _compare(
-    start: Dense,
-    spec: Spec,
-    gone: WidthPlan | None,
-    images: ImageData | None,
-    folder: Path,
-    report: Report,
-    against: Dense | None,
+    start: Dense, spec: Spec, gone: WidthPlan | None, images: ImageData | None, order: Order, against: Dense | None
 ) -> Pruned:
     """Dense and cut model side by side, before any retraining: counts, accuracy, and speed in turns."""
+    report = order.report
     cut = smaller(start, spec, gone)
     dense = against or start
     pre = dense.spec.preprocessing
@@ -249,12 +257,17 @@ def _compare(
     models = {"dense": deployed(dense.model, dense.spec), "pruned": deployed(cut.model, spec)}
     report(Event("measuring", text=f"dense and pruned in turns, within {SECONDS:g} s"))
     timed = throughput(models, size, protocol="quick", seconds=SECONDS)
+    waited = (
+        {name: one.median for name, one in throughput(models, size, batch=1, seconds=SECONDS).timings.items()}
+        if order.goal.latency
+        else dict.fromkeys(models, math.nan)
+    )
     blocks = len(dense.anatomy.blocks)
     plan = spec.plans[-1]
     macs = {name: count.macs(model, size) for name, model in models.items()}
     return Pruned(
-        bundle=str(folder),
-        method="",
+        bundle=str(order.folder),
+        method=order.method,
         kept_blocks=len(plan.kept) if isinstance(plan, LayerPlan) else blocks,
         blocks=blocks,
         macs_before=macs["dense"],
@@ -265,10 +278,12 @@ def _compare(
         accuracy_cut=after,
         accuracy_after=after,
         split=split,
-        retrain="none",
+        retrain=order.retrain,
         throughput_ratio=round(timed.ratios["pruned"].median, 3),
         throughput_seconds=round(timed.seconds, 1),
         seconds=0.0,
+        latency_ms_before=waited["dense"],
+        latency_ms_after=waited["pruned"],
         warning=no_gain(macs["dense"], macs["pruned"], timed.ratios["pruned"].median),
     )
 

@@ -1,18 +1,19 @@
 """The widths that meet what was asked: shares as they were given, or a target in MACs, parameters or milliseconds."""
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 
 from tailor.budget import Amount
 from tailor.measure.count import macs, parameters
 from tailor.measure.speed import latency
-from tailor.pruning.settings import Shares, Widths
+from tailor.pruning.settings import Shares, Widths, part_of
 from tailor.pruning.target import Size, search, used_up
 from tailor.pruning.width import kept, widths
-from tailor.tracing import Traced, cut_, mac_cost, parameter_cost, plan_widths
+from tailor.tracing import Groups, Traced, cut_, mac_cost, parameter_cost, plan_widths
 from tailor.tracing.cost import everywhere
 from tailor.verbs.events import Event, Report
 
@@ -24,7 +25,8 @@ MEASURED_STEPS, COUNTED_STEPS = 5, 40
 class Scored:
     """A traced model with a score for every unit of its groups, and how the units are to be chosen.
 
-    Amounts are those of the model as `deployed` makes it, in place; names that are not `counted` are gone then.
+    Amounts are those of the model as `deployed` makes it, in place; names that are not `counted` are gone then. `whole`
+    are the sizes, before an earlier step cut them, of groups: shares that are given are of these.
     """
 
     model: nn.Module
@@ -34,6 +36,7 @@ class Scored:
     image: tuple[int, int, int]
     deployed: Callable[[nn.Module], nn.Module] = lambda model: model
     counted: Callable[[str], bool] = everywhere
+    whole: Mapping[str, int] = field(default_factory=dict)
 
 
 def counts_for(
@@ -45,17 +48,18 @@ def counts_for(
     """
     groups, settings = scored.traced.groups, scored.settings
     searched = tuple(part for part in settings.parts if part not in given)
+    before, ranked = _before(scored, given)
 
     def at(share: float) -> dict[str, int]:
         shares = {str(part): share for part in searched} if target else {}
-        return widths(groups, scored.scores, Shares(**{**shares, **given}), settings)
+        found = widths(before, ranked, Shares(**{**shares, **given}), settings)
+        return {name: min(count, groups.sizes[name]) for name, count in found.items()}
 
     if target is None:
         return at(0.0)
     flag, amount = target
     size = _figure(scored, flag)
-    whole = size(groups.sizes)
-    limit = amount.value * whole if amount.unit == "share" else amount.value
+    limit = amount.value * size(groups.sizes) if amount.unit == "share" else amount.value
     known: dict[float, float] = {}
 
     def size_at(share: float) -> float:
@@ -70,6 +74,17 @@ def counts_for(
     if flag == "latency":
         return at(share)
     return used_up(groups, scored.scores, at(share), settings, searched, size, limit)
+
+
+def _before(scored: Scored, parts: Collection[str]) -> tuple[Groups, dict[str, Tensor]]:
+    """The groups as they were, in these parts; units that an earlier step removed rank lowest, so they count first."""
+    grown, ranked = [], {}
+    for group in scored.traced.groups.groups:
+        scores = scored.scores[group.id]
+        gone = scored.whole.get(group.id, group.size) - group.size if part_of(group.label) in parts else 0
+        ranked[group.id] = torch.cat([scores.new_full((gone,), torch.finfo(scores.dtype).min), scores])
+        grown.append(replace(group, size=group.size + gone))
+    return replace(scored.traced.groups, groups=tuple(grown)), ranked
 
 
 def _figure(scored: Scored, flag: str) -> Size:
