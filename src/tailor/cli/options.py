@@ -41,7 +41,8 @@ HELP = {
     "scores": "take SPT's scores from this earlier run: another budget costs no second pass",
     "seed": "seed of everything random",
     "task": "what the head is for: classification",
-    "teacher": "a bundle to learn from as well (distillation)",
+    "teacher": "learn from this as well: a bundle of the same classes (its features too, by the recipe's `distil`), or "
+    "another backbone by name, whose own classifier has as many classes",
     "unmerged": "measure the tunes as modules of their own, not folded into the layers",
     "weights": "`pretrained`, `random`, or a checkpoint file",
     "workers": "processes that decode images",
