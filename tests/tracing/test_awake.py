@@ -38,7 +38,7 @@ def test_the_check_of_prune_sees_what_fresh_layer_scales_hide(monkeypatch):
     traced = trace(model, x)
     plan = first_hidden_halved(traced.groups)
     NARROW._check(model, traced, plan, x)
-    monkeypatch.setattr(NARROW, "cut_", lambda model, plan: spoiled_(cut_(model, plan)))
+    monkeypatch.setattr(NARROW, "cut", lambda model, plan: spoiled_(cut_(copy.deepcopy(model), plan)))
     with pytest.raises(ModelError, match=r"not exact at `stages.0.blocks.0"):
         NARROW._check(model, traced, plan, x)
 

@@ -7,9 +7,10 @@ import pytest
 import timm
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from tailor.errors import PlanError
-from tailor.tracing import Cut, WidthPlan, cut_, half, plan_widths
+from tailor.tracing import Cut, WidthPlan, cut, cut_, half, plan_widths, trace, verify
 from tailor.tracing.layout import extent, keep_index, parse, unit_of
 from tailor.tracing.plan import Step
 from tailor.tracing.replay import Replayed, operator_of
@@ -145,3 +146,35 @@ def test_a_plan_runs_no_operator_that_tracing_does_not_know():
     hostile = replace(full.replays[0], steps=(Step("from_file.default", ("/etc/passwd",), {}),))
     with pytest.raises(PlanError, match="no operator known here"):
         cut_(copy.deepcopy(net("fixed width")[0]), replace(full, replays=(hostile,)))
+
+
+def test_a_cut_copy_leaves_the_model_as_it_was_and_shares_the_rest():
+    model, _, traced = net("vit")
+    before = copy.deepcopy(model.state_dict())
+    plan = plan_widths(traced.groups, half(traced.groups))  # head dims too: q rows are scaled
+    assert plan.rescales
+    part = cut(model, plan)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(part.state_dict(), cut_(copy.deepcopy(model), plan).state_dict(), rtol=0, atol=0)
+    cuts = {piece.tensor for piece in plan.slices}
+    ours, theirs = dict(model.named_parameters()), dict(part.named_parameters())
+    assert {n for n in ours if ours[n].data_ptr() == theirs[n].data_ptr()} == ours.keys() - cuts != set()
+    assert not any(ours[n] is theirs[n] for n in ours)
+
+
+class Logarithm(nn.Module):
+    """What is removed is infinite in the masked reference before it is zeroed."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.b(self.a(x).abs().log())
+
+
+def test_the_logarithm_of_what_was_removed_is_zeroed_too():
+    model, x = Logarithm(), torch.randn(2, 4)
+    traced = trace(model, x)
+    plan = plan_widths(traced.groups, {traced.groups.groups[0].id: (0, 3, 5)})
+    assert verify(model, cut(model, plan), traced, plan, x).exact

@@ -2,7 +2,7 @@
 
 from tailor.tracing.awake import awakened
 from tailor.tracing.cost import Cost, mac_cost, parameter_cost
-from tailor.tracing.cut import cut_, remaining
+from tailor.tracing.cut import cut, cut_, remaining
 from tailor.tracing.groups import Group, Groups, Member, Pinned
 from tailor.tracing.paper import as_published
 from tailor.tracing.plan import Cut, WidthPlan
@@ -24,6 +24,7 @@ __all__ = [
     "WidthPlan",
     "as_published",
     "awakened",
+    "cut",
     "cut_",
     "half",
     "mac_cost",

@@ -6,6 +6,7 @@ weights stay tied and an optimiser's references stay valid (their state does not
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 
@@ -20,6 +21,20 @@ from tailor.tracing.replay import replay_
 
 _LEVEL = re.compile(r"(?P<list>\w+)\[(?P<index>\d+)\]\.(?P<key>\w+)")
 _HINT = "the plan was made for another backbone, or was already applied; make it again with `tailor prune`"
+
+
+def cut(model: nn.Module, plan: WidthPlan) -> nn.Module:
+    """A cut copy. It shares the values of what the plan leaves whole with `model`: compare with it, train neither."""
+    return cut_(sharing(model), plan)
+
+
+def sharing(model: nn.Module) -> nn.Module:
+    """A copy with parameters and buffers of its own, which hold the model's own values until they are set anew."""
+    memo: dict[int, object] = {}
+    for tensor in dict.fromkeys((*model.parameters(), *model.buffers())):
+        values = tensor.detach()
+        memo[id(tensor)] = nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
+    return copy.deepcopy(model, memo)
 
 
 def cut_(model: nn.Module, plan: WidthPlan) -> nn.Module:
@@ -91,8 +106,10 @@ def _select_(tensor: Tensor, dims: Mapping[int, Tensor]) -> None:
 
 
 def _rescale_(tensor: Tensor, rescale: Rescale) -> None:
+    data = tensor.data.clone()
     for start, stop in rescale.ranges:
-        tensor[start:stop] *= rescale.factor
+        data[start:stop] *= rescale.factor
+    tensor.data = data
 
 
 def _set_(module: nn.Module, setting: Setting) -> None:

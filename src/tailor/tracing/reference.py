@@ -6,6 +6,7 @@ and obviously right, and shares nothing with the surgery but the layouts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,7 +86,7 @@ def _inputs(model: nn.Module, masking: Masking, example: Tensor) -> dict[str, An
     }
     found: dict[str, Any] = {}
     for name, source in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
-        found[name] = tensors[source].detach().clone()
+        found[name] = tensors[source].detach().clone()  # zeroed in place, as everything in the graph
     for name, source in signature.inputs_to_lifted_tensor_constants.items():
         found[name] = program.constants[source]
     for name in signature.user_inputs:
@@ -124,8 +125,10 @@ def _zeroed(tensor: Any, masks: Masks) -> Any:
             continue
         if any(stride == 0 and n > 1 for stride, n in zip(tensor.stride(), tensor.shape, strict=True)):
             tensor = tensor.clone()  # an expanded tensor has no room of its own
-        shape = [-1 if d == axis else 1 for d in range(tensor.ndim)]
-        tensor.masked_fill_(~mask.view(shape), 0)
+        keep = mask.view([-1 if d == axis else 1 for d in range(tensor.ndim)])
+        tensor.mul_(keep)  # several times faster than filling, which is needed only where 0 * inf is not 0
+        if not math.isfinite(float(tensor.sum())):
+            tensor.masked_fill_(~keep, 0)
     return tensor
 
 

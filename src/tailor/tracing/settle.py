@@ -21,7 +21,7 @@ from tailor.errors import ModelError
 from tailor.tracing.analyse import Analysis, module_path, operator_name
 from tailor.tracing.awake import awakened
 from tailor.tracing.axes import Atom, leaves, pin
-from tailor.tracing.cut import cut_
+from tailor.tracing.cut import cut, cut_
 from tailor.tracing.export import LIMIT, time_limit
 from tailor.tracing.groups import Groups
 from tailor.tracing.materialise import Recording, Unrecordable, record, template
@@ -119,7 +119,7 @@ def _record(tools: _Tools, path: str) -> bool:
 def trial(model: nn.Module, traced: Traced, example: Tensor, seed: int = 0) -> Verdict:
     """Remove about half of every group from a copy of the model, and compare."""
     plan = plan_widths(traced.groups, uneven(traced.groups, seed))
-    return verify(model, cut_(copy.deepcopy(model), plan), traced, plan, example)
+    return verify(model, cut(model, plan), traced, plan, example)
 
 
 def half(groups: Groups, seed: int = 0) -> dict[str, list[int]]:

@@ -1,6 +1,5 @@
 """Widths for the verb `prune`: trace the merged model, score its units, choose what stays, check that it is exact."""
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from tailor.pruning.settings import Part, Shares, Widths
 from tailor.pruning.target import NothingToGo
 from tailor.pruning.width import kept
 from tailor.spec import Spec
-from tailor.tracing import Groups, Traced, WidthPlan, as_published, awakened, cut_, plan_widths, settle, trace, verify
+from tailor.tracing import Groups, Traced, WidthPlan, as_published, awakened, cut, plan_widths, settle, trace, verify
 from tailor.tuning.apply import merges
 from tailor.verbs.beside import Adapters, as_merged, folded, narrowed, trace_beside
 from tailor.verbs.configured import configured
@@ -158,7 +157,7 @@ def settings_of(method: str, given: Mapping[str, Any] | None, adapters: Adapters
 def _check(model: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -> None:
     """The cut model computes what the dense one does without the removed units; ModelError where it does not."""
     awake = awakened(model)
-    verdict = verify(awake, cut_(copy.deepcopy(awake), plan), traced, plan, example)
+    verdict = verify(awake, cut(awake, plan), traced, plan, example)
     if not verdict.exact:
         raise ModelError(
             f"the cut is not exact at `{verdict.module}`: {verdict.cause} (error {verdict.error:.1e})",
@@ -169,8 +168,8 @@ def _check(model: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -
 def _line(groups: Groups, plan: WidthPlan) -> str:
     """`embedding 96 -> 48, hidden 384 -> 200 (mean of 12)`."""
     labels: dict[str, list[tuple[int, int]]] = {}
-    for cut in plan.cuts:
-        labels.setdefault(groups[cut.group].label, []).append((cut.size, len(cut.keep)))
+    for group in plan.cuts:
+        labels.setdefault(groups[group.group].label, []).append((group.size, len(group.keep)))
     parts = []
     for label, sizes in labels.items():
         whole, kept = (sum(column) / len(sizes) for column in zip(*sizes))
