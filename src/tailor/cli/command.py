@@ -17,8 +17,8 @@ from tailor import recipes
 from tailor.cli.options import HELP, METAVAR, POSITIONAL, SHORT, SUMMARY
 from tailor.errors import UsageError, nearest
 
-_FILE_ONLY = ("recipe", "spt", "noah", "widths", "classifier")
-_SECTIONS = ("recipe", "spt", "noah", "widths")
+_FILE_ONLY = ("recipe", "spt", "noah", "widths", "sls", "classifier")
+_SECTIONS = ("recipe", "spt", "noah", "widths", "sls")
 _INNER = ("report", *_FILE_ONLY)
 """Parameters of a verb that are no flags: the callback, and what only a configuration file can hold."""
 

@@ -119,6 +119,8 @@ def choose(
     kept = _whole(blocks, {*range(stop.depth), *fixed})
     facts: dict[str, str | int | float] = {
         "alpha": settings.alpha,
+        "below_zero": settings.below_zero,
+        "lowest": settings.lowest,
         "threshold": round(stop.threshold, 6),
         "depth": stop.depth,
         "reason": stop.reason,

@@ -12,11 +12,11 @@ from tailor.bundle.plan_file import PLAN, read_plan, write_plan
 from tailor.data.images import ImageData
 from tailor.errors import BundleError, UsageError
 from tailor.spec import BackboneRef, ClassifierHead, Spec
-from tailor.training import Recipe, processes_here
+from tailor.training import processes_here
 from tailor.verbs import planning
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked, preprocessing_of
-from tailor.verbs.task import Task
+from tailor.verbs.task import Run, Task
 from tailor.verbs.teach import guide
 from tailor.verbs.train import Trained, already, one_backbone, ready, recipe_of, train
 
@@ -53,51 +53,34 @@ def adapt(
     The epoch is chosen on val; accuracy is that of test where there is one, else of val. With `plan_only` nothing is
     trained: the plan is written for `fit`.
     """
-    name = one_backbone(model)
+    reference = BackboneRef(one_backbone(model), weights, image_size=image_size, seed=seed)
     if task not in (None, "classification"):
         raise UsageError(f"task `{task}` is not supported: classification is", hint="leave `--task` out")
     methods = [part.strip() for part in method.split(",") if part.strip()]
-    settings = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
     planning.check_names(methods)
-    results = []
-    known: dict[Any, Any] = {}
-    reference = BackboneRef(name, weights, image_size=image_size, seed=seed)
+    settings = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
     images = divided(open_checked(data, seed=seed, corrupt=corrupt, report=report), seed, report)
+    learnt = guide(teacher, images.classes)
+    known: dict[Any, Any] = {}
+    results = []
     for one in methods:
         folder = Path(out) / one if len(methods) > 1 else Path(out)
-        head = ClassifierHead(images.classes, seed)
         asked = _asked(images, one, budget, seed)
-        begun = _begun(folder, reference, head, asked) if resume and (folder / PLAN).is_file() else None
+        begun = _begun(folder, reference, images, asked) if resume and (folder / PLAN).is_file() else None
         if resume and (folder / bundle.MANIFEST).is_file():
             report(Event("done", text=f"`{folder}` is finished already"))
             results.append(already(folder, bundle.read_manifest(folder)))
             continue
         ready(folder, overwrite, resume)
-        if begun is not None:
-            spec = begun
-            made = builder.base(spec.backbone, head)
+        run = Run(images, data, settings, folder, report, learnt, workers, resume)
+        if begun is None:
+            made = builder.base(reference, ClassifierHead(images.classes, seed))
+            pre = preprocessing_of(made.config, settings.interpolation)
+            spec = _plan(Task(made, run, pre, spt or {}, noah or {}, scores, known), one, budget, asked)
         else:
-            made = builder.base(reference, head)
-            preprocessing = preprocessing_of(made.config, settings.interpolation)
-            work = Task(
-                made,
-                images,
-                preprocessing,
-                folder,
-                seed,
-                report,
-                settings,
-                resume,
-                spt or {},
-                noah or {},
-                scores,
-                known,
-            )
-            spec = _plan(work, head, one, budget, asked)
-        if plan_only:
-            results.append(_planned(made, spec, folder))
-            continue
-        results.append(_train(made, spec, images, settings, folder, resume, report, teacher, data, workers))
+            made, spec = builder.base(begun.backbone, begun.head), begun
+        trained = _planned(made, spec, folder) if plan_only else train(made, spec, run)
+        results.append(replace(trained, map=planning.text_map(spec, made)))
     return results if len(methods) > 1 else results[0]
 
 
@@ -106,10 +89,11 @@ def _asked(images: ImageData, method: str, budget: str | None, seed: int) -> dic
     return {"data": images.name, "method": method, "budget": budget or "", "seed": seed}
 
 
-def _begun(folder: Path, reference: BackboneRef, head: ClassifierHead, asked: Mapping[str, Any]) -> Spec:
+def _begun(folder: Path, reference: BackboneRef, images: ImageData, asked: Mapping[str, Any]) -> Spec:
     """The spec of an interrupted run; BundleError where something else was asked for when it was begun."""
     file = read_plan(folder)
     spec, hint = file.spec, "resume it with the command that began it, or start anew with `--overwrite`"
+    head = ClassifierHead(images.classes, reference.seed)
     if replace(spec.backbone, digest="") != reference or spec.head != head:
         what = "other classes" if spec.head != head else f"`{spec.backbone.name}`, weights `{spec.backbone.weights}`"
         raise BundleError(f"the run in `{folder}` was begun with {what}, or another seed or image size", hint=hint)
@@ -119,18 +103,19 @@ def _begun(folder: Path, reference: BackboneRef, head: ClassifierHead, asked: Ma
     return spec
 
 
-def _plan(task: Task, head: ClassifierHead, method: str, budget: str | None, asked: Mapping[str, Any]) -> Spec:
-    """The spec with its plan, also written to the task's folder.
+def _plan(task: Task, method: str, budget: str | None, asked: Mapping[str, Any]) -> Spec:
+    """The spec with its plan, also written to the run's folder.
 
     Every process takes what the main one wrote: a device may add up scores in another order and choose otherwise.
     """
     plan = planning.choose(task, method, budget)
+    head = ClassifierHead(task.run.images.classes, task.run.recipe.seed)
     spec = Spec(task.base.reference, head, task.preprocessing, (plan,))
     state = processes_here()
     if state.is_main_process:
-        write_plan(task.folder, spec, asked)
+        write_plan(task.run.folder, spec, asked)
     state.wait_for_everyone()
-    return spec if state.is_main_process else read_plan(task.folder).spec
+    return spec if state.is_main_process else read_plan(task.run.folder).spec
 
 
 def _planned(made: Base, spec: Spec, folder: Path) -> Trained:
@@ -148,33 +133,4 @@ def _planned(made: Base, spec: Spec, folder: Path) -> Trained:
         seconds=0.0,
         epoch=0,
         plan=str(folder / PLAN),
-        map=planning.text_map(spec, made),
     )
-
-
-def _train(
-    made: Base,
-    spec: Spec,
-    images: ImageData,
-    settings: Recipe,
-    folder: Path,
-    resume: bool,
-    report: Report,
-    teacher: str | None,
-    source: str,
-    workers: int,
-) -> Trained:
-    text = planning.text_map(spec, made)
-    trained = train(
-        made,
-        spec,
-        images,
-        settings,
-        folder,
-        resume=resume,
-        report=report,
-        teacher=guide(teacher, images.classes),
-        source=source,
-        workers=workers,
-    )
-    return replace(trained, map=text)

@@ -16,6 +16,7 @@ from tailor.tuning.plan import TunePlan
 from tailor.verbs import planning
 from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked
+from tailor.verbs.task import Run
 from tailor.verbs.teach import guide
 from tailor.verbs.train import Trained, already, recipe_of, train
 
@@ -65,9 +66,7 @@ def fit(
     spec = _recounted(spec, made)
     text = planning.text_map(spec, made)
     learnt = guide(teacher, images.classes)
-    trained = train(
-        made, spec, images, settings, folder, resume=resume, report=report, teacher=learnt, source=data, workers=workers
-    )
+    trained = train(made, spec, Run(images, data, settings, folder, report, learnt, workers, resume))
     return replace(trained, map=text)
 
 

@@ -13,6 +13,7 @@ from tailor.verbs.beside import Adapters
 from tailor.verbs.events import Report
 from tailor.verbs.images import Corrupt
 from tailor.verbs.narrow import Goal, settings_of
+from tailor.verbs.shorten import sls_of
 
 WIDTHS = ("isomorphic", "depgraph", "uniform", "random")
 METHODS = ("sls", *WIDTHS)
@@ -44,6 +45,7 @@ class Order:
     method: str
     data: str | None
     alpha: float | None
+    sls: Mapping[str, Any] | None
     criterion: str | None
     goal: Goal
     widths: Mapping[str, Any] | None
@@ -70,9 +72,9 @@ class Order:
         return self.method in WIDTHS
 
     @property
-    def sls(self) -> Sls:
-        """The settings of SLS."""
-        return Sls() if self.alpha is None else Sls(self.alpha)
+    def walk(self) -> Sls:
+        """How SLS decides."""
+        return sls_of(self.alpha, self.sls)
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -84,7 +86,8 @@ class Order:
             "name": self.name,
             "data": self.data,
             "method": self.method,
-            "alpha": None if self.narrows else self.sls.alpha,
+            "alpha": None if self.narrows else self.walk.alpha,
+            "sls": dict(self.sls or {}),
             "criterion": self.criterion,
             **asdict(self.goal),
             "widths": dict(self.widths or {}),
@@ -122,7 +125,7 @@ class Order:
             self.goal.target()
             settings_of(self.method, self.widths, self.adapters)
         else:
-            self.sls  # noqa: B018  # refuses what is out of range
+            self.walk  # noqa: B018  # refuses what is out of range
 
 
 def _check_used(order: Order) -> None:
@@ -130,6 +133,11 @@ def _check_used(order: Order) -> None:
     if order.narrows and order.alpha is not None:
         raise UsageError(
             f"`--alpha {order.alpha:g}` is for blocks, `{order.method}` cuts widths",
+            hint="leave it out, or use `--method sls`",
+        )
+    if order.narrows and order.sls:
+        raise UsageError(
+            f"`sls: {dict(order.sls)}` is for blocks, `{order.method}` cuts widths",
             hint="leave it out, or use `--method sls`",
         )
     widths = {f"--{flag}": text for flag, text in asdict(order.goal).items() if text is not None}

@@ -98,9 +98,9 @@ def choose(task: Task, method: str, budget: str | None) -> TunePlan:
     scores = _scores(task, settings, head)
     plan = allocate(scores, base.anatomy, base.model, settings, limit)
     if processes_here().is_main_process:
-        with replacing(task.folder / SCORES) as temporary:
+        with replacing(task.run.folder / SCORES) as temporary:
             scores.save(temporary)
-        _draw(plan, base, task.folder)
+        _draw(plan, base, task.run.folder)
     return plan
 
 
@@ -125,10 +125,10 @@ def _scores(task: Task, settings: spt.Spt, head: Literal["own", "ncm"]) -> spt_s
         return _taken(Path(task.scores), task, {"unit": settings.unit, "head": head})
     if wanted not in task.known:
         batches = loader(
-            task.images.splits["train"],
+            task.run.images.splits["train"],
             eval_transform(task.preprocessing),
             batch_size=SCORING_BATCH[settings.unit],
-            seed=task.seed,
+            seed=task.run.recipe.seed,
             epoch=0,
             shuffle=True,
         )
@@ -138,14 +138,14 @@ def _scores(task: Task, settings: spt.Spt, head: Literal["own", "ncm"]) -> spt_s
             task.base.anatomy,
             _pairs(batches, device),
             head=head,
-            head_seed=task.seed,
+            head_seed=task.run.recipe.seed,
             unit=settings.unit,
             samples=settings.samples,
-            autocast=_HALF.get(task.recipe.precision),
-            progress=lambda done, total: task.report(Event("sensitivity", done, total, "squared gradients")),
+            autocast=_HALF.get(task.run.recipe.precision),
+            progress=lambda done, total: task.run.report(Event("sensitivity", done, total, "squared gradients")),
         )
         task.base.model.cpu()  # what a plan adds is drawn on the CPU, so that the same seed gives the same start
-        facts = {**scores.facts, "backbone": task.base.reference.digest, "data": task.images.name}
+        facts = {**scores.facts, "backbone": task.base.reference.digest, "data": task.run.images.name}
         task.known[wanted] = spt_scores.Scores({n: t.cpu() for n, t in scores.tensors.items()}, facts)
     return task.known[wanted]
 
@@ -166,9 +166,9 @@ def _taken(path: Path, task: Task, wanted: Mapping[str, str]) -> spt_scores.Scor
                 f"the scores in `{file}` were made with {key} `{scores.facts[key]}`, not `{value}`",
                 hint="leave `--scores` out to score again",
             )
-    other = scores.facts.get("data", task.images.name)
-    made = "" if other == task.images.name else f", which were made on other data: {other}"
-    task.report(Event("sensitivity", text=f"scores taken from `{file}`{made}"))
+    other = scores.facts.get("data", task.run.images.name)
+    made = "" if other == task.run.images.name else f", which were made on other data: {other}"
+    task.run.report(Event("sensitivity", text=f"scores taken from `{file}`{made}"))
     return scores
 
 

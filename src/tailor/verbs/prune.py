@@ -30,6 +30,7 @@ from tailor.verbs.order import Order, Retrain, Step, Trains, trains
 from tailor.verbs.pruned import Pruned, finished, told
 from tailor.verbs.shorten import shorter
 from tailor.verbs.subject import is_bundle
+from tailor.verbs.task import Run
 from tailor.verbs.teach import guide
 from tailor.verbs.train import Planned, bundle_bytes, provenance, ready, recipe_of, train_
 
@@ -72,20 +73,21 @@ def prune(
     seed: int = 0,
     recipe: Mapping[str, Any] | None = None,
     widths: Mapping[str, Any] | None = None,
+    sls: Mapping[str, Any] | None = None,
     classifier: str | None = None,
     report: Report = silent,
 ) -> Pruned:
     """Make an adapted bundle (or a backbone by name) smaller, and write an ordinary bundle.
 
     `sls` drops the blocks after which the classes of `data` separate no better than `alpha` times as well as at the
-    end. `isomorphic`, `depgraph`, `uniform` and `random` cut widths, those whose units score lowest by `criterion`: to
-    a target that may remain (`macs`, `params`, `latency`), or by shares that go (one `ratio`, or `emb`, `heads`, `dim`,
-    `mlp`), with the settings `widths`; `adapters` says whether the tunes are merged first, kept, or pruned too.
-    Both decide on `samples` images, without training. `retrain` trains the tunes or everything (`train`): `1clr` the
-    full schedule again, `ft` at a constant 1e-5, `tfs` from fresh ones; from a `teacher` too: the logits of a bundle of
-    the same classes or of any backbone with as many, and by the recipe's `distil` the features of what the model was
-    cut from. With `steps` widths go a part at a time, with `recover` epochs of training between. A backbone by name
-    gets a fresh classifier, or keeps its `own`. UsageError for what would be ignored.
+    end, with the settings `sls`. `isomorphic`, `depgraph`, `uniform` and `random` cut widths, those whose units score
+    lowest by `criterion`: to a target that may remain (`macs`, `params`, `latency`), or by shares that go (one `ratio`,
+    or `emb`, `heads`, `dim`, `mlp`), with the settings `widths`; `adapters` says whether the tunes are merged first,
+    kept, or pruned too. Both decide on `samples` images, without training. `retrain` trains the tunes or everything
+    (`train`): `1clr` the full schedule again, `ft` at a constant 1e-5, `tfs` from fresh ones; from a `teacher` too: the
+    logits of a bundle of the same classes or of any backbone with as many, and by the recipe's `distil` the features of
+    what the model was cut from. With `steps` widths go a part at a time, with `recover` epochs of training between. A
+    backbone by name gets a fresh classifier, or keeps its `own`. UsageError for what would be ignored.
     """
     order = Order(
         name=name,
@@ -93,6 +95,7 @@ def prune(
         method=method,
         data=data,
         alpha=alpha,
+        sls=sls,
         criterion=criterion,
         goal=Goal(ratio, emb, heads, dim, mlp, macs, params, latency),
         widths=widths,
@@ -146,19 +149,9 @@ def _once(order: Order, against: Dense | None, asked: Mapping[str, Any]) -> Prun
     if order.retrain == "none" or images is None or passed_over:
         _write(order, spec, planned, {**facts, "accuracy": found.accuracy_after})
     else:
-        trained = train_(
-            planned,
-            spec,
-            images,
-            retraining(order.recipe, order.retrain),
-            folder,
-            resume=order.resume,
-            report=report,
-            teacher=learnt,
-            source=str(order.data),
-            workers=order.workers,
-            known=facts,
-        )
+        recipe = retraining(order.recipe, order.retrain)
+        run = Run(images, str(order.data), recipe, folder, report, learnt, order.workers, order.resume)
+        trained = train_(planned, spec, run, facts)
         found = replace(found, accuracy_after=trained.accuracy)
     return replace(found, bundle_bytes=bundle_bytes(folder), seconds=round(time.monotonic() - started, 2))
 
@@ -200,7 +193,7 @@ def _choose(dense: Dense, images: ImageData | None, order: Order) -> tuple[Spec,
     seed, report = order.recipe.seed, order.report
     if not order.narrows:
         assert images is not None
-        spec = shorter(dense, images, order.sls, order.samples, order.folder, report, seed)
+        spec = shorter(dense, images, order.walk, order.samples, order.folder, report, seed)
         return spec, None, str(spec.pruning[-1].facts["reason"])  # type: ignore[union-attr]  # it is a layer plan
     try:
         return narrower(

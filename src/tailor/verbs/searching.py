@@ -24,33 +24,33 @@ SUPERNET = "supernet"
 
 def search(task: Task, limit: int) -> TunePlan:
     """The best plan of at most `limit` parameters that mixes prompts, LoRA and adapters; PlanError where none fits."""
-    base, recipe = task.base, task.recipe
+    base, recipe = task.base, task.run.recipe
     settings = configured(noah.Noah(), task.noah, "NOAH", "docs/methods/noah.md")
     depth = len(base.anatomy.blocks)
     if depth < max(settings.depths) and "depths" not in task.noah:
         settings = replace(settings, depths=tuple(sorted({max(1, depth * i // 4) for i in (1, 2, 3, 4)})))
     plan = noah.plan(base.model, base.anatomy, noah.full(base.anatomy, settings))
-    model = apply_(copy.deepcopy(base.model), plan, base.anatomy.heads, task.seed)
+    model = apply_(copy.deepcopy(base.model), plan, base.anatomy.heads, task.run.recipe.seed)
     low = min(recipe.min_lr, recipe.lr / 2)
     slower = replace(recipe, lr=recipe.lr / 2, min_lr=low, select="last", evaluate_every=recipe.epochs)
-    course = on_images(model, task.preprocessing, task.images, slower, workers=0)
+    course = on_images(model, task.preprocessing, task.run.images, slower, workers=0)
     fit(
         model,
         slower,
         batches=course.batches,
-        steps_per_epoch=math.ceil(len(task.images.splits["train"]) / slower.batch_size),
-        run=task.folder / SUPERNET,
+        steps_per_epoch=math.ceil(len(task.run.images.splits["train"]) / slower.batch_size),
+        run=task.run.folder / SUPERNET,
         step=noah.step(base.anatomy, settings, lambda logits, share: objective(logits, share, slower)),
-        resume=task.resume,
-        report=training_report(task.report, "supernet"),
+        resume=task.run.resume,
+        report=training_report(task.run.report, "supernet"),
     )
     found = noah.search(
-        noah.evaluator(model, base.anatomy, in_order(task.images.splits["val"], task.preprocessing)),
+        noah.evaluator(model, base.anatomy, in_order(task.run.images.splits["val"], task.preprocessing)),
         lambda widths: price(base.model, noah.plan(base.model, base.anatomy, widths), base.anatomy.heads),
         base.anatomy,
         settings,
         limit,
-        seed=task.seed,
-        progress=lambda done, total: task.report(Event("search", done, total, "generations of sub-nets, on val")),
+        seed=task.run.recipe.seed,
+        progress=lambda done, total: task.run.report(Event("search", done, total, "generations of sub-nets, on val")),
     )
     return noah.plan(base.model, base.anatomy, found.widths)

@@ -1,9 +1,10 @@
 """SLS for the verb `prune`: features of the images, their curve, the spec with its layer plan, and the figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from tailor.pruning.layers import LayerPlan, Sls, choose
 from tailor.pruning.sls import Curve, Features, again, collect, measure
 from tailor.spec import Spec
 from tailor.training import processes_here
+from tailor.verbs.configured import configured
 from tailor.verbs.dense import Dense, with_layers
 from tailor.verbs.events import Event, Report
 from tailor.verbs.images import in_order
@@ -19,6 +21,12 @@ from tailor.verbs.images import in_order
 CURVE, MAPS = "layers.png", "tsne.png"
 NEAR = 0.05
 """A separation this near the threshold is measured again under two other seeds."""
+
+
+def sls_of(alpha: float | None, given: Mapping[str, Any] | None) -> Sls:
+    """How far down the walk goes, with what the `sls:` section of a file says."""
+    default = Sls() if alpha is None else Sls(alpha)
+    return configured(default, given or {}, "`sls:`", "docs/methods/sls.md", closed=("alpha",))
 
 
 def shorter(

@@ -1,4 +1,4 @@
-"""What planning a method needs to know besides its name."""
+"""What the steps of a verb hand on: one training, and what planning it needs to know besides."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,24 +11,34 @@ from tailor.preprocessing import Preprocessing
 from tailor.training import Recipe
 from tailor.tuning import spt_scores
 from tailor.verbs.events import Report
+from tailor.verbs.teach import Guide
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: on which images (`source`: as the user named them), how, where it leaves things, whom it tells."""
+
+    images: ImageData
+    source: str
+    recipe: Recipe
+    folder: Path
+    report: Report
+    teacher: Guide | None = None
+    workers: int = 0
+    resume: bool = False
 
 
 @dataclass(frozen=True)
 class Task:
-    """The model, the images, where to leave things, whom to tell; the recipe for methods that train while they plan.
+    """What to plan: the model, the training it is for, and settings of the planner.
 
     `spt` and `noah` hold settings of theirs other than the defaults (`rule`, `generations`, ...). `scores` is a file or
     run folder to take scores from, `known` keeps them for the other methods of the same call.
     """
 
     base: Base
-    images: ImageData
+    run: Run
     preprocessing: Preprocessing
-    folder: Path
-    seed: int
-    report: Report
-    recipe: Recipe
-    resume: bool = False
     spt: Mapping[str, Any] = field(default_factory=dict)
     noah: Mapping[str, Any] = field(default_factory=dict)
     scores: str | None = None

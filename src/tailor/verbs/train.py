@@ -2,7 +2,6 @@
 
 import math
 import platform
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,16 +16,14 @@ from tailor import backbones, bundle
 from tailor import build as builder
 from tailor.build import Base
 from tailor.bundle.files import write_text
-from tailor.data.images import ImageData
 from tailor.errors import BundleError, UsageError
 from tailor.spec import Spec
 from tailor.surgery import trainable
-from tailor.training import Recipe, fit, processes_here, read_recipe
+from tailor.training import Recipe, Result, fit, processes_here, read_recipe
 from tailor.verbs.course import course, training_report
-from tailor.verbs.events import Report
 from tailor.verbs.images import reported, score, tell_left_out
 from tailor.verbs.planning import backbone_parameters, head_parameters
-from tailor.verbs.teach import Guide
+from tailor.verbs.task import Run
 
 
 @dataclass(frozen=True)
@@ -52,34 +49,11 @@ def recipe_of(settings: Mapping[str, Any] | None, seed: int, **flags: Any) -> Re
     return read_recipe({**(settings or {}), "seed": seed, **{k: v for k, v in flags.items() if v is not None}})
 
 
-def train(
-    made: Base,
-    spec: Spec,
-    data: ImageData,
-    recipe: Recipe,
-    out: Path,
-    *,
-    resume: bool,
-    report: Report,
-    teacher: Guide | None = None,
-    source: str = "",
-    workers: int = 0,
-) -> Trained:
+def train(made: Base, spec: Spec, run: Run) -> Trained:
     """Apply the plans to what was made, then train it as `train_` does."""
     whole = backbone_parameters(made)
     model = builder.apply_plans_(made, spec.plans, spec.head.seed)
-    return train_(
-        Planned(model, made.anatomy.heads, whole, spec.backbone.weights == "random"),
-        spec,
-        data,
-        recipe,
-        out,
-        resume=resume,
-        report=report,
-        teacher=teacher,
-        source=source,
-        workers=workers,
-    )
+    return train_(Planned(model, made.anatomy.heads, whole, spec.backbone.weights == "random"), spec, run)
 
 
 @dataclass(frozen=True)
@@ -93,60 +67,20 @@ class Planned:
     complete: bool
 
 
-def train_(
-    planned: Planned,
-    spec: Spec,
-    data: ImageData,
-    recipe: Recipe,
-    out: Path,
-    *,
-    resume: bool,
-    report: Report,
-    teacher: Guide | None = None,
-    source: str = "",
-    workers: int = 0,
-    known: Mapping[str, Any] | None = None,
-) -> Trained:
+def train_(planned: Planned, spec: Spec, run: Run, known: Mapping[str, Any] | None = None) -> Trained:
     """Train what trains, choose the epoch on val, score on test (else val), write the bundle.
 
     `known` metrics, those of a pruner, stand in the bundle beside the measured ones.
     """
-    started = time.monotonic()
-    model, whole = planned.model, planned.whole
+    model, main = planned.model, processes_here().is_main_process
+    if main:
+        write_text(run.folder / "config.yaml", yaml.safe_dump(_config(spec, run.recipe, run.source), sort_keys=False))
+    result = _fit_(planned, spec, run)
+    name, split = reported(run.images)
+    scores = score(model, split, spec.preprocessing, run.report, f"scoring {name}")
+    tell_left_out(run.images, run.report)
     head = head_parameters(model, planned.heads)
     inside = sum(p.numel() for p in trainable(model).values()) - head
-    main = processes_here().is_main_process
-    if main:
-        write_text(out / "config.yaml", yaml.safe_dump(_config(spec, recipe, source), sort_keys=False))
-    roots = tuple(head + "." for head in planned.heads)
-    adapted = any(not name.startswith(roots) for name in trainable(model))
-    backbones.set_drop_path_(model, recipe.drop_path if adapted else 0.0)
-    plan = course(
-        model,
-        planned.heads[0],
-        spec,
-        data,
-        recipe,
-        taught=teacher is not None,
-        workers=workers,
-        report=report,
-    )
-    result = fit(
-        plan.module,
-        recipe,
-        batches=plan.batches,
-        steps_per_epoch=math.ceil(len(data.splits["train"]) / recipe.batch_size),
-        run=out,
-        validate=plan.validate,
-        resume=resume,
-        report=training_report(report),
-        teacher=teacher.towards(spec, planned.heads[0], recipe.distil.features > 0) if teacher else None,
-    )
-    backbones.set_drop_path_(model, 0.0)
-    name, split = reported(data)
-    scores = score(model, split, spec.preprocessing, report, f"scoring {name}")
-    tell_left_out(data, report)
-    seconds = time.monotonic() - started
     metrics = {
         **(known or {}),
         "accuracy": scores.accuracy,
@@ -156,26 +90,46 @@ def train_(
         "epoch": result.chosen,
         "trainable_params": inside,
         "head_params": head,
-        "trainable_percent": 100 * inside / whole,
+        "trainable_percent": 100 * inside / planned.whole,
         "seconds": round(result.seconds, 1),
     }
     if main:
         tensors = bundle.state(model, planned.complete)
-        facts = provenance(source, recipe)
-        bundle.write(out, spec, tensors, complete=planned.complete, metrics=metrics, provenance=facts)
+        facts = provenance(run.source, run.recipe)
+        bundle.write(run.folder, spec, tensors, complete=planned.complete, metrics=metrics, provenance=facts)
     processes_here().wait_for_everyone()
-    return Trained(
-        bundle=str(out),
-        method=spec.tuning[-1].method if spec.tuning else "",
-        accuracy=scores.accuracy,
-        split=name,
-        trainable_params=inside,
-        trainable_percent=100 * inside / whole,
-        head_params=head,
-        bundle_bytes=bundle_bytes(out),
-        seconds=round(seconds, 2),
-        epoch=result.chosen,
+    return _told(run.folder, spec.tuning[-1].method if spec.tuning else "", metrics)
+
+
+def _fit_(planned: Planned, spec: Spec, run: Run) -> Result:
+    """The training itself; without any adapted backbone there are no paths to drop."""
+    model, recipe, classifier = planned.model, run.recipe, planned.heads[0]
+    roots = tuple(head + "." for head in planned.heads)
+    adapted = any(not name.startswith(roots) for name in trainable(model))
+    backbones.set_drop_path_(model, recipe.drop_path if adapted else 0.0)
+    plan = course(
+        model,
+        classifier,
+        spec,
+        run.images,
+        recipe,
+        taught=run.teacher is not None,
+        workers=run.workers,
+        report=run.report,
     )
+    result = fit(
+        plan.module,
+        recipe,
+        batches=plan.batches,
+        steps_per_epoch=math.ceil(len(run.images.splits["train"]) / recipe.batch_size),
+        run=run.folder,
+        validate=plan.validate,
+        resume=run.resume,
+        report=training_report(run.report),
+        teacher=run.teacher.towards(spec, classifier, recipe.distil.features > 0) if run.teacher else None,
+    )
+    backbones.set_drop_path_(model, 0.0)
+    return result
 
 
 def ready(folder: Path, overwrite: bool, resume: bool) -> None:
@@ -208,26 +162,21 @@ def provenance(source: str, recipe: Recipe) -> dict[str, Any]:
 
 def already(out: Path, made: bundle.Manifest) -> Trained:
     """What a finished run says again when it is resumed."""
-    metrics = made.metrics
-    plans = made.spec.get("plans") or [{}]
-    told = ("accuracy", "split", "trainable_params", "trainable_percent", "head_params", "seconds", "epoch")
-    lost = [name for name in told if name not in metrics]
+    lost = [name for name in _TOLD if name not in made.metrics]
     if lost:
         raise BundleError(
             f"`{out}` is a bundle that does not say its `{lost[0]}`: no training wrote it", hint="start anew elsewhere"
         )
-    return Trained(
-        bundle=str(out),
-        method=str(plans[-1].get("method", "")),
-        accuracy=metrics["accuracy"],
-        split=metrics["split"],
-        trainable_params=metrics["trainable_params"],
-        trainable_percent=metrics["trainable_percent"],
-        head_params=metrics["head_params"],
-        bundle_bytes=bundle_bytes(out),
-        seconds=metrics["seconds"],
-        epoch=metrics["epoch"],
-    )
+    plans = made.spec.get("plans") or [{}]
+    return _told(out, str(plans[-1].get("method", "")), made.metrics)
+
+
+_TOLD = ("accuracy", "split", "trainable_params", "trainable_percent", "head_params", "seconds", "epoch")
+
+
+def _told(folder: Path, method: str, metrics: Mapping[str, Any]) -> Trained:
+    told = {name: metrics[name] for name in _TOLD}
+    return Trained(bundle=str(folder), method=method, bundle_bytes=bundle_bytes(folder), **told)
 
 
 def _config(spec: Spec, recipe: Recipe, source: str) -> dict[str, Any]:
