@@ -13,13 +13,13 @@ import shutil
 import statistics
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import tailor
 from benchmarks import small_nets
 from benchmarks.rows import Row, Rows
+from tailor.evidence.canvas import COLOURS, FAINT, INK, head, save, sheet
 from tailor.measure.machine import machine
 
 NETS = ("vit", *small_nets.NETS)
@@ -63,32 +63,51 @@ def cut(net: str, method: str, share: int, seed: int, args: argparse.Namespace) 
 
 
 def table(rows: Rows, nets: list[str]) -> str:
-    """Markdown: a line a net, share and method; accuracies in percent, mean ± spread where there are several seeds."""
-    lines = [
-        "| net | MACs kept | method | accuracy after the cut | after retraining | MACs fewer | measured faster |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """Markdown, a line a net and method: percent after the cut -> after retraining (± over seeds), times faster."""
+    lines = ["| net | method | " + " | ".join(f"{share} % of the MACs" for share in SHARES) + " |", "|---" * 5 + "|"]
     for net in nets:
         whole = rows.known.get(f"{net} dense", {})
         if "accuracy" in whole:
-            lines.append(f"| {net} | 100 % | dense | | {100 * whole['accuracy']:.1f} | 1.00x | 1.00x |")
-        for share in SHARES:
-            for method in METHODS:
-                found = [r for k, r in rows.known.items() if k.startswith(f"{net} {method} {share} ") and "after" in r]
-                if found:
-                    shown = " | ".join(_spread([100 * r[key] for r in found]) for key in ("cut", "after"))
-                    fewer, faster = (statistics.median(column) for column in _speeds(found))
-                    lines.append(f"| {net} | {share} % | {method} | {shown} | {fewer:.2f}x | {faster:.2f}x |")
+            lines.append(f"| {net}, {100 * whole['accuracy']:.1f} dense" + " |" * 5)
+        lines += [
+            f"| | {method} | " + " | ".join(_cell(rows, net, method, s) for s in SHARES) + " |" for method in METHODS
+        ]
     return "\n".join(lines)
+
+
+def _cell(rows: Rows, net: str, method: str, share: int) -> str:
+    found = [r for k, r in rows.known.items() if k.startswith(f"{net} {method} {share} ") and "after" in r]
+    if not found:
+        return "-"
+    cut, after = (_spread([100 * r[key] for r in found]) for key in ("cut", "after"))
+    return f"{cut} → {after}, {statistics.median(r['speed'] for r in found):.2f}x"
+
+
+def plot(rows: Rows, nets: list[str], out: Path) -> None:
+    """One panel a net: accuracy after retraining against the measured speed, at each share, one line a method."""
+    figure, axes = sheet(3.4 * len(nets), 3.6, columns=len(nets))
+    for ax, net in zip(axes, nets, strict=True):
+        whole = 100 * rows.known[f"{net} dense"]["accuracy"]
+        for colour, method in zip(COLOURS, METHODS):
+            points = [(1.0, whole, 0.0)]
+            for share in SHARES:
+                found = [r for k, r in rows.known.items() if k.startswith(f"{net} {method} {share} ") and "after" in r]
+                after = [100 * r["after"] for r in found]
+                spread = statistics.stdev(after) if len(after) > 1 else 0.0
+                points.append((statistics.median(r["speed"] for r in found), statistics.mean(after), spread))
+            x, y, spreads = zip(*points, strict=True)
+            ax.errorbar(x, y, spreads, color=colour, marker="o", markersize=5, linewidth=1.6, capsize=3, label=method)
+        ax.grid(color=FAINT)
+        ax.set_xlabel("times faster, measured", fontsize=10, color=INK)
+        head(ax, net, f"dense {whole:.1f} %; 75, 50, 25 % of the MACs")
+    axes[0].set_ylabel("test accuracy after retraining (%)", fontsize=10, color=INK)
+    axes[0].legend(frameon=False, fontsize=9, loc="lower left")
+    save(figure, out)
 
 
 def _spread(values: list[float]) -> str:
     more = f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{more}"
-
-
-def _speeds(found: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    return [1 / r["macs"] for r in found], [r["speed"] for r in found]
 
 
 def main() -> None:
@@ -101,6 +120,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks/widths"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows, nets = Rows(args.store), args.nets.split(",")
@@ -111,6 +131,8 @@ def main() -> None:
             for method in METHODS:
                 rows.get(f"{net} {method} {share} {seed}", partial(cut, net, method, share, seed, args))
     print(table(rows, nets))
+    if args.plot:
+        plot(rows, nets, args.plot)
     print(json.dumps({"benchmark": "widths", "epochs": args.epochs, "rows": len(rows.known), "machine": machine()}))
 
 
