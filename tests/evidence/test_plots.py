@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tailor.errors import UsageError
@@ -89,6 +90,26 @@ def test_none_is_told_from_little_and_only_marks_have_a_legend(tmp_path: Path) -
 
 def test_nothing_is_cut_when_all_layers_stay(tmp_path: Path) -> None:
     assert "cut" not in words(sc_curve(range(1, 4), [0.1, 0.2, 0.3], 0.35, 3, tmp_path / "a.svg"))
+
+
+@pytest.mark.parametrize("panels", [1, 2, 5])
+@pytest.mark.parametrize(
+    "classes", [["rose", "sunflower", "dandelion"], [f"a plant with a long name {i}" for i in range(8)]]
+)
+def test_the_maps_leave_no_word_outside(
+    panels: int, classes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "save", lambda figure, out: drawn.append(figure) or out)
+    maps = {f"block {i}, SC 0.10": np.random.default_rng(i).normal(size=(16, 2)) for i in range(panels)}
+    scatter_tsne(maps, [i % len(classes) for i in range(16)], classes, tmp_path / "a.png")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    written = [text for text in figure.findobj(Text) if text.get_text()]
+    assert {text.get_text() for text in written} >= {*classes, *maps}
+    for text in written:
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text.get_text()
 
 
 def test_empty_and_single_values_are_drawn(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from tailor.evidence.labels import place_labels
 
 _SHADES = LinearSegmentedColormap.from_list("budget", ["#f3f5f7", "#c5dbee", "#6aaed6", "#2171b5", "#08306b"])
 _MARKERS = "o^sDv*P"  # with the colours, 49 classes
+_NARROWEST = 4.6
+"""Inches that the title of the maps needs, however few they are."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ def scatter_tsne(
     """One panel a map (its name above, points `(N, 2)`), one colour and marker a class; the axes have no meaning."""
     columns = min(4, len(maps))
     rows = ceil(len(maps) / columns)
-    figure, axes = sheet(2.3 * columns + 0.2, 2.35 * rows + 0.9 + 0.2 * ceil(len(classes) / 6), rows, columns)
+    width = max(2.3 * columns + 0.2, _NARROWEST)
+    across = min(6, max(1, int(width / (0.55 + 0.08 * max(map(len, classes))))))  # names in one line of the legend
+    figure, axes = sheet(width, 2.35 * rows + 0.9 + 0.2 * ceil(len(classes) / across), rows, columns)
     of = np.asarray(labels)
     looks = [(COLOURS[i % len(COLOURS)], _MARKERS[i // len(COLOURS) % len(_MARKERS)]) for i in range(len(classes))]
     for ax, (name, points) in zip(axes, maps.items(), strict=False):
@@ -143,7 +147,7 @@ def scatter_tsne(
         handles,
         classes,
         loc="outside lower center",
-        ncols=min(6, len(classes)),
+        ncols=min(across, len(classes)),
         frameon=False,
         fontsize=9,
         handletextpad=0.2,
