@@ -51,9 +51,10 @@ def settle(
 def _settled(model: nn.Module, traced: Traced, example: Tensor, record_modules: bool) -> Traced:
     tools = _Tools(model, example, traced.analysis, record_modules)
     awake = awakened(model)
-    _free_splits(tools)
+    split = _free_splits(tools)
     for turn in range(_ROUNDS):
-        traced = read_groups(model, traced.analysis, tools.recordings)
+        if turn or split:
+            traced = read_groups(model, traced.analysis, tools.recordings)
         failure = _sketch(model, example, traced) if turn and tools.sketches else None  # most pass the first trial
         verdict = failure or trial(awake, traced, example)
         if verdict.exact:
@@ -88,13 +89,14 @@ class _Tools:
         return self.run[1].is_meta
 
 
-def _free_splits(tools: _Tools) -> None:
-    """Modules whose splits cannot be tied are recorded; where that fails, the parts are pinned."""
-    _, stuck = tie_parts(tools.model, tools.analysis)
+def _free_splits(tools: _Tools) -> bool:
+    """Modules whose splits cannot be tied are recorded; where that fails, the parts are pinned. Whether any splits."""
+    ties, stuck = tie_parts(tools.model, tools.analysis)
     for path, dims in stuck.items():
         if not _record(tools, path):
             for dim in dims:
                 pin(dim, f"parts that the code of `{path}` cuts by number")
+    return bool(ties or stuck)
 
 
 def _record(tools: _Tools, path: str) -> bool:
