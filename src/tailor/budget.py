@@ -9,6 +9,12 @@ from tailor.errors import UsageError
 
 _AMOUNT = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(%|ms|[kKmMgG])?\s*$")
 _SCALE = {"k": 1e3, "m": 1e6, "g": 1e9}
+_EXAMPLE = {
+    "--budget": "`0.4%` or `0.4M`",
+    "--macs": "`50%` or `2G`",
+    "--params": "`50%` or `20M`",
+    "--latency": "`5ms`",
+}
 
 
 @dataclass(frozen=True)
@@ -26,16 +32,14 @@ class Amount:
 
 def parse(text: str, flag: str = "--budget") -> Amount:
     """Read `0.4%`, `120M`, `4.2G`, `5ms` or a plain count; K M G are 10^3, 10^6, 10^9. UsageError on anything else."""
-    match = _AMOUNT.match(text)
+    match, hint = _AMOUNT.match(text), f"write for instance {_EXAMPLE.get(flag, '`50%`')}"
     if not match:
-        raise UsageError(f"`{flag} {text}` is not an amount", hint="write `0.4%`, `0.4M`, `4.2G`, `5ms` or a count")
+        raise UsageError(f"`{flag} {text}` is not an amount", hint=hint)
     number, unit = float(match[1]), match[2] or ""
     if not math.isfinite(number):
-        raise UsageError(
-            f"`{flag} {text}` is no number that can be counted", hint="write for instance `0.4%` or `0.4M`"
-        )
+        raise UsageError(f"`{flag} {text}` is no number that can be counted", hint=hint)
     if number <= 0:
-        raise UsageError(f"`{flag} {text}` must be above zero", hint="write for instance `0.4%` or `0.4M`")
+        raise UsageError(f"`{flag} {text}` must be above zero", hint=hint)
     if unit == "%":
         if number > 100:
             raise UsageError(f"`{flag} {text}` is above 100 %", hint="a percentage is of the whole, at most `100%`")

@@ -47,4 +47,5 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
     if close:
         return "did you mean " + " or ".join(f"`{c}`" for c in close) + "?"
-    return "known: " + ", ".join(sorted(known)[:40])
+    more = f" and {len(known) - 40:,} more" if len(known) > 40 else ""
+    return "known: " + ", ".join(sorted(known)[:40]) + more

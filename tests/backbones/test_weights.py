@@ -119,6 +119,7 @@ def test_without_a_hub_a_bare_name_says_what_to_do(monkeypatch):
     with pytest.raises(ModelError) as caught:
         backbones.create("vit_tiny_patch16_224")
     assert "--weights random" in caught.value.hint
+    assert "the hub cannot be reached" in caught.value.message
 
 
 def released(source, heads=3):

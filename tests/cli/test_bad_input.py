@@ -1,6 +1,7 @@
 """What a person may get wrong: one line that says it, a hint that helps, exit code 2, nothing half-written."""
 
 import json
+import math
 import os
 import stat
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tailor.cli import main
+from tailor.cli.show import print_people
 from tailor.verbs import VERBS
 
 
@@ -86,7 +88,11 @@ MODEL = ("--model", "tailor_mini_s", "--weights", "random", "--epochs", "1")
         (("evaluate", "no/bundle", "builtin/digits"), "no bundle", "tailor adapt"),
         (("predict", "no/bundle", "x.jpg"), "names no image", "image"),
         (("fit", "no/plan", "--data", "builtin/digits"), "plan.json", "--plan-only"),
-        (("bench", "no_such_model"), "unknown model", ""),
+        (("bench", "no_such_model"), "unknown model", " more"),
+        (("bench", "no/bundle"), "`no/bundle` is neither a folder nor a model", "check the path"),
+        (("prune", "no/bundle", "--data", "builtin/digits"), "`no/bundle` is neither a folder nor a model", "path"),
+        (("prune", "x", "--method", "isomorphic", "--macs", "0"), "`--macs 0` must be above zero", "`50%` or `2G`"),
+        (("prune", "x", "--method", "isomorphic", "--ratio", "half"), "not an amount", "write for instance `50%`"),
         (("export", "no/bundle"), "Missing option", "--help"),
     ],
 )
@@ -235,6 +241,18 @@ def test_version_and_help_answer(capsys):
     code, out, _ = run(capsys, "adapt", "--help")
     assert code == 0
     assert "--plan-only" in out
+
+
+@pytest.mark.parametrize(("verb", "takes"), [("prune", "BUNDLE|NAME\n"), ("inspect", "BUNDLE|PLAN|NAME|DATA\n")])
+def test_help_says_what_a_verb_takes(capsys, verb, takes):
+    assert takes in run(capsys, verb, "--help")[1]
+
+
+def test_every_accuracy_is_shown_in_percent(capsys):
+    print_people("prune", {"accuracy_before": 0.7629, "accuracy_after": math.nan, "per_class": {"a": 0.5}})
+    shown = capsys.readouterr().out
+    assert "76.3%" in shown
+    assert "after" not in shown
 
 
 def test_without_a_verb_the_verbs_are_shown(capsys):

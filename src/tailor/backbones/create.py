@@ -4,6 +4,7 @@ The only place where timm's factory is called. The classifier is always remade (
 of making one start differently and the start changes what a sensitivity pass sees.
 """
 
+import textwrap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.layers import DropPath
 from torch import nn
 
@@ -52,6 +54,11 @@ def _architecture(name: str, pretrained: bool, image_size: int | None) -> nn.Mod
         return bundled.create(name, image_size)
     plain = name.split(".")[0]
     remote = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not remote and "/" in name:
+        raise ModelError(
+            f"`{name}` is neither a folder nor a model",
+            hint="check the path, or name one, for instance `tailor_mini_s`",
+        )
     if not remote and not timm.is_model(plain):
         known = [*bundled.WIDTHS, *timm.list_models()]
         raise ModelError(f"unknown model `{name}`", hint=nearest(name, known))
@@ -60,10 +67,12 @@ def _architecture(name: str, pretrained: bool, image_size: int | None) -> nn.Mod
     except ModelError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason = textwrap.shorten(str(error).split("\n")[0], 160, placeholder=" ...") or type(error).__name__
         hint = "use `--weights FILE` with a local checkpoint, or `--weights random`"
         if not pretrained:
             hint = "check the name and the image size"
+        elif isinstance(error, LocalEntryNotFoundError):
+            reason = "its weights are not on this machine, and the hub cannot be reached"
         raise ModelError(f"`{name}` cannot be made: {reason}", hint=hint) from error
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import click
 
 from tailor import recipes
-from tailor.cli.options import HELP, METAVAR, POSITIONAL, SHORT, SUMMARY
+from tailor.cli.options import HELP, INSPECTED, METAVAR, POSITIONAL, SHORT, SUMMARY
 from tailor.errors import UsageError, nearest
 
 _FILE_ONLY = ("recipe", "spt", "noah", "widths", "sls", "classifier")
@@ -31,7 +31,8 @@ def command(name: str, verb: Callable[..., Any], run: Callable[..., None]) -> cl
     parameters: list[click.Parameter] = []
     for key in positional:
         many = signature.parameters[key].kind is inspect.Parameter.VAR_POSITIONAL
-        parameters.append(click.Argument([key], nargs=-1 if many else 1, required=True, metavar=METAVAR[key]))
+        metavar = INSPECTED if name == "inspect" else METAVAR[key]
+        parameters.append(click.Argument([key], nargs=-1 if many else 1, required=True, metavar=metavar))
     for key, parameter in signature.parameters.items():
         if key not in positional and key not in _INNER:
             parameters.append(_option(key, hints[key], parameter.default))

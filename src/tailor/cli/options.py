@@ -76,4 +76,6 @@ POSITIONAL = {
 }
 """The arguments of each verb, in order; everything else is a flag."""
 
-METAVAR = {"path": "BUNDLE", "data": "DATA", "files": "FILE...", "plan": "PLAN", "name": "BUNDLE|NAME|DATA"}
+METAVAR = {"path": "BUNDLE", "data": "DATA", "files": "FILE...", "plan": "PLAN", "name": "BUNDLE|NAME"}
+INSPECTED = "BUNDLE|PLAN|NAME|DATA"
+"""What `inspect` takes where the others take a model."""

@@ -83,7 +83,7 @@ def _comparison(rows: list[dict[str, Any]]) -> Table:
 def _cell(key: str, value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
-    if key.endswith("accuracy"):
+    if "accuracy" in key:
         return f"{value:.1%}"
     if key.endswith("percent"):
         return f"{value:.3g} %"

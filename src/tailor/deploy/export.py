@@ -124,7 +124,7 @@ def _writer(path: Path, overwrite: bool) -> "Callable[[nn.Module, Tensor, Path, 
     writers = {".pt2": _write_pt2, ".onnx": _write_onnx}
     if path.suffix not in writers:
         raise UsageError(
-            f"cannot export to `{path.name}`: its suffix names no format", hint="end it in `.onnx` or `.pt2`"
+            f"cannot export to `{path.name}`: its suffix names no format", hint="end it in `.onnx`, `.pt2` or `.peft`"
         )
     if path.exists() and not overwrite:
         raise UsageError(f"there is a file already: `{path}`", hint="add `--overwrite`, or give another name")
