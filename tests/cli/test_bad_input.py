@@ -255,6 +255,11 @@ def test_every_accuracy_is_shown_in_percent(capsys):
     assert "after" not in shown
 
 
+def test_what_is_empty_is_not_shown(capsys):
+    print_people("inspect", {"plans": [{"kind": "tune", "modules": {}, "cost": 3}]})
+    assert capsys.readouterr().out.split("plans")[1].strip() == "kind tune, cost 3"
+
+
 def test_without_a_verb_the_verbs_are_shown(capsys):
     code, out, err = run(capsys)
     assert code == 0

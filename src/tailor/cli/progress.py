@@ -5,7 +5,15 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from tailor.verbs.events import Event
 
@@ -29,7 +37,7 @@ class Drawn:
             console=self.console,
             transient=True,
         )
-        self.tasks: dict[str, int] = {}
+        self.tasks: dict[str, TaskID] = {}
         self.began: dict[str, float] = {}
         self.spoke: dict[str, float] = {}
 
@@ -54,24 +62,21 @@ class Drawn:
     def _bar(self, event: Event) -> None:
         if event.stage not in self.tasks:
             self.tasks[event.stage] = self.progress.add_task(event.stage, total=event.total, text="")
-        self.progress.update(
-            self.tasks[event.stage],  # type: ignore[arg-type]
-            completed=event.done,
-            total=event.total,
-            text=event.text,
-            visible=event.done < event.total,
-        )
+        self.progress.update(self.tasks[event.stage], completed=event.done, total=event.total, text=event.text)
+        if event.done >= event.total:  # the same stage may come again, with a clock of its own
+            self.progress.remove_task(self.tasks.pop(event.stage))
 
     def _line(self, event: Event) -> None:
         now = time.monotonic()
         began = self.began.setdefault(event.stage, now)
         last = event.done >= event.total
-        if last and now - began < _EVERY:
+        if last:  # the same stage may come again, with a clock of its own
             self.began.pop(event.stage, None)
+            self.spoke.pop(event.stage, None)
+        if now - (began if last else self.spoke.get(event.stage, began)) < _EVERY:
             return
-        if not last and now - self.spoke.get(event.stage, began) < _EVERY:
-            return
-        self.spoke[event.stage] = now
+        if not last:
+            self.spoke[event.stage] = now
         left = (now - began) / max(event.done, 1) * (event.total - event.done)
-        tail = "" if last else f", about {left:.0f} s left"
+        tail = f", about {left:.0f} s left" if 0 < event.done < event.total else ""
         print(f"{event.stage}: {event.done}/{event.total}{tail}  {event.text}".rstrip(), file=sys.stderr, flush=True)

@@ -92,7 +92,7 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_cell(key, v)}" for k, v in value.items())
+        return ", ".join(f"{k} {_cell(key, v)}" for k, v in value.items() if v not in ("", [], {}))
     if isinstance(value, list):
         shown = [_cell(key, v) for v in value[:12]]
         return ("\n" if any(isinstance(v, dict) or len(s) > 30 for v, s in zip(value, shown)) else ", ").join(

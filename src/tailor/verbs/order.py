@@ -83,8 +83,8 @@ class Order:
         What training is told besides stands in its checkpoints.
         """
         return {
-            "name": self.name,
-            "data": self.data,
+            "name": self.name.rstrip("/"),
+            "data": self.data and self.data.rstrip("/"),
             "method": self.method,
             "alpha": None if self.narrows else self.walk.alpha,
             "sls": dict(self.sls or {}),
@@ -97,7 +97,7 @@ class Order:
             "adapters": self.adapters,
             "retrain": self.retrain,
             "train": self.train,
-            "teacher": self.teacher,
+            "teacher": self.teacher and self.teacher.rstrip("/"),
             "steps": self.step.of,
             "recover": self.recover,
             "weights": self.weights,
