@@ -30,15 +30,18 @@ class Amount:
         return int(self.value * whole) if self.unit == "share" else int(self.value)
 
 
-def parse(text: str, flag: str = "--budget") -> Amount:
-    """Read `0.4%`, `120M`, `4.2G`, `5ms` or a plain count; K M G are 10^3, 10^6, 10^9. UsageError on anything else."""
+def parse(text: str, flag: str = "--budget", *, zero: bool = False) -> Amount:
+    """Read `0.4%`, `120M`, `4.2G`, `5ms` or a plain count; K M G are 10^3, 10^6, 10^9. UsageError on anything else.
+
+    Nothing at all is an amount only with `zero`.
+    """
     match, hint = _AMOUNT.match(text), f"write for instance {_EXAMPLE.get(flag, '`50%`')}"
     if not match:
         raise UsageError(f"`{flag} {text}` is not an amount", hint=hint)
     number, unit = float(match[1]), match[2] or ""
     if not math.isfinite(number):
         raise UsageError(f"`{flag} {text}` is no number that can be counted", hint=hint)
-    if number <= 0:
+    if number == 0 and not zero:
         raise UsageError(f"`{flag} {text}` must be above zero", hint=hint)
     if unit == "%":
         if number > 100:

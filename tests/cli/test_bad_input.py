@@ -255,6 +255,19 @@ def test_every_accuracy_is_shown_in_percent(capsys):
     assert "after" not in shown
 
 
+def test_a_narrow_terminal_cuts_no_figure_of_a_comparison_short(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    row = {
+        "bundle": "runs/compare/spt-lora",
+        "method": "spt-lora",
+        "trainable_params": 12_345_678,
+        "bundle_bytes": 29_700,
+    }
+    print_people("adapt", [row, row])
+    shown = capsys.readouterr().out
+    assert all(shown.count(text) == 2 for text in ("runs/compare/spt-lora", "12,345,678", "29,700"))
+
+
 def test_what_is_empty_is_not_shown(capsys):
     print_people("inspect", {"plans": [{"kind": "tune", "modules": {}, "cost": 3}]})
     assert capsys.readouterr().out.split("plans")[1].strip() == "kind tune, cost 3"

@@ -53,6 +53,16 @@ def pruned(adapted, photos, tmp_path_factory):
         return tailor.prune(adapted.bundle, data=photos, alpha=0.9, out=tmp_path_factory.mktemp("run") / "b")
 
 
+def test_what_only_training_would_use_is_said(adapted, tmp_path):
+    said = []
+    given = {"epochs": 7, "teacher": adapted.bundle}
+    tailor.prune(
+        adapted.bundle, method="uniform", mlp="50%", criterion="l1", out=tmp_path / "b", report=said.append, **given
+    )
+    (warning,) = [event.text for event in said if event.stage == "warning"]
+    assert "`--epochs 7`, `--teacher" in warning and "--retrain" in warning
+
+
 def test_fewer_blocks_are_fewer_macs_and_parameters(pruned, adapted, photos):
     assert (pruned.kept_blocks, pruned.blocks) == (7, 12)
     block = 12 * 96 * 96 + 13 * 96
@@ -350,7 +360,7 @@ def test_settings_of_widths_come_from_the_file(adapted, tmp_path, capsys):
         ({"macs": "5ms"}, UsageError, "wrong unit"),
         ({"latency": "2G"}, UsageError, "wrong unit"),
         ({"emb": "100%"}, PlanError, "below 100 %"),
-        ({"emb": "0"}, UsageError, "above zero"),
+        ({"emb": "0"}, UsageError, "`--emb 0` is not a share"),
         ({"mlp": "20M"}, UsageError, "not a share"),
         ({"emb": "50%", "criterion": "lonely"}, UsageError, "unknown criterion `lonely`"),
         ({"emb": "50%", "criterion": "hessian"}, UsageError, "`hessian` needs labelled images"),

@@ -55,6 +55,13 @@ def test_shares_in_steps_end_where_one_cut_does(adapted, tmp_path, steps):
     assert (made.macs_before, made.macs_after, made.steps) == (once.macs_before, once.macs_after, steps)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_share_of_zero_leaves_a_part_alone(adapted, tmp_path, steps):
+    settings = {"steps": steps, "recover": 0} if steps > 1 else {}
+    made = cut(adapted, tmp_path / "b", ratio="50%", heads="0%", **settings)
+    assert sizes(made.bundle) == (32, (4, 16, 32), (4, 16, 32))
+
+
 def test_kept_tunes_shrink_in_steps_to_what_one_cut_leaves(adapted, tmp_path):
     shares = {"mlp": "25%", "adapters": "prune", "widths": {"round_to": 2}}
     once = cut(adapted, tmp_path / "1", **shares)

@@ -11,6 +11,7 @@ from rich.table import Table
 from tailor.cli.grouped import group_lines
 
 _HIDDEN = ("map", "machine", "report")
+_WIDEST = 1000
 
 
 def as_values(result: Any) -> Any:
@@ -49,7 +50,11 @@ def print_people(verb: str, result: Any) -> None:
         for line in row.get("map") or ():
             print(line)
     if isinstance(values, list):
-        console.print(_side_by_side(rows) if verb == "bench" else _comparison(rows))
+        table = _side_by_side(rows) if verb == "bench" else _comparison(rows)
+        console.width = max(
+            console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+        )
+        console.print(table)  # a narrow terminal breaks lines, but no figure is cut short
         for warning in filter(None, (row.get("warning") for row in rows)):
             print(f"warning: {warning}")
         return
@@ -72,9 +77,9 @@ def _side_by_side(rows: list[dict[str, Any]]) -> Table:
 
 def _comparison(rows: list[dict[str, Any]]) -> Table:
     keys = [k for k in rows[0] if k not in (*_HIDDEN, "plan", "warning") and not isinstance(rows[0][k], dict)]
-    table = Table(pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for key in keys:
-        table.add_column(key.replace("_", " "), justify="left" if isinstance(rows[0][key], str) else "right")
+        table.add_column(key.replace("_", "\n"), justify="left" if isinstance(rows[0][key], str) else "right")
     for row in rows:
         table.add_row(*[_cell(key, row[key]) for key in keys])
     return table

@@ -77,8 +77,8 @@ class Goal:
 
 
 def _share(flag: str, text: str) -> float:
-    """The number of a share, as a flag gives it."""
-    amount = budgets.parse(text, f"--{flag}")
+    """The number of a share, as a flag gives it: `0%` leaves a part alone."""
+    amount = budgets.parse(text, f"--{flag}", zero=True)
     if amount.unit != "share":
         raise UsageError(f"`--{flag} {text}` is not a share", hint=f"write `--{flag} 50%`")
     return amount.value

@@ -119,8 +119,13 @@ def prune(
     if recover is not None and steps == 1:
         raise UsageError(f"`--recover {recover}` trains between steps, and there is one", hint="add `--steps 3`")
     stepwise.check(order)
-    if train and retrain == "none" and (steps == 1 or not order.recover):
-        raise UsageError(f"nothing is trained, and `--train {train}` says what", hint="add `--retrain 1clr`")
+    if retrain == "none" and (steps == 1 or not order.recover):
+        if train:
+            raise UsageError(f"nothing is trained, and `--train {train}` says what", hint="add `--retrain 1clr`")
+        flags = {"epochs": epochs, "lr": lr, "batch-size": batch_size, "teacher": teacher}
+        idle = [f"`--{flag} {value}`" for flag, value in flags.items() if value is not None]
+        if idle:  # no error: a configuration holds them too, and `--retrain none` takes its cut alone
+            report(Event("warning", text=f"nothing is trained without `--retrain`: {', '.join(idle)} not used"))
     asked = order.asked
     if resume:
         check_asked(order.folder, asked)

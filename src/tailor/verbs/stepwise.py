@@ -105,4 +105,6 @@ def part(goal: Goal, k: int, steps: int, whole: float) -> Goal:
 
 def _given(goal: Goal) -> dict[str, float]:
     flags = ("ratio", "emb", "heads", "dim", "mlp")
-    return {flag: parse(text, f"--{flag}").value for flag in flags if (text := getattr(goal, flag)) is not None}
+    return {
+        flag: parse(text, f"--{flag}", zero=True).value for flag in flags if (text := getattr(goal, flag)) is not None
+    }
