@@ -32,3 +32,11 @@ def test_a_bar_that_comes_again_begins_anew(capsys):
     (task,) = drawn.progress.tasks
     assert not task.finished
     assert task.visible
+
+
+def test_what_a_resumed_stage_has_done_before_took_no_time_here(clock, capsys):
+    drawn = progress.Drawn()
+    for second, done in ((0, 60), (20, 70)):
+        clock[0] = second
+        drawn(Event("training", done, 80))
+    assert capsys.readouterr().err.splitlines() == ["training: 70/80, about 20 s left"]

@@ -107,6 +107,20 @@ def test_scores_of_other_weights_are_refused(photos, adapted, tmp_path):
         tailor.adapt(photos, model="tailor_mini_s", weights="random", scores=adapted.bundle, out=tmp_path / "r")
 
 
+def test_scores_are_no_use_to_a_method_that_scores_nothing(photos, adapted, tmp_path):
+    with pytest.raises(UsageError, match="is for SPT"):
+        tailor.adapt(photos, method="lora,linear", scores=adapted.bundle, out=tmp_path / "r", **SHORT)
+
+
+def test_a_plan_alone_shows_no_figures_of_training(photos, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(f"adapt {photos} --model tailor_mini_s --method lora --plan-only -o {tmp_path / 'p'}".split())
+    shown = capsys.readouterr().out
+    assert "trainable params" in shown
+    assert "plan.json" in shown.replace("\n", "").replace(" ", "")  # a narrow terminal folds the path
+    assert "epoch" not in shown and "bundle" not in shown
+
+
 def test_a_finished_run_resumed_says_the_same(photos, adapted):
     again = tailor.adapt(photos, method="spt-lora", budget="1%", out=adapted.bundle, resume=True, **SHORT)
     assert again.accuracy == adapted.accuracy

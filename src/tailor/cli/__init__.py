@@ -20,7 +20,9 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `tailor` and exit: 0 done, 2 an error that the user can put right, 130 interrupted."""
+    """Run `tailor` and exit: 0 done, 2 an error that the user can put right (or go on from: a training that Ctrl-C
+    stopped after a checkpoint), 130 interrupted otherwise.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.exit(_group(given).main(args=given, prog_name="tailor", standalone_mode=False) or 0)

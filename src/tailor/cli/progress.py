@@ -38,7 +38,7 @@ class Drawn:
             transient=True,
         )
         self.tasks: dict[str, TaskID] = {}
-        self.began: dict[str, float] = {}
+        self.began: dict[str, tuple[float, int]] = {}  # a resumed stage does not begin at zero
         self.spoke: dict[str, float] = {}
 
     def __enter__(self) -> "Drawn":
@@ -61,14 +61,15 @@ class Drawn:
 
     def _bar(self, event: Event) -> None:
         if event.stage not in self.tasks:
-            self.tasks[event.stage] = self.progress.add_task(event.stage, total=event.total, text="")
+            task = self.progress.add_task(event.stage, completed=event.done, total=event.total, text="")
+            self.tasks[event.stage] = task
         self.progress.update(self.tasks[event.stage], completed=event.done, total=event.total, text=event.text)
         if event.done >= event.total:  # the same stage may come again, with a clock of its own
             self.progress.remove_task(self.tasks.pop(event.stage))
 
     def _line(self, event: Event) -> None:
         now = time.monotonic()
-        began = self.began.setdefault(event.stage, now)
+        began, start = self.began.setdefault(event.stage, (now, event.done))
         last = event.done >= event.total
         if last:  # the same stage may come again, with a clock of its own
             self.began.pop(event.stage, None)
@@ -77,6 +78,6 @@ class Drawn:
             return
         if not last:
             self.spoke[event.stage] = now
-        left = (now - began) / max(event.done, 1) * (event.total - event.done)
-        tail = f", about {left:.0f} s left" if 0 < event.done < event.total else ""
+        left = (now - began) / max(event.done - start, 1) * (event.total - event.done)
+        tail = f", about {left:.0f} s left" if start < event.done < event.total else ""
         print(f"{event.stage}: {event.done}/{event.total}{tail}  {event.text}".rstrip(), file=sys.stderr, flush=True)

@@ -11,6 +11,8 @@ from rich.table import Table
 from tailor.cli.grouped import group_lines
 
 _HIDDEN = ("map", "machine", "report")
+_TRAINED = ("bundle", "head_params", "bundle_bytes", "seconds", "epoch")
+"""What `--plan-only` cannot say yet."""
 _WIDEST = 1000
 
 
@@ -59,7 +61,12 @@ def print_people(verb: str, result: Any) -> None:
             print(f"warning: {warning}")
         return
     table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path that is cut short is none
+    planned = values.get("accuracy", 0) is None and "plan" in values  # nothing was trained: there are no such figures
     for key, value in values.items():
+        if planned and key in _TRAINED:
+            continue
         if key not in _HIDDEN and value not in (None, "", [], {}):
             table.add_row(key.replace("_", " "), _cell(key, value))
     console.print(table)

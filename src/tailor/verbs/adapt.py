@@ -58,6 +58,8 @@ def adapt(
         raise UsageError(f"task `{task}` is not supported: classification is", hint="leave `--task` out")
     methods = [part.strip() for part in method.split(",") if part.strip()]
     planning.check_names(methods)
+    if scores and not any(one.startswith("spt") for one in methods):
+        raise UsageError(f"`--scores {scores}` is for SPT, `{method}` scores nothing", hint="leave it out")
     settings = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
     images = divided(open_checked(data, seed=seed, corrupt=corrupt, report=report), seed, report)
     learnt = guide(teacher, images.classes)
