@@ -24,7 +24,7 @@ def test_a_name_is_the_method_s_own_kind(kind):
         ("loar", "unknown method `loar`\nhint: did you mean `lora`"),
         ("adapt-8", "unknown method `adapt-8`\nhint: did you mean `adapter`"),
         ("bias-3", "`bias` takes no number, found `bias-3`\nhint: write `--method bias`"),
-        ("lora-0", "the number in `lora-0` must be above zero"),
+        ("lora-0", "the number in `lora-0` must lie between 1 and 65536"),
     ],
 )
 def test_a_misspelt_method_is_explained(name, message):

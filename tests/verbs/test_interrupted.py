@@ -34,24 +34,29 @@ def run(*arguments):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_adapt_killed_anywhere_ends_byte_for_byte_as_if_never_killed(photos, tmp_path):
-    found = json.loads(run(HERE / "kills_verbs.py", photos, tmp_path, 6))
+    found = json.loads(run(HERE / "kills_verbs.py", photos, tmp_path, 4))
     assert {name: outcome for name, outcome in found.items() if outcome != "same"} == {}
-    assert len(found) >= 6
+    assert len(found) >= 4
+
+
+@pytest.fixture(scope="module")
+def alone(photos, tmp_path_factory):
+    """The command line but for the folder, what one process told, and the folder it wrote."""
+    folder = tmp_path_factory.mktemp("alone")
+    none = "recipe: {drop_path: 0}\nspt: {dropout: 0.0, drop_path: 0.0}\n"  # of what each process draws for itself
+    (folder / "same.yaml").write_text(none)
+    command = ["-m", "tailor", "adapt", photos, "--model", "tailor_mini_ti", "--budget", "1%", "--epochs", "2"]
+    command += ["--batch-size", "8", "--config", folder / "same.yaml", "--json", "-o"]
+    return command, json.loads(run(*command, folder / "one")), folder / "one"
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_write_the_bundle_of_one(photos, tmp_path, launcher):
-    (tmp_path / "same.yaml").write_text(
-        "recipe: {drop_path: 0}\nspt: {dropout: 0.0, drop_path: 0.0}\n"
-    )  # each draws its own
-    flags = ("--model", "tailor_mini_ti", "--budget", "1%", "--epochs", "2", "--batch-size", "8")
-    flags += ("--config", str(tmp_path / "same.yaml"))
-    command = ("-m", "tailor", "adapt", photos, *flags, "--json", "-o")
+def test_two_processes_write_the_bundle_of_one(alone, tmp_path, launcher):
+    command, expected, one = alone
     told = json.loads(run(*LAUNCHERS[launcher], *command, tmp_path / "two"))
-    alone = json.loads(run(*command, tmp_path / "one"))
-    assert told["accuracy"] == alone["accuracy"]
-    assert read_plan(tmp_path / "two").spec == read_plan(tmp_path / "one").spec
-    one, two = (load_file(tmp_path / name / "tensors.safetensors") for name in ("one", "two"))
-    assert any(float(tensor.abs().max()) > 1e-3 for name, tensor in one.items() if "delta" in name or "up" in name)
-    torch.testing.assert_close(two, one, atol=1e-4, rtol=0)
+    assert told["accuracy"] == expected["accuracy"]
+    assert read_plan(tmp_path / "two").spec == read_plan(one).spec
+    ours, theirs = (load_file(folder / "tensors.safetensors") for folder in (one, tmp_path / "two"))
+    assert any(float(tensor.abs().max()) > 1e-3 for name, tensor in ours.items() if "delta" in name or "up" in name)
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
     assert len((tmp_path / "two/metrics.jsonl").read_text().splitlines()) == 2  # one process writes

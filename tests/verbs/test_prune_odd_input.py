@@ -61,7 +61,7 @@ def narrow(name, photos, out, **settings):
         ({"macs": "0.1%"}, PlanError, r"out of reach: with 95% of the units gone"),
         ({"macs": "0%"}, TailorError, "above zero"),
         ({"mlp": "100%"}, TailorError, "below 100 %"),
-        ({"mlp": "0%"}, TailorError, "above zero"),
+        ({"mlp": "0%"}, TailorError, "nothing says how much is to go"),
         ({"mlp": "0.01%", "criterion": "random", "widths": {"round_to": 16}}, TailorError, "nothing is left to go"),
     ],
 )

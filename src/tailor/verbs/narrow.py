@@ -62,7 +62,7 @@ class Goal:
         if len(named) > 1:
             raise UsageError(f"`--{named[0][0]}` and `--{named[1][0]}` are two targets", hint="leave one of them out")
         if not named:
-            if not shares:
+            if not any(shares.values()):
                 raise UsageError("nothing says how much is to go", hint="add `--macs 50%`, or `--ratio 50%`")
             return None
         if self.ratio is not None:
