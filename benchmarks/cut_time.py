@@ -20,10 +20,11 @@ from torch import Tensor
 
 from benchmarks.peer_pruning import cut_by_torch_pruning_, runs
 from tailor.measure.machine import machine
-from tailor.tracing import cut_, half, plan_widths, settle, traced
-from tailor.tracing.analyse import analyse
-from tailor.tracing.export import export_graph
-from tailor.tracing.labels import tag_attention
+from tailor.tracing import cut_, half, plan_widths, settle
+from tailor.tracing.graph import traced
+from tailor.tracing.graph.analyse import analyse
+from tailor.tracing.graph.export import export_graph
+from tailor.tracing.graph.labels import tag_attention
 
 MODELS = (
     "vit_base_patch16_224",

@@ -11,12 +11,12 @@ import timm
 import torch
 
 from tailor import backbones, recipes
+from tailor.events import silent
 from tailor.measure.count import macs, parameters
 from tailor.pruning.blocks import keep_blocks
 from tailor.pruning.layers import apply_layers_
 from tailor.pruning.width import kept, random_scores
 from tailor.tracing import as_published, cut_, plan_widths, trace
-from tailor.verbs.events import silent
 from tailor.verbs.narrow import Goal, settings_of
 from tailor.verbs.reaching import Scored, counts_for
 

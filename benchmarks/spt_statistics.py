@@ -22,11 +22,11 @@ from tailor.data.images import for_training, open_data
 from tailor.data.loading import loader
 from tailor.data.transforms import eval_transform, preprocessing_of
 from tailor.errors import PlanError
-from tailor.tuning import spt
-from tailor.tuning.spt_allocate import allocate
-from tailor.tuning.spt_curve import rank
-from tailor.tuning.spt_report import summary
-from tailor.tuning.spt_scores import Scores, sensitivity
+from tailor.tuning.spt import settings as spt
+from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.curve import rank
+from tailor.tuning.spt.report import summary
+from tailor.tuning.spt.scores import Scores, sensitivity
 
 SHARED = Path("../shared/data")
 DATA = {"flowers": str(SHARED / "flowers"), "cifar10": str(SHARED / "cifar10"), "digits": "builtin/digits"}

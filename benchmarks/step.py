@@ -25,9 +25,9 @@ from tailor import build as builder
 from tailor.measure.machine import machine
 from tailor.spec import BackboneRef, ClassifierHead
 from tailor.surgery import trainable
-from tailor.tuning import spt
 from tailor.tuning.apply import apply_
-from tailor.tuning.spt_allocate import allocate
+from tailor.tuning.spt import settings as spt
+from tailor.tuning.spt.allocate import allocate
 
 MODELS = ("vit_small_patch16_224", "vit_base_patch16_224")
 CLASSES = 10

@@ -14,10 +14,11 @@ from tailor import build as builder
 from tailor import bundle
 from tailor.preprocessing import Preprocessing
 from tailor.spec import BackboneRef, ClassifierHead, Spec
-from tailor.tuning import planner, spt
+from tailor.tuning import planner
 from tailor.tuning.plan import TunePlan
-from tailor.tuning.spt_allocate import allocate
-from tailor.tuning.spt_scores import Scores
+from tailor.tuning.spt import settings as spt
+from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.scores import Scores
 
 METHODS = ("linear", "bias", "vpt-shallow-50", "vpt-deep-50", "lora-8", "adapter-8", "adaptformer-64", "convpass-8",
            "repadapter-8", "ssf", "spt-lora", "spt-adapter", "spt-unstructured", "partial-1", "full")  # fmt: skip

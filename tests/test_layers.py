@@ -9,15 +9,18 @@ import tailor
 
 ROOT = Path(tailor.__file__).parent
 LAYERS = (
-    ("errors",),
+    ("errors", "events", "settings"),
     ("anatomy", "surgery", "preprocessing"),
-    ("criteria", "backbones", "tracing", "budget", "recipes"),
+    ("criteria", "backbones", "tracing", "budget", "recipes", "ridge"),
     ("tuning", "pruning", "stitching", "dense"),
+    ("tasks",),
+    ("plans",),
     ("spec",),
     ("build",),
     ("bundle",),
     ("measure", "training", "data"),
     ("evidence", "deploy"),
+    ("workflow",),
     ("verbs",),
     ("cli",),
 )

@@ -14,8 +14,8 @@ from tailor.bundle.manifest import DEEPEST, MOST_PLANS
 from tailor.errors import BundleError, PlanError, TailorError
 from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.tracing import Cut, WidthPlan, cut_
-from tailor.tracing.layout import parse
-from tailor.tracing.plan import Replay, Rescale, Setting, Slice, Step
+from tailor.tracing.widths.layout import parse
+from tailor.tracing.widths.plan import Replay, Rescale, Setting, Slice, Step
 
 
 class Net(nn.Module):

@@ -3,7 +3,7 @@
 import pytest
 
 from tailor.cli import progress
-from tailor.verbs.events import Event
+from tailor.events import Event
 
 
 @pytest.fixture

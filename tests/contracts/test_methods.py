@@ -15,8 +15,9 @@ from tailor.anatomy import Anatomy
 from tailor.backbones import describe
 from tailor.errors import PlanError
 from tailor.surgery import changed, load_changed_, trainable
-from tailor.tuning import MODULES, SELECTIONS, planner
+from tailor.tuning import planner
 from tailor.tuning.apply import apply_, cost, merge_, merges
+from tailor.tuning.methods import MODULES, SELECTIONS
 from tailor.tuning.plan import TunePlan
 
 METHODS = {**SELECTIONS, **MODULES}

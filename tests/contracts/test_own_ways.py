@@ -9,8 +9,9 @@ import tiny
 from tailor.backbones import describe
 from tailor.errors import PlanError
 from tailor.surgery import computes_plainly, trainable
-from tailor.tuning import MODULES, planner
+from tailor.tuning import planner
 from tailor.tuning.apply import apply_, merge_
+from tailor.tuning.methods import MODULES
 from tailor.tuning.sparse import tune_entries_
 
 SMALL = {

@@ -13,10 +13,11 @@ from tailor.backbones import describe
 from tailor.errors import PlanError
 from tailor.pruning.layers import LayerPlan, Sls, apply_layers_, choose
 from tailor.surgery import changed
-from tailor.tuning import MODULES, SELECTIONS, planner
+from tailor.tuning import planner
 from tailor.tuning.apply import apply_, merge_, merges
+from tailor.tuning.methods import MODULES, SELECTIONS
+from tailor.tuning.methods.vpt_deep import PromptedBlock
 from tailor.tuning.plan import without
-from tailor.tuning.vpt_deep import PromptedBlock
 
 BLOCKS = tuple(f"blocks.{i}" for i in range(6))
 METHODS = {**SELECTIONS, **MODULES}

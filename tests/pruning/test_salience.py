@@ -11,8 +11,8 @@ from tailor.pruning.salience import head_saliences, salience_scores
 from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import widths
 from tailor.tracing import cut_, plan_widths, settle, trace
-from tailor.tracing.replay import Replayed
-from tailor.tracing.settle import uneven
+from tailor.tracing.trial.settle import uneven
+from tailor.tracing.widths.replay import Replayed
 
 
 @pytest.fixture(scope="module", params=["vit", "swin"])

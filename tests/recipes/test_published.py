@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from tailor import backbones, recipes
+from tailor.events import silent
 from tailor.measure.count import macs, parameters
 from tailor.pruning.blocks import keep_blocks
 from tailor.pruning.layers import apply_layers_
@@ -20,7 +21,6 @@ from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import kept, random_scores, widths
 from tailor.tracing import as_published, cut_, mac_cost, parameter_cost, plan_widths, trace
 from tailor.training import read_recipe
-from tailor.verbs.events import silent
 from tailor.verbs.narrow import Goal, settings_of
 from tailor.verbs.reaching import Scored, counts_for
 

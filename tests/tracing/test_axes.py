@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tailor.tracing.axes import ONE, expand, find, fresh, leaves, parts, pin, product, reshape, size, unify
+from tailor.tracing.graph.axes import ONE, expand, find, fresh, leaves, parts, pin, product, reshape, size, unify
 
 
 def atoms(dim):

@@ -8,7 +8,7 @@ import torch
 import tiny
 from tailor.measure.count import macs, parameters
 from tailor.tracing import cut_, mac_cost, parameter_cost, plan_widths, settle, trace
-from tailor.tracing.settle import uneven
+from tailor.tracing.trial.settle import uneven
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)

@@ -10,8 +10,8 @@ from torch import nn
 
 from tailor.errors import ModelError
 from tailor.tracing import cut_, plan_widths, settle, trace, verify
-from tailor.tracing.export import time_limit
-from tailor.tracing.settle import half
+from tailor.tracing.graph.export import time_limit
+from tailor.tracing.trial.settle import half
 
 
 class Slow(nn.Module):

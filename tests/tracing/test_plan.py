@@ -11,9 +11,9 @@ from torch import nn
 
 from tailor.errors import PlanError
 from tailor.tracing import Cut, WidthPlan, cut, cut_, half, plan_widths, trace, verify
-from tailor.tracing.layout import extent, keep_index, parse, unit_of
-from tailor.tracing.plan import Step
-from tailor.tracing.replay import Replayed, operator_of
+from tailor.tracing.widths.layout import extent, keep_index, parse, unit_of
+from tailor.tracing.widths.plan import Step
+from tailor.tracing.widths.replay import Replayed, operator_of
 from tracing.test_exact import MODELS, net
 
 ADAPTER = TypeAdapter(WidthPlan)

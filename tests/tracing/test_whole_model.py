@@ -9,7 +9,7 @@ import tiny
 from tailor.backbones import describe
 from tailor.surgery import get_module
 from tailor.tracing import cut_, plan_widths, settle, trace
-from tailor.tracing.settle import uneven
+from tailor.tracing.trial.settle import uneven
 
 FAMILIES = ["vit", "swin", "swin2", "convnext", "convnext_nchw", "resnet"]
 

@@ -9,13 +9,13 @@ from torch.testing import assert_close
 import tiny
 from tailor.errors import PlanError
 from tailor.surgery import trainable
-from tailor.tuning.adaptformer import AdaptFormer
 from tailor.tuning.apply import apply_, merge_
-from tailor.tuning.lora import Lora, LoraLinear
 from tailor.tuning.method import Geometry
+from tailor.tuning.methods.adaptformer import AdaptFormer
+from tailor.tuning.methods.lora import Lora, LoraLinear
+from tailor.tuning.methods.repadapter import RepAdapter
+from tailor.tuning.methods.ssf import Ssf
 from tailor.tuning.plan import Tune, TunePlan
-from tailor.tuning.repadapter import RepAdapter
-from tailor.tuning.ssf import Ssf
 
 LAYER = "blocks.1.attn.qkv"
 STACKS = [

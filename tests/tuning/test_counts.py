@@ -11,8 +11,8 @@ from tailor.backbones import describe
 from tailor.measure.count import macs
 from tailor.tuning import planner
 from tailor.tuning.apply import apply_, cost
-from tailor.tuning.lora import Lora
 from tailor.tuning.method import site_places
+from tailor.tuning.methods.lora import Lora
 from tailor.tuning.plan import Tune, TunePlan
 
 VIT_B = {

@@ -14,12 +14,12 @@ from tailor.data.loading import Batch
 from tailor.errors import PlanError
 from tailor.surgery import trainable
 from tailor.training import Recipe, fit, objective
-from tailor.tuning.adapter import AdaptedOutput
 from tailor.tuning.apply import apply_, cost
-from tailor.tuning.lora import LoraLinear
+from tailor.tuning.methods.adapter import AdaptedOutput
+from tailor.tuning.methods.lora import LoraLinear
+from tailor.tuning.methods.vpt_deep import PromptedBlock, PromptedWindows
 from tailor.tuning.noah import Noah, draw, evaluator, full, plan, search, sliced, step
 from tailor.tuning.plan import TunePlan
-from tailor.tuning.vpt_deep import PromptedBlock, PromptedWindows
 
 SMALL = Noah(widths=(1, 2, 4), depths=(1, 2), generations=4, population=8, mutations=4, crossovers=4, top=3)
 CHOICES = [

@@ -5,7 +5,8 @@ import pytest
 import tiny
 from tailor.backbones import describe
 from tailor.errors import PlanError, UsageError
-from tailor.tuning import MODULES, SELECTIONS, planner
+from tailor.tuning import planner
+from tailor.tuning.methods import MODULES, SELECTIONS
 
 METHODS = {**SELECTIONS, **MODULES}
 

@@ -13,8 +13,8 @@ from tailor.backbones.windows import attend
 from tailor.errors import PlanError
 from tailor.tuning import planner
 from tailor.tuning.apply import apply_
-from tailor.tuning.vpt_deep import VptDeep, fresh
-from tailor.tuning.vpt_shallow import VptShallow
+from tailor.tuning.methods.vpt_deep import VptDeep, fresh
+from tailor.tuning.methods.vpt_shallow import VptShallow
 
 
 def _tuned(model, method):

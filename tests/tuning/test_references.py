@@ -10,16 +10,16 @@ import tiny
 from tailor.backbones import describe
 from tailor.errors import PlanError
 from tailor.tuning import planner
-from tailor.tuning.adapter import Adapter
-from tailor.tuning.adaptformer import AdaptFormer
 from tailor.tuning.apply import apply_
-from tailor.tuning.convpass import ConvBranch, Convpass
-from tailor.tuning.lora import Lora, LoraConv
 from tailor.tuning.method import Geometry
-from tailor.tuning.mlp import Mlp
-from tailor.tuning.repadapter import RepAdapter
-from tailor.tuning.site_adapter import SiteAdapter
-from tailor.tuning.ssf import Ssf
+from tailor.tuning.methods.adapter import Adapter
+from tailor.tuning.methods.adaptformer import AdaptFormer
+from tailor.tuning.methods.convpass import ConvBranch, Convpass
+from tailor.tuning.methods.lora import Lora, LoraConv
+from tailor.tuning.methods.mlp import Mlp
+from tailor.tuning.methods.repadapter import RepAdapter
+from tailor.tuning.methods.site_adapter import SiteAdapter
+from tailor.tuning.methods.ssf import Ssf
 
 QUIET = {"dropout": 0.0}
 

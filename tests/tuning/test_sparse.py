@@ -13,9 +13,9 @@ from tailor.backbones import describe
 from tailor.errors import PlanError
 from tailor.surgery import changed, load_changed_, trainable, write_through_
 from tailor.tuning.apply import apply_, merge_
+from tailor.tuning.methods.ssf import Ssf
 from tailor.tuning.plan import Entries, Tune, TunePlan
 from tailor.tuning.sparse import SparseWeight, merge_entries_, tune_entries_
-from tailor.tuning.ssf import Ssf
 
 CONVOLUTIONS = {
     "plain": nn.Conv2d(4, 6, 3),

@@ -13,12 +13,12 @@ from pydantic import TypeAdapter
 from tailor import backbones
 from tailor.errors import PlanError, UsageError
 from tailor.surgery import trainable
-from tailor.tuning import MODULES
 from tailor.tuning.apply import apply_, cost
+from tailor.tuning.methods import MODULES
 from tailor.tuning.plan import TunePlan
-from tailor.tuning.spt import SPT, Spt, candidates, named, price
-from tailor.tuning.spt_allocate import SWEEP, allocate
-from tailor.tuning.spt_scores import Scores
+from tailor.tuning.spt.allocate import SWEEP, allocate
+from tailor.tuning.spt.scores import Scores
+from tailor.tuning.spt.settings import SPT, Spt, candidates, named, price
 
 FAMILIES = tuple(spt_models.FAMILIES)
 SITE_SETTINGS = [

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tailor.errors import PlanError
-from tailor.tuning.spt_curve import Terms, curve, rank
+from tailor.tuning.spt.curve import Terms, curve, rank
 
 
 def scores() -> list[Tensor]:

@@ -5,11 +5,11 @@ import spt_models
 import torch
 
 from tailor.surgery import get_parameter
-from tailor.tuning.lora import Lora
+from tailor.tuning.methods.lora import Lora
 from tailor.tuning.plan import Entries, Tune, TunePlan
-from tailor.tuning.spt import Spt, candidates
-from tailor.tuning.spt_allocate import allocate
-from tailor.tuning.spt_report import sensitive_shares, summary
+from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.report import sensitive_shares, summary
+from tailor.tuning.spt.settings import Spt, candidates
 
 BIAS = "blocks.0.attn.qkv.bias"
 

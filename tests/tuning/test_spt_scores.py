@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from tailor.errors import PlanError
-from tailor.tuning.spt import Spt, candidates
-from tailor.tuning.spt_allocate import allocate
-from tailor.tuning.spt_scores import Scores, class_means, load, sensitivity
+from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.scores import Scores, class_means, load, sensitivity
+from tailor.tuning.spt.settings import Spt, candidates
 
 
 def by_loop(model, names, images, labels):

@@ -20,7 +20,7 @@ from tailor.tracing import cut_, plan_widths, verify
 from tailor.tuning import planner
 from tailor.tuning.apply import apply_, merges
 from tailor.tuning.beside import Names, Narrowing, names_of
-from tailor.tuning.lora import Lora
+from tailor.tuning.methods.lora import Lora
 from tailor.tuning.plan import Entries, Tune
 from tailor.verbs.beside import folded, left, narrowed, trace_beside
 

@@ -13,7 +13,7 @@ from tailor.cli import main
 from tailor.data.images import open_data
 from tailor.errors import BundleError, PlanError, UsageError
 from tailor.preprocessing import Preprocessing
-from tailor.tuning import spt_scores as scores
+from tailor.tuning.spt import scores
 from tailor.verbs.images import divided, in_order
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))

@@ -4,10 +4,10 @@ import importlib
 
 import tiny
 from tailor.budget import parse
+from tailor.events import silent
 from tailor.pruning.settings import Widths
 from tailor.pruning.width import random_scores
 from tailor.tracing import Cost, trace
-from tailor.verbs.events import silent
 from tailor.verbs.reaching import Scored, counts_for
 
 REACHING = importlib.import_module("tailor.verbs.reaching")

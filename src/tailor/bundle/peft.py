@@ -17,7 +17,7 @@ from tailor.bundle.files import replacing, write_text
 from tailor.errors import PlanError
 from tailor.spec import Spec
 from tailor.surgery import get_module
-from tailor.tuning.lora import Lora, LoraLinear
+from tailor.tuning.methods.lora import Lora, LoraLinear
 from tailor.tuning.plan import TunePlan
 
 _PREFIX = "base_model.model."

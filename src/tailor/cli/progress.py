@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tailor.verbs.events import Event
+from tailor.events import Event
 
 _EVERY = 15.0
 """Seconds between two lines of the same stage where there is no terminal."""

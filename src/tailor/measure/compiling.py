@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tailor.errors import ModelError
-from tailor.tracing.export import quiet
+from tailor.tracing.graph.export import quiet
 
 
 def compiled(model: nn.Module, example: Tensor) -> nn.Module:

@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from tailor.errors import ModelError
-from tailor.tracing.analyse import operator_name
-from tailor.tracing.export import export_graph
+from tailor.tracing.graph.analyse import operator_name
+from tailor.tracing.graph.export import export_graph
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Largest difference, in units of the output's scale, that rounding explains in a deep model."""

@@ -18,8 +18,8 @@ from tailor.pruning.elements import INSTEAD
 from tailor.pruning.settings import Normaliser
 from tailor.pruning.width import normalised, unit_scores
 from tailor.surgery import get_module
-from tailor.tracing.groups import Group, Groups
-from tailor.tracing.layout import unit_of
+from tailor.tracing.graph.groups import Group, Groups
+from tailor.tracing.widths.layout import unit_of
 
 
 def salience_scores(

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import PlanError, UsageError
-from tailor.tracing.groups import Label
+from tailor.tracing.graph.groups import Label
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 Normaliser = Literal["mean", "max", "none"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from tailor.errors import PlanError
 from tailor.pruning.settings import Widths, part_of
 from tailor.pruning.width import classes
-from tailor.tracing.groups import Group, Groups
+from tailor.tracing.graph.groups import Group, Groups
 
 Size = Callable[[Mapping[str, int]], float]
 

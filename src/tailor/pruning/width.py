@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tailor.errors import PlanError
 from tailor.pruning.settings import Normaliser, Shares, Widths
-from tailor.tracing.groups import Group, Groups
-from tailor.tracing.layout import unit_of
+from tailor.tracing.graph.groups import Group, Groups
+from tailor.tracing.widths.layout import unit_of
 
 RANKINGS: dict[str, Callable[[Group], str]] = {
     "isomorphic": lambda group: f"{group.label}: {group.kind}",

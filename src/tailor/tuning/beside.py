@@ -17,8 +17,8 @@ from torch import Tensor
 from tailor.errors import PlanError
 from tailor.surgery import split_range
 from tailor.tracing import Groups, WidthPlan
-from tailor.tracing.cut import keep_vectors
-from tailor.tracing.layout import keep_mask, names
+from tailor.tracing.widths.cut import keep_vectors
+from tailor.tracing.widths.layout import keep_mask, names
 from tailor.tuning.apply import wrapped_paths
 from tailor.tuning.plan import Entries, Tune, TunePlan
 

@@ -20,12 +20,12 @@ from torch.func import functional_call
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
-from tailor.tuning.adapter import AdaptedOutput, Adapter
 from tailor.tuning.apply import cost
-from tailor.tuning.lora import Lora, LoraLinear
 from tailor.tuning.method import STRICT, Module
+from tailor.tuning.methods.adapter import AdaptedOutput, Adapter
+from tailor.tuning.methods.lora import Lora, LoraLinear
+from tailor.tuning.methods.vpt_deep import PromptedBlock, PromptedWindows, VptDeep
 from tailor.tuning.plan import Tune, TunePlan
-from tailor.tuning.vpt_deep import PromptedBlock, PromptedWindows, VptDeep
 
 TYPES: tuple[Callable[[int], Module], ...] = (
     lambda width: VptDeep(prompts=width, dropout=0.1),

@@ -8,8 +8,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import PlanError
-from tailor.tuning import AnyModule
 from tailor.tuning.method import STRICT, Geometry
+from tailor.tuning.methods import AnyModule
 
 
 @dataclass(frozen=True, config=STRICT)

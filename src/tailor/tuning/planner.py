@@ -7,9 +7,9 @@ from torch import nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError, UsageError, nearest
-from tailor.tuning import MODULES, SELECTIONS
 from tailor.tuning.apply import cost
 from tailor.tuning.method import Module, Selection
+from tailor.tuning.methods import MODULES, SELECTIONS
 from tailor.tuning.plan import Tune, TunePlan
 
 _LARGEST = 1 << 16

@@ -11,10 +11,10 @@ from tailor.build import Base
 from tailor.bundle.plan_file import PLAN, read_plan, write_plan
 from tailor.data.images import ImageData
 from tailor.errors import BundleError, UsageError
+from tailor.events import Event, Report, silent
 from tailor.spec import BackboneRef, ClassifierHead, Spec
 from tailor.training import processes_here
 from tailor.verbs import planning
-from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked, preprocessing_of
 from tailor.verbs.task import Run, Task
 from tailor.verbs.teach import guide

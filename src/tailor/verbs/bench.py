@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tailor.errors import UsageError
+from tailor.events import Event, Report, silent
 from tailor.measure.compiling import compiled
 from tailor.measure.count import macs, parameters
 from tailor.measure.fold import fold as folded
 from tailor.measure.machine import machine
 from tailor.measure.memory import peak_memory_bytes
 from tailor.measure.speed import PROTOCOLS, Comparison, images, latency, no_gain, throughput
-from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.subject import Subject, open_subject
 
 

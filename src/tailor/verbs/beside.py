@@ -17,10 +17,10 @@ from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.spec import Spec
 from tailor.surgery import write_through_
 from tailor.tracing import Traced, WidthPlan, cut_, settle, trace
-from tailor.tracing.analyse import Analysis, module_path, operator_name
-from tailor.tracing.axes import leaves, pin
-from tailor.tracing.rules.call import Value
-from tailor.tracing.traced import read_groups
+from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
+from tailor.tracing.graph.axes import leaves, pin
+from tailor.tracing.graph.rules.call import Value
+from tailor.tracing.graph.traced import read_groups
 from tailor.tuning.beside import Names, Narrowing, names_of
 from tailor.tuning.plan import TunePlan
 from tailor.tuning.sparse import held, merge_entries_

@@ -11,11 +11,11 @@ from tailor.data.images import ImageData
 from tailor.data.loading import batches as order
 from tailor.data.loading import loader
 from tailor.data.transforms import train_transform
+from tailor.events import Event, Report
 from tailor.preprocessing import Preprocessing
 from tailor.spec import Spec
 from tailor.surgery import trainable
 from tailor.training import Batch, Features, Progress, Recipe, accuracy, collect, head_only
-from tailor.verbs.events import Event, Report
 from tailor.verbs.images import in_order, score
 
 Batches = Callable[[int, int, int, int], Iterable[Any]]

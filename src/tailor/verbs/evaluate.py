@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tailor import bundle
 from tailor.data.images import for_evaluation
+from tailor.events import Report, silent
 from tailor.training import processes_here
-from tailor.verbs.events import Report, silent
 from tailor.verbs.images import Corrupt, open_checked, score
 
 

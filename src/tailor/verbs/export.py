@@ -8,8 +8,8 @@ from tailor import bundle
 from tailor.bundle import peft
 from tailor.deploy import export as deploy
 from tailor.errors import UsageError
+from tailor.events import Event, Report, silent
 from tailor.tuning.apply import merges
-from tailor.verbs.events import Event, Report, silent
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from tailor import build as builder
 from tailor import bundle
 from tailor.bundle.plan_file import read_plan
 from tailor.errors import UsageError
+from tailor.events import Event, Report, silent
 from tailor.spec import Spec
 from tailor.training import processes_here
 from tailor.tuning.apply import cost
 from tailor.tuning.plan import TunePlan
 from tailor.verbs import planning
-from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked
 from tailor.verbs.task import Run
 from tailor.verbs.teach import guide

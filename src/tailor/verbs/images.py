@@ -12,9 +12,9 @@ from tailor.data.images import ImageData, Split, for_training, open_data
 from tailor.data.loading import Batch, loader
 from tailor.data.transforms import eval_transform
 from tailor.errors import DataError
+from tailor.events import Event, Report, silent
 from tailor.preprocessing import Interpolation, Preprocessing
 from tailor.training import Scores, accuracy
-from tailor.verbs.events import Event, Report, silent
 
 _BATCH = 64
 LOOKED_OVER = 20_000

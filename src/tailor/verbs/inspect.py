@@ -13,8 +13,8 @@ from tailor.bundle.plan_file import PLAN, read_plan
 from tailor.data.check import check
 from tailor.data.images import open_data
 from tailor.errors import UsageError
+from tailor.events import Event, Report, silent
 from tailor.measure.count import macs, parameters
-from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.subject import is_bundle
 from tailor.verbs.widths import describe_groups
 

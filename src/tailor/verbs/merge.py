@@ -6,7 +6,7 @@ from typing import Any
 
 from tailor import build as builder
 from tailor import bundle
-from tailor.verbs.events import Report, silent
+from tailor.events import Report, silent
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tailor import budget as budgets
 from tailor.data.images import ImageData
 from tailor.errors import ModelError, UsageError
+from tailor.events import Event, Report
 from tailor.pruning.blocks import check_blocks
 from tailor.pruning.settings import Part, Shares, Widths
 from tailor.pruning.target import NothingToGo
@@ -21,7 +22,6 @@ from tailor.tuning.apply import merges
 from tailor.verbs.beside import Adapters, as_merged, folded, narrowed, trace_beside
 from tailor.verbs.configured import configured
 from tailor.verbs.dense import Dense, with_layers
-from tailor.verbs.events import Event, Report
 from tailor.verbs.reaching import Scored, counts_for
 from tailor.verbs.scoring import Scoring, choose_blocks, score_units
 

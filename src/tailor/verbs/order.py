@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import UsageError, nearest
+from tailor.events import Report
 from tailor.pruning.elements import DATA, KNOWN
 from tailor.pruning.layers import Sls
 from tailor.training import Recipe
 from tailor.verbs.beside import Adapters
-from tailor.verbs.events import Report
 from tailor.verbs.images import Corrupt
 from tailor.verbs.narrow import Goal, settings_of
 from tailor.verbs.shorten import sls_of

@@ -13,16 +13,20 @@ from tailor.bundle.files import replacing
 from tailor.data.loading import loader
 from tailor.data.transforms import eval_transform
 from tailor.errors import PlanError, UsageError, nearest
+from tailor.events import Event
 from tailor.evidence.terminal import heatmap_text
 from tailor.spec import Spec
 from tailor.training import processes_here
-from tailor.tuning import MODULES, SELECTIONS, planner, spt, spt_report, spt_scores
+from tailor.tuning import planner
 from tailor.tuning.layers import innermost
+from tailor.tuning.methods import MODULES, SELECTIONS
 from tailor.tuning.plan import TunePlan
-from tailor.tuning.spt_allocate import allocate
+from tailor.tuning.spt import report as spt_report
+from tailor.tuning.spt import scores as spt_scores
+from tailor.tuning.spt import settings as spt
+from tailor.tuning.spt.allocate import allocate
 from tailor.verbs import searching
 from tailor.verbs.configured import configured
-from tailor.verbs.events import Event
 from tailor.verbs.task import Task
 
 _HEADS: dict[str, Literal["own", "ncm"]] = {"random": "own", "class-means": "ncm"}

@@ -12,8 +12,8 @@ from tailor.data.images import read_image
 from tailor.data.sources.folder import is_image
 from tailor.data.transforms import eval_transform
 from tailor.errors import DataError, UsageError
+from tailor.events import Event, Report, silent
 from tailor.training import processes_here
-from tailor.verbs.events import Event, Report, silent
 
 _TOP = 5
 

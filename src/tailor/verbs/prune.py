@@ -12,6 +12,7 @@ from tailor import bundle
 from tailor.bundle.plan_file import PLAN
 from tailor.data.images import ImageData
 from tailor.errors import UsageError
+from tailor.events import Event, Report, silent
 from tailor.measure import count
 from tailor.measure.speed import no_gain, throughput
 from tailor.pruning.layers import LayerPlan
@@ -23,7 +24,6 @@ from tailor.verbs import stepwise
 from tailor.verbs.beside import Adapters
 from tailor.verbs.decided import Decided, check_asked, note, noted
 from tailor.verbs.dense import Dense, counted, deployed, from_bundle, from_name, merged, smaller, thawed
-from tailor.verbs.events import Event, Report, silent
 from tailor.verbs.images import Corrupt, divided, open_checked, reported, score
 from tailor.verbs.narrow import Goal, narrower
 from tailor.verbs.order import Order, Retrain, Step, Trains, trains

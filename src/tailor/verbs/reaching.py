@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from tailor.budget import Amount
+from tailor.events import Event, Report
 from tailor.measure.count import macs, parameters
 from tailor.measure.speed import latency
 from tailor.pruning.settings import Shares, Widths, part_of
 from tailor.pruning.target import Size, search, used_up
 from tailor.pruning.width import kept, widths
 from tailor.tracing import Groups, Traced, cut_, mac_cost, parameter_cost, plan_widths
-from tailor.tracing.cost import everywhere
-from tailor.verbs.events import Event, Report
+from tailor.tracing.widths.cost import everywhere
 
 MEASURED_STEPS, COUNTED_STEPS = 5, 40
 """Steps of a search: milliseconds are measured and cost seconds each, counts are arithmetic."""

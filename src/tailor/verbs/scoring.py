@@ -9,6 +9,7 @@ from torch import Tensor
 from tailor.data.images import ImageData
 from tailor.data.loading import Batch
 from tailor.data.records import Split
+from tailor.events import Event, Report
 from tailor.preprocessing import Preprocessing
 from tailor.pruning.blocks import block_scores, keep_blocks, resizing
 from tailor.pruning.elements import DATA, Pairs, element_scores
@@ -20,7 +21,6 @@ from tailor.tracing import Groups, WidthPlan
 from tailor.tuning.beside import names_of
 from tailor.verbs.beside import Adapters
 from tailor.verbs.dense import Dense
-from tailor.verbs.events import Event, Report
 from tailor.verbs.images import in_order
 from tailor.verbs.shorten import drawn
 

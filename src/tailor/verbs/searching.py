@@ -7,6 +7,7 @@ import copy
 import math
 from dataclasses import replace
 
+from tailor.events import Event
 from tailor.training import fit, objective
 from tailor.tuning import noah
 from tailor.tuning.apply import apply_
@@ -14,7 +15,6 @@ from tailor.tuning.apply import cost as price
 from tailor.tuning.plan import TunePlan
 from tailor.verbs.configured import configured
 from tailor.verbs.course import on_images, training_report
-from tailor.verbs.events import Event
 from tailor.verbs.images import in_order
 from tailor.verbs.task import Task
 

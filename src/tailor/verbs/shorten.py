@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from tailor.data.images import ImageData, Split
+from tailor.events import Event, Report
 from tailor.pruning.layers import LayerPlan, Sls, choose
 from tailor.pruning.sls import Curve, Features, again, collect, measure
 from tailor.spec import Spec
 from tailor.training import processes_here
 from tailor.verbs.configured import configured
 from tailor.verbs.dense import Dense, with_layers
-from tailor.verbs.events import Event, Report
 from tailor.verbs.images import in_order
 
 CURVE, MAPS = "layers.png", "tsne.png"

@@ -11,11 +11,11 @@ from dataclasses import replace
 from tailor.budget import parse
 from tailor.bundle.files import dumps, write_text
 from tailor.errors import UsageError
+from tailor.events import Event
 from tailor.pruning.target import check_below
 from tailor.training import processes_here
 from tailor.verbs.decided import STEPS, noted
 from tailor.verbs.dense import Dense, deployed
-from tailor.verbs.events import Event
 from tailor.verbs.narrow import Goal
 from tailor.verbs.order import Order, Step
 from tailor.verbs.pruned import Pruned

@@ -7,10 +7,10 @@ from typing import Any
 
 from tailor.build import Base
 from tailor.data.images import ImageData
+from tailor.events import Report
 from tailor.preprocessing import Preprocessing
 from tailor.training import Recipe
-from tailor.tuning import spt_scores
-from tailor.verbs.events import Report
+from tailor.tuning.spt import scores as spt_scores
 from tailor.verbs.teach import Guide
 
 

@@ -14,9 +14,9 @@ from torch import nn
 from tailor import backbones, bundle
 from tailor import build as builder
 from tailor.errors import UsageError
+from tailor.events import Event, Report
 from tailor.tracing import Groups, settle, trace
 from tailor.tuning.apply import merges
-from tailor.verbs.events import Event, Report
 from tailor.verbs.subject import Subject, is_bundle
 
 

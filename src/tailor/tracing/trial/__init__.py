@@ -1,0 +1,1 @@
+"""Is a cut exact? A trial on a copy, held against a masked reference, before anything is believed."""

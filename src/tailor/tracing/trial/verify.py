@@ -1,0 +1,162 @@
+"""Is a cut exact? Compare the cut model with the masked reference, and name the first module where they part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from tailor.tracing.graph.export import LIMIT, eval_mode, time_limit
+from tailor.tracing.graph.traced import Traced
+from tailor.tracing.trial.reference import Masking, run_masked
+from tailor.tracing.widths.cut import keep_vectors
+from tailor.tracing.widths.plan import WidthPlan
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`error` is the largest difference, relative to the reference's largest value; `module` the first that differs."""
+
+    exact: bool
+    error: float
+    module: str = ""
+    cause: str = ""
+
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def verify(
+    dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor, *, limit: float = LIMIT
+) -> Verdict:
+    """Whether `cut(example)` equals the dense model with the removed units masked after every operator.
+
+    What lies behind a layer scale or a norm near zero is not compared: give an `awakened` model and a cut of it.
+    A `ModelError` says that it took longer than `limit` seconds.
+    """
+    with time_limit(limit, "comparing the cut model with the dense one"):
+        return _compared(dense, cut, traced, plan, example)
+
+
+def _compared(dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -> Verdict:
+    output, failure = attempt(cut, example)
+    if failure is not None:
+        return failure
+    masking = Masking(traced.analysis, traced.names, keep_vectors(plan))
+    found = _tensors(output)
+    expected = _tensors(run_masked(dense, masking, example))
+    error = _difference(found, expected)
+    if error <= TOLERANCE[example.dtype]:
+        return Verdict(True, error)
+    return Verdict(
+        False, error, first_divergence(dense, cut, masking, example, plan), "other values than the masked reference"
+    )
+
+
+def attempt(model: nn.Module, example: Tensor) -> tuple[Any, Verdict | None]:
+    """The model's output, or the verdict on why it cannot run, with the innermost module that was running."""
+    with eval_mode(model), torch.no_grad(), _entered(model) as inside:
+        try:
+            return model(example), None
+        except Exception as error:  # a module's own code fails in its own way
+            where, cause = inside[-1] if inside else "", f"{type(error).__name__}: {_line(error)}"
+            return None, Verdict(False, float("inf"), where, cause)
+
+
+def first_divergence(dense: nn.Module, cut: nn.Module, masking: Masking, example: Tensor, plan: WidthPlan) -> str:
+    """The first module, in order of completion, whose output is not the reference's without the removed units."""
+    expected: dict[str, Tensor] = {}
+
+    def watch(node: Node, result: Any) -> None:
+        stack = node.meta.get("nn_module_stack")
+        if not stack or not isinstance(result, Tensor):
+            return
+        kept = result
+        for d, mask in enumerate(masking.of(masking.analysis.values.get(node))):
+            if mask is not None:
+                kept = kept.index_select(d, mask.nonzero().flatten())
+        for path, _ in stack.values():
+            expected[str(path).split("@")[0]] = kept
+
+    run_masked(dense, masking, example, watch)
+    with eval_mode(cut), torch.no_grad(), _outputs(cut) as outputs:
+        cut(example)
+    rescaled = {rescale.tensor.rpartition(".")[0] for rescale in plan.rescales}  # differ by the factor, on purpose
+    for path, tensor in outputs:
+        reference = expected.get(path)
+        if reference is None or path in rescaled:
+            continue
+        if reference.shape != tensor.shape:
+            if reference.numel() == tensor.numel():
+                continue  # the module's last operator was a reshape outside it
+            return path
+        if _difference([tensor], [reference]) > TOLERANCE[example.dtype]:
+            return path
+    return ""
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = list(output.values())
+    return [tensor for item in output or () for tensor in _tensors(item)]
+
+
+def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
+    if [t.shape for t in found] != [t.shape for t in expected]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(found, expected, strict=True):
+        if b.numel() and b.dtype.is_floating_point:
+            error = float((a - b).abs().max()) / (float(b.abs().max()) or 1.0)
+            worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else ""
+
+
+@contextmanager
+def _entered(model: nn.Module) -> Iterator[list[str]]:
+    """The paths of the modules that were entered and not left, outermost first."""
+    inside: list[str] = []
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        inside.pop()
+
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda m, a, path=path: inside.append(path)))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield inside
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _outputs(model: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
+    """Every module's output, in order of completion, where it is one tensor."""
+    seen: list[tuple[str, Tensor]] = []
+
+    def note(path: str, output: Any) -> None:
+        if isinstance(output, Tensor):
+            seen.append((path, output.clone()))
+
+    handles = [
+        module.register_forward_hook(lambda m, a, o, path=path: note(path, o)) for path, module in model.named_modules()
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,1 @@
+"""SPT: how a budget of parameters is placed by sensitivity."""
