@@ -8,18 +8,16 @@ convolutional weights, norms and raw parameters too.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from tailor.criteria.capture import Capture, Probe, unseen
 from tailor.criteria.factors import Factor, add_mean_squared_, add_squares_
+from tailor.criteria.samples import Loss, called, count, cross_entropy, placed, summed, take
 from tailor.errors import ModelError, PlanError, nearest
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 # Elements of the one dense scratch tensor. On a CPU 8 MB a thread: a quarter of that would suit the cache by a few per
 # cent, but threads meet four times as often, which is slow on a busy machine. Else enough to keep the device busy.
@@ -28,24 +26,19 @@ _SCRATCH_DEVICE = 1 << 26
 _FLAGS = ("grad_checkpointing", "gradient_checkpointing")
 
 
-def summed_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, summed over the batch: samples neither mix nor scale with the batch size."""
-    return F.cross_entropy(outputs, labels, reduction="sum")
-
-
 def squared_gradients(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Any, Any]],
     *,
     parameters: Sequence[str] | None,
-    loss: Loss = summed_cross_entropy,
+    loss: Loss = cross_entropy,
     unit: Literal["sample", "batch"] = "sample",
     autocast: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Squared gradients of the loss for each element of the named parameters (None: all), summed over the samples.
 
-    `batches` gives (inputs (B, ...), labels (B, ...)); `loss(outputs, labels)` must sum over the samples.
+    `batches` gives (inputs, targets) as in `samples`; `loss(output, targets)` is one number a sample, (B,).
     `unit="batch"` squares the mean over a batch instead and sums over the batches. The forward runs in evaluation mode,
     under `autocast` where a half precision is given. `progress` hears (batches done, batches in all or 0 if not known).
     The result is fp32 (fp64 for fp64 parameters), on the model's device, in the order asked for. The model is left as
@@ -61,12 +54,12 @@ def squared_gradients(
     done = 0
     with _prepared(model, wanted):
         run = _Run(model, wanted, sums, loss, autocast)
-        for inputs, labels in batches:
-            inputs, labels = inputs.to(run.device), labels.to(run.device)
+        for inputs, targets in batches:
+            inputs, targets = placed(inputs, run.device), placed(targets, run.device)
             if done == 0:
                 run.survey(inputs)
-                scale = run.calibrate(inputs, labels) if autocast == torch.float16 else 1.0
-            run.add(inputs, labels, scale)
+                scale = run.calibrate(inputs, targets) if autocast == torch.float16 else 1.0
+            run.add(inputs, targets, scale)
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -136,36 +129,37 @@ class _Run:
         self.copies: frozenset[int] = frozenset()
         self.reference: list[Probe] | None = None
 
-    def survey(self, inputs: Tensor) -> None:
+    def survey(self, inputs: Any) -> None:
         """Forward the first sample alone, to compare with its rows in the batch."""
-        if len(inputs) > 1:
+        if count(inputs) > 1:
             capture = Capture(self.wanted, self.constants, 1, sink=None)
             with torch.enable_grad(), self._casting(), capture:
-                self.model(inputs[:1])
+                called(self.model, take(inputs, 1))
             self.reference = capture.probes
 
-    def calibrate(self, inputs: Tensor, labels: Tensor) -> float:
+    def calibrate(self, inputs: Any, targets: Any) -> float:
         """A loss scale under which fp16 gradients of the first sample are far from overflow."""
         reference, self.reference = self.reference, None
         scale = 2.0**20
         finite = False
         while not finite and scale > 1:
             scale /= 4
-            self.add(inputs[:1], labels[:1], scale)
+            self.add(take(inputs, 1), take(targets, 1), scale)
             finite = all(bool(t.isfinite().all()) for t in self.sums.totals.values())
             for t in self.sums.totals.values():
                 t.zero_()
         self.reference = reference
         return max(1.0, scale / 16)
 
-    def add(self, inputs: Tensor, labels: Tensor, scale: float) -> None:
+    def add(self, inputs: Any, targets: Any, scale: float) -> None:
         """Add one batch to the sums."""
+        samples = count(inputs)
         while True:
-            self.sums.begin(len(inputs))
+            self.sums.begin(samples)
             with torch.enable_grad(), self._casting():
-                with self._capture(len(inputs)) as capture:
-                    outputs = self.model(inputs)
-                value = self.loss(outputs, labels)
+                with self._capture(samples) as capture:
+                    output = called(self.model, inputs)
+                value = summed(self.loss, output, targets, samples)
             stale = capture.stale() - self.copies
             self.reference = None
             if not stale:

@@ -1,7 +1,8 @@
 """Scores of single weights for the width methods: what they take from the model, its gradients and its data.
 
-Gradients as in Isomorphic Pruning's code: in eval mode, cross-entropy without smoothing, summed with their signs over
-the batches before anything is multiplied; the Hessian's diagonal from per-sample squared gradients.
+Gradients as in Isomorphic Pruning's code: in eval mode, of the task's plain loss (cross-entropy without smoothing),
+summed with their signs over the batches before anything is multiplied; the Hessian's diagonal from per-sample squared
+gradients.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailor.criteria import CRITERIA
+from tailor.criteria.samples import Loss, called, count, cross_entropy, placed, summed
 from tailor.criteria.scores import Stats
 from tailor.criteria.squared_gradient import squared_gradients
 from tailor.errors import ModelError, PlanError, UsageError, nearest
@@ -38,8 +39,17 @@ class Pairs:
             yield batch.images, batch.labels
 
 
-def element_scores(model: nn.Module, names: Iterable[str], criterion: str, pairs: Pairs | None) -> dict[str, Tensor]:
-    """The criterion's score of every element of the named parameters, in their shapes."""
+def element_scores(
+    model: nn.Module,
+    names: Iterable[str],
+    criterion: str,
+    pairs: Iterable[tuple[Any, Any]] | None,
+    loss: Loss = cross_entropy,
+) -> dict[str, Tensor]:
+    """The criterion's score of every element of the named parameters, in their shapes.
+
+    `pairs` are inputs and targets of any kind, `loss` the task's, one number a sample.
+    """
     if criterion not in NAMES:
         raise UsageError(f"unknown criterion `{criterion}`", hint=nearest(criterion, KNOWN))
     if criterion in DATA and pairs is None:
@@ -50,24 +60,26 @@ def element_scores(model: nn.Module, names: Iterable[str], criterion: str, pairs
     first, second = zeros, zeros
     if criterion == "taylor":
         assert pairs is not None
-        first = gradients(model, weights, pairs)
+        first = gradients(model, weights, pairs, loss)
     elif criterion == "hessian":
         assert pairs is not None
-        second = _squares(model, weights, pairs)
+        second = _squares(model, weights, pairs, loss)
     score = CRITERIA[NAMES[criterion]]
     return {name: score(Stats(weight, first[name], second[name])) for name, weight in weights.items()}
 
 
-def _squares(model: nn.Module, names: Iterable[str], pairs: Pairs) -> dict[str, Tensor]:
+def _squares(model: nn.Module, names: Iterable[str], pairs: Iterable[tuple[Any, Any]], loss: Loss) -> dict[str, Tensor]:
     """Squared per-sample gradients; PlanError where code of the model or of a tune hides them."""
     try:
-        return squared_gradients(model, pairs, parameters=tuple(names))
+        return squared_gradients(model, pairs, parameters=tuple(names), loss=loss)
     except ModelError as error:
         raise PlanError(f"`hessian` cannot score this model: {error.message}", hint=INSTEAD) from None
 
 
-def gradients(model: nn.Module, names: Iterable[str], pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """The gradient of the cross-entropy, summed over all images, of each named parameter; the model stays as it was."""
+def gradients(
+    model: nn.Module, names: Iterable[str], pairs: Iterable[tuple[Any, Any]], loss: Loss = cross_entropy
+) -> dict[str, Tensor]:
+    """The gradient of the loss, summed over all samples, of each named parameter; the model stays as it was."""
     known = dict(model.named_parameters())
     wanted = {name: known[name] for name in names}
     before = {name: p.requires_grad for name, p in known.items()}
@@ -79,12 +91,12 @@ def gradients(model: nn.Module, names: Iterable[str], pairs: Iterable[tuple[Tens
         model.eval()
         for name, parameter in known.items():
             parameter.requires_grad_(name in wanted)
-        for images, labels in pairs:
-            seen += len(labels)
-            loss = F.cross_entropy(
-                model(images.to(place.device, place.dtype)), labels.to(place.device), reduction="sum"
-            )
-            found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        for inputs, targets in pairs:
+            samples = count(inputs)
+            seen += samples
+            output = called(model, placed(inputs, place.device, place.dtype))
+            whole = summed(loss, output, placed(targets, place.device), samples)
+            found = torch.autograd.grad(whole, list(wanted.values()), allow_unused=True)
             for total, grad in zip(sums.values(), found, strict=True):
                 if grad is not None:
                     total += grad

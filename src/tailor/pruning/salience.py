@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tailor.criteria.samples import Loss, called, count, cross_entropy, placed, summed
 from tailor.errors import PlanError
 from tailor.pruning.elements import INSTEAD
 from tailor.pruning.settings import Normaliser
@@ -25,40 +25,45 @@ from tailor.tracing.widths.layout import unit_of
 def salience_scores(
     model: nn.Module,
     groups: Groups,
-    pairs: Iterable[tuple[Tensor, Tensor]],
+    pairs: Iterable[tuple[Any, Any]],
     normaliser: Normaliser = "mean",
     everything: bool = False,
+    loss: Loss = cross_entropy,
 ) -> dict[str, Tensor]:
-    """A score for each unit of each group; `pairs` are images (B, 3, H, W) and labels (B,)."""
+    """A score for each unit of each group; `pairs` are inputs and targets, `loss` is one number a sample."""
     elements = {name: parameter.detach().abs() for name, parameter in model.named_parameters()}
     scores = unit_scores(groups, elements, normaliser, everything)
     heads = [group for group in groups.groups if group.label == "heads"]
-    found = head_saliences(model, groups, heads, pairs) if heads else {}
+    found = head_saliences(model, groups, heads, pairs, loss) if heads else {}
     return scores | {name: normalised(score, normaliser) for name, score in found.items()}
 
 
 def head_saliences(
-    model: nn.Module, groups: Groups, heads: Sequence[Group], pairs: Iterable[tuple[Tensor, Tensor]]
+    model: nn.Module,
+    groups: Groups,
+    heads: Sequence[Group],
+    pairs: Iterable[tuple[Any, Any]],
+    loss: Loss = cross_entropy,
 ) -> dict[str, Tensor]:
-    """E |A_h . dL/dA_h| over the images, (heads,) for each group; the model stays as it was."""
+    """E |A_h . dL/dA_h| over the samples, (heads,) for each group; the model stays as it was."""
     readers = {group.id: _reader(model, groups, group) for group in heads}
     sums = {group.id: torch.zeros(group.size, dtype=torch.float64) for group in heads}
     place = next(model.parameters())
     seen = 0
     with _evaluated(model), _inputs(readers) as given:
-        for images, labels in pairs:
+        for inputs, targets in pairs:
             given.clear()
-            seen += len(labels)
-            # Without it nothing needs a gradient in front of the first attention.
-            x = images.to(place.device, place.dtype).detach().requires_grad_()
-            loss = F.cross_entropy(model(x), labels.to(place.device), reduction="sum")
+            samples = count(inputs)
+            seen += samples
+            output = called(model, placed(inputs, place.device, place.dtype))
             _check_read(readers, given)
-            grads = torch.autograd.grad(loss, [given[name] for name in readers])
+            whole = summed(loss, output, placed(targets, place.device), samples)
+            grads = torch.autograd.grad(whole, [given[name] for name in readers])
             for name, grad in zip(readers, grads, strict=True):
                 product = (given[name].detach() * grad).double()  # (B, ..., C), or (B * windows, N, C)
-                each = product.reshape(len(labels), -1, product.shape[-1]).sum(1)
+                each = product.reshape(samples, -1, product.shape[-1]).sum(1)
                 units = readers[name][1].to(each.device)
-                by_head = each.new_zeros(len(labels), len(sums[name])).index_add_(1, units, each)
+                by_head = each.new_zeros(samples, len(sums[name])).index_add_(1, units, each)
                 sums[name] += by_head.abs().sum(0).cpu()
     if not seen:
         raise PlanError("there is no image to score the heads on", hint="give at least one")
@@ -93,7 +98,12 @@ def _inputs(readers: Mapping[str, tuple[nn.Module, Tensor]]) -> Iterator[dict[st
     given: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        return lambda module, args: given.__setitem__(name, args[0])
+        def kept(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            # No parameter needs a gradient, so the graph begins where the first reader is given something.
+            given[name] = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+            return (given[name], *args[1:])
+
+        return kept
 
     with ExitStack() as stack:
         for name, (module, _) in readers.items():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tailor.anatomy import Anatomy
+from tailor.criteria.samples import arguments, count, placed
 from tailor.errors import PlanError
 from tailor.tuning.apply import cost
 from tailor.tuning.method import STRICT, Module
@@ -114,25 +115,38 @@ def step(anatomy: Anatomy, settings: Noah, loss: Callable[[Tensor, Any], Tensor]
     return of_a_subnet
 
 
-def evaluator(model: nn.Module, anatomy: Anatomy, batches: Iterable[Sequence[Any]]) -> Callable[[Widths], float]:
-    """The accuracy of a sub-net of the trained supernet on (images, labels, ...) batches: what the search maximises."""
+def correct(output: Tensor, targets: Tensor) -> Tensor:
+    """Whether each image's highest score is that of its class, (B,): the mean is the accuracy."""
+    return (output.argmax(-1) == targets).float()
+
+
+def evaluator(
+    model: nn.Module,
+    anatomy: Anatomy,
+    batches: Iterable[Sequence[Any]],
+    value: Callable[[Any, Any], Tensor] = correct,
+) -> Callable[[Widths], float]:
+    """What the search maximises: the mean `value` of a sub-net of the trained supernet on (inputs, targets, ...).
+
+    `value(output, targets)` is one number a sample, (B,), and larger is better; for a loss, its negative.
+    """
 
     @torch.inference_mode()
-    def accuracy(widths: Widths) -> float:
-        right = seen = 0
+    def mean(widths: Widths) -> float:
+        total, seen = 0.0, 0
         device = next(model.parameters()).device
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
-        for images, labels, *_ in batches:
+        for inputs, targets, *_ in batches:
             with sliced(model, anatomy, widths) as parameters:
-                logits = functional_call(model, parameters, (images.to(device),))
-            right += int((logits.argmax(-1) == labels.to(device)).sum())
-            seen += len(labels)
+                output = functional_call(model, parameters, *arguments(placed(inputs, device)))
+            total += float(value(output, placed(targets, device)).sum())
+            seen += count(inputs)
         for module, mode in modes:
             module.training = mode
-        return right / max(seen, 1)
+        return total / max(seen, 1)
 
-    return accuracy
+    return mean
 
 
 @contextmanager

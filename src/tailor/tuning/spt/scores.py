@@ -17,13 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
+from tailor.criteria.samples import Loss, called, count, cross_entropy, placed, take
 from tailor.criteria.squared_gradient import squared_gradients
 from tailor.errors import PlanError
 from tailor.surgery import get_module
 from tailor.tuning.spt.settings import candidates
 
-Images = Iterable[Sequence[Any]]
-"""Batches that begin with images (B, C, H, W) and labels (B,); may be iterated more than once."""
+Batches = Iterable[Sequence[Any]]
+"""Batches that begin with inputs and targets, of any kind (`criteria.samples`); may be iterated more than once."""
 
 _FORMAT = "tailor-scores-1"
 
@@ -67,8 +68,9 @@ def load_facts(path: Path) -> dict[str, str | int | float]:
 def sensitivity(
     model: nn.Module,
     anatomy: Anatomy,
-    batches: Images,
+    batches: Batches,
     *,
+    loss: Loss = cross_entropy,
     head: Literal["own", "ncm"] = "own",
     head_seed: int = 0,
     unit: Literal["sample", "batch"] = "sample",
@@ -76,10 +78,11 @@ def sensitivity(
     autocast: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Score every candidate on the first `samples` images of `batches` (None: all of them). The model stays as it is.
+    """Score every candidate on the first `samples` of `batches` (None: all of them). The model stays as it is.
 
-    `head_seed` is what the model's head was drawn from, recorded only; `progress` hears (batches done, batches in all).
-    PlanError for a zero head, ModelError for a parameter whose gradient cannot be told apart by samples.
+    `loss` is the task's, one number a sample. `head_seed` is what the model's head was drawn from, recorded only;
+    `progress` hears (batches done, batches in all). PlanError for a zero head, ModelError for a parameter whose
+    gradient cannot be told apart by samples.
     """
     if head == "ncm" and iter(batches) is batches:
         raise PlanError("class means need a second pass over the batches", hint="give a list or a loader of batches")
@@ -91,7 +94,9 @@ def sensitivity(
             progress(done, len(taken))  # how many batches the samples take is known once the first has come
 
     with class_means(model, anatomy, taken) if head == "ncm" else nullcontext():
-        found = squared_gradients(model, taken, parameters=names, unit=unit, autocast=autocast, progress=heard)
+        found = squared_gradients(
+            model, taken, parameters=names, loss=loss, unit=unit, autocast=autocast, progress=heard
+        )
     facts: dict[str, str | int | float] = {"unit": unit, "samples": taken.seen, "batch": taken.batch, "head": head}
     if head == "own":
         facts["head_seed"] = head_seed
@@ -99,9 +104,9 @@ def sensitivity(
 
 
 class _First:
-    """The first `samples` images of some batches, as (images, labels); remembers how many there were."""
+    """The first `samples` of some batches, as (inputs, targets); remembers how many there were."""
 
-    def __init__(self, batches: Images, samples: int | None) -> None:
+    def __init__(self, batches: Batches, samples: int | None) -> None:
         self.batches, self.samples = batches, samples
         self.seen = self.batch = 0
 
@@ -110,19 +115,20 @@ class _First:
         total = len(self.batches) if isinstance(self.batches, Sized) else 0
         return min(total, -(-self.samples // self.batch)) if self.samples and self.batch else total
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         self.seen = 0
-        for images, labels, *_ in self.batches:
-            self.batch = self.batch or len(images)
-            room = len(images) if self.samples is None else min(len(images), self.samples - self.seen)
+        for inputs, targets, *_ in self.batches:
+            size = count(inputs)
+            self.batch = self.batch or size
+            room = size if self.samples is None else min(size, self.samples - self.seen)
             self.seen += room
-            yield images[:room], labels[:room]
+            yield take(inputs, room), take(targets, room)
             if self.seen == self.samples:
                 return
 
 
 @contextmanager
-def class_means(model: nn.Module, anatomy: Anatomy, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
+def class_means(model: nn.Module, anatomy: Anatomy, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[None]:
     """While inside, each classifier layer compares features with the class means of `batches`.
 
     Row c of the weight is the direction from the mean of all classes to that of class c, of length one, and the bias
@@ -152,7 +158,7 @@ def class_means(model: nn.Module, anatomy: Anatomy, batches: Iterable[tuple[Tens
 
 
 def _sums(
-    model: nn.Module, layers: list[nn.Linear], batches: Iterable[tuple[Tensor, Tensor]]
+    model: nn.Module, layers: list[nn.Linear], batches: Iterable[tuple[Any, Tensor]]
 ) -> list[tuple[nn.Linear, Tensor, Tensor]]:
     """For each layer the summed input of each class (K, D) and the number of images (K,)."""
     found = [
@@ -165,9 +171,9 @@ def _sums(
     try:
         model.eval()
         with torch.no_grad():
-            for images, labels in batches:
+            for inputs, labels in batches:
                 device = layers[0].weight.device
-                model(images.to(device))
+                called(model, placed(inputs, device))
                 for layer, sums, counts in found:
                     features = seen[id(layer)]
                     sums.index_add_(0, labels.to(device), features.to(sums.dtype))
