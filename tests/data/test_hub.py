@@ -15,14 +15,14 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError) as caught:
         open_data("hfds/owner/name")
-    assert "pip install 'tailor[data]'" in caught.value.hint
+    assert "pip install 'tailor-models[data]'" in caught.value.hint
 
 
 @pytest.fixture
 def datasets(monkeypatch, tmp_path):
     """The package, with its cache in the test's folder and no network."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    package = pytest.importorskip("datasets", reason="needs `pip install 'tailor[data]'`")
+    package = pytest.importorskip("datasets", reason="needs `pip install 'tailor-models[data]'`")
     monkeypatch.setattr(package.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     package.disable_progress_bars()
     return package

@@ -137,7 +137,8 @@ def _need(*packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         names = ", ".join(f"`{name}`" for name in missing)
-        raise TailorError(f"ONNX needs packages that are not installed: {names}", hint="pip install 'tailor[export]'")
+        hint = "pip install 'tailor-models[export]'"
+        raise TailorError(f"ONNX needs packages that are not installed: {names}", hint=hint)
 
 
 def _written(

@@ -76,7 +76,9 @@ def _open(name: str) -> dict[str, Any]:
     try:
         import datasets
     except ImportError:
-        raise DataError(f"`hfds/{name}` needs the package `datasets`", hint="pip install 'tailor[data]'") from None
+        raise DataError(
+            f"`hfds/{name}` needs the package `datasets`", hint="pip install 'tailor-models[data]'"
+        ) from None
     path = Path(name).expanduser()
     try:
         saved = (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
