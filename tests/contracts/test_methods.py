@@ -16,7 +16,7 @@ from tailor.backbones import describe
 from tailor.errors import PlanError
 from tailor.surgery import changed, load_changed_, trainable
 from tailor.tuning import planner
-from tailor.tuning.apply import apply_, cost, merge_, merges
+from tailor.tuning.apply import apply_, cost, merge_, merges, wrapped_paths
 from tailor.tuning.methods import MODULES, SELECTIONS
 from tailor.tuning.plan import TunePlan
 
@@ -244,3 +244,23 @@ def test_bfloat16_autocast_trains(kind):
     assert all(p.grad is not None and p.grad.dtype == p.dtype for p in trainable(model).values())
     with torch.no_grad():
         assert_close(scores.float(), model(x), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, method in MODULES.items() if method.identity or method.merges])
+@pytest.mark.parametrize("family", ["vit", "convnext_nchw"])
+def test_a_wrapper_answers_for_its_layer_in_everything_that_a_backbone_asks(kind, family):
+    if family in NOT_DEFINED.get(kind, ()):
+        return
+    model, _, plan = _tuned(kind, family)
+    plain = dict(_described(family)[0].named_modules())
+    names = ("weight", "bias", "kernel_size", "stride", "padding", "dilation", "in_channels", "in_features", "eps")
+    for path in set(wrapped_paths(plan)):
+        wrapper, layer = model.get_submodule(path), plain[path]
+        for name in (n for n in names if hasattr(layer, n)):
+            answer = getattr(copy.deepcopy(wrapper), name)
+            same = torch.equal(answer, getattr(layer, name)) if isinstance(answer, torch.Tensor) else answer
+            assert same is True or same == getattr(layer, name), (path, name)
+        with pytest.raises(AttributeError, match=f"'{type(wrapper).__name__}' object has no attribute 'colour'"):
+            wrapper.colour  # noqa: B018
+        for name, _ in layer.named_children():
+            assert not hasattr(wrapper, name) or name in wrapper._modules, "a submodule would have two paths"

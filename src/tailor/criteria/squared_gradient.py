@@ -201,7 +201,7 @@ def _find(model: nn.Module, parameters: Sequence[str] | None) -> dict[str, nn.Pa
 def _prepared(model: nn.Module, wanted: dict[str, nn.Parameter]) -> Iterator[None]:
     """Evaluation mode, only the wanted parameters require gradients, no checkpointing; afterwards all as before."""
     modes = [(m, m.training) for m in model.modules()]
-    flags = [(m, f) for m in model.modules() for f in _FLAGS if getattr(m, f, False) is True]
+    flags = [(m, f) for m in model.modules() for f in _FLAGS if vars(m).get(f) is True]
     needs = [(p, p.requires_grad) for p in model.parameters()]
     hooks = []
     try:

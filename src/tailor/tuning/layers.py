@@ -1,13 +1,39 @@
-"""Looking at a layer through whatever methods were put around it, and changing ranges of its outputs."""
+"""Looking at a layer through whatever methods were put around it, answering for it, and changing its outputs."""
 
 from collections.abc import Callable
 from itertools import accumulate
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
 from tailor.surgery import computes_plainly
+
+Wrapper = TypeVar("Wrapper", bound=type[nn.Module])
+
+
+def answers_for_base(wrapper: Wrapper) -> Wrapper:
+    """Class decorator: what the wrapper has not itself (`kernel_size`, `weight`, ...) it takes from the layer it wraps.
+
+    A backbone's code asks its layers for sizes, strides and devices. Submodules are not answered for, so that each
+    keeps one path; nor are other wrappers in between, whose settings are their own. `state_dict` is not touched.
+    """
+
+    def answer(self: nn.Module, name: str) -> Any:
+        try:
+            return nn.Module.__getattr__(self, name)
+        except AttributeError:
+            base = self.__dict__.get("_modules", {}).get("base")  # there is none while a copy is being made
+            if base is None or name.startswith("__") or not hasattr(innermost(base), name):
+                raise
+            value = getattr(innermost(base), name)
+            if isinstance(value, nn.Module):
+                raise
+            return value
+
+    wrapper.__getattr__ = answer  # type: ignore[method-assign]
+    return wrapper
 
 
 def innermost(module: nn.Module) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tailor.surgery import computes_plainly
+from tailor.tuning.layers import answers_for_base
 
 _DENSE_ABOVE = 0.25
 """Share of the matrix that the rows x columns hull may cover before one dense product is cheaper."""
@@ -32,6 +33,7 @@ class Held:
     indices: Tensor | None = None
 
 
+@answers_for_base
 class SparseWeight(nn.Module):
     """A linear or convolution layer of which the entries `indices` (flat, sorted) of the weight train."""
 

@@ -166,7 +166,7 @@ def _by_operator(
 ) -> Iterator[Attribute]:
     for node in nodes:
         for name, dims, form in OPERATOR_ROWS.get(operator_name(node), ()):
-            if not hasattr(module, name):
+            if name not in vars(module):
                 continue
             if name == "groups" and (module.groups == 1 or not isinstance(module.groups, int)):
                 continue

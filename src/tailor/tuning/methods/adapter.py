@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
-from tailor.tuning.layers import like
+from tailor.tuning.layers import answers_for_base, like
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, block_places
 from tailor.tuning.methods import bottleneck
 from tailor.tuning.methods.bottleneck import Bottleneck, quick_gelu
@@ -47,6 +47,7 @@ class Adapter:
         return AdaptedOutput(layer, branch)
 
 
+@answers_for_base
 class AdaptedOutput(nn.Module):
     """base(x) plus a branch fed with base(x)."""
 

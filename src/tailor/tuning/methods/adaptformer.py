@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
-from tailor.tuning.layers import like
+from tailor.tuning.layers import answers_for_base, like
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, block_places
 from tailor.tuning.methods import bottleneck
 from tailor.tuning.methods.bottleneck import Bottleneck
@@ -53,6 +53,7 @@ class AdaptFormer:
         return ParallelBranch(layer, branch, self.scale)
 
 
+@answers_for_base
 class ParallelBranch(nn.Module):
     """base(x) plus `scale` times a branch fed with x."""
 

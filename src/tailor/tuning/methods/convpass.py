@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
-from tailor.tuning.layers import innermost, like
+from tailor.tuning.layers import answers_for_base, innermost, like
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, block_places, undefined
 from tailor.tuning.methods.bottleneck import quick_gelu
 
@@ -104,6 +104,7 @@ class ConvBranch(nn.Module):
         return self.up(self.dropout(quick_gelu(mixed)))
 
 
+@answers_for_base
 class Convpassed(nn.Module):
     """base(x) plus `scale` times the branch of x. Further arguments (masks, position) go to the base."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
-from tailor.tuning.layers import matrix_shape, on_segments, plain, rows_of, segments
+from tailor.tuning.layers import answers_for_base, matrix_shape, on_segments, plain, rows_of, segments
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, site_places
 
 
@@ -67,6 +67,7 @@ class Lora:
         return base
 
 
+@answers_for_base
 class LoraLinear(nn.Module):
     """A linear layer with low-rank updates on ranges of its outputs. Shapes (..., in) -> (..., out)."""
 
@@ -119,6 +120,7 @@ class LoraLinear(nn.Module):
         return total
 
 
+@answers_for_base
 class LoraConv(nn.Module):
     """A dense convolution with a low-rank update: the same kernel to `rank` channels, then 1x1 up."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
-from tailor.tuning.layers import innermost
+from tailor.tuning.layers import answers_for_base, innermost
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, undefined
 
 
@@ -45,6 +45,7 @@ class Mlp:
         return MlpHead(layer, self.layers - 1, self.dropout)
 
 
+@answers_for_base
 class MlpHead(nn.Module):
     """Hidden layers, then the classifier. Shapes (B, d) -> (B, classes)."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
-from tailor.tuning.layers import like, matrix_shape, plain
+from tailor.tuning.layers import answers_for_base, like, matrix_shape, plain
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, site_places, undefined
 
 
@@ -85,6 +85,7 @@ class RepAdapter:
         return base
 
 
+@answers_for_base
 class RepAdapted(nn.Module):
     """A linear layer (..., in) or 1x1 convolution (B, in, H, W) whose input is adapted first."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
-from tailor.tuning.layers import like, matrix_shape, on_segments, plain, rows_of, segments
+from tailor.tuning.layers import answers_for_base, like, matrix_shape, on_segments, plain, rows_of, segments
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, site_places
 from tailor.tuning.methods import bottleneck
 from tailor.tuning.methods.bottleneck import Bottleneck
@@ -54,6 +54,7 @@ class SiteAdapter:
         return SiteAdapted(layer, self.rank, rows, self.dropout, self.drop_path)
 
 
+@answers_for_base
 class SiteAdapted(nn.Module):
     """A layer with bottlenecks on ranges of its outputs. Shapes are the layer's own."""
 

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.surgery import computes_plainly
-from tailor.tuning.layers import innermost
+from tailor.tuning.layers import answers_for_base, innermost
 from tailor.tuning.method import STRICT, Geometry, Place, Rows
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, nn.RMSNorm, RmsNorm, RmsNorm2d)
@@ -68,6 +68,7 @@ class Ssf:
         return base
 
 
+@answers_for_base
 class ScaledShifted(nn.Module):
     """gamma * base(x) + beta over the channel axis of the operation's output."""
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tailor.anatomy import Anatomy
 from tailor.backbones.windows import attend, is_window_attention
 from tailor.errors import PlanError
-from tailor.tuning.layers import innermost, like
+from tailor.tuning.layers import answers_for_base, innermost, like
 from tailor.tuning.method import STRICT, Geometry, Place, Rows, block_places, undefined
 
 
@@ -66,6 +66,7 @@ def fresh(prompts: int, width: int, like: Tensor) -> nn.Parameter:
     return nn.Parameter(like.new_empty(prompts, width).uniform_(-bound, bound))
 
 
+@answers_for_base
 class PromptedBlock(nn.Module):
     """A block of a plain ViT whose sequence is longer by the prompts. Shapes (B, N, C) as the geometry says."""
 
@@ -96,12 +97,13 @@ class PromptedBlock(nn.Module):
         return y
 
 
+@answers_for_base
 class PromptedWindows(nn.Module):
     """A Swin window attention whose windows all see the same prompts. Shapes (B * windows, N, C)."""
 
     def __init__(self, base: nn.Module, prompts: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if not is_window_attention(base):
+        if innermost(base) is not base or not is_window_attention(base):
             raise PlanError(
                 f"prompts cannot join a `{type(innermost(base)).__name__}`: its windows are not described",
                 hint="apply `vpt-deep` before other methods at the same attention, or use `--method lora`",
