@@ -47,7 +47,7 @@ def mini(images: int, data: str) -> Case:
     splits = open_data(data).splits
     pre = preprocessing_of(backbones.config_of(model), "bicubic")
     batches = list(chain.from_iterable(in_order(splits[name], pre) for name in ("train", "val")))
-    whole = accumulate((len(batch.labels) for batch in batches), initial=0)
+    whole = accumulate((len(batch.targets) for batch in batches), initial=0)
     return Case(model, backbones.describe(model), [batch for batch, before in zip(batches, whole) if before < images])
 
 
@@ -101,7 +101,7 @@ def passes(case: Case) -> tuple[int, list[float | None]]:
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
 
-    labels = torch.cat([batch.labels for batch in case.batches]).numpy()
+    labels = torch.cat([batch.targets for batch in case.batches]).numpy()
     curve: list[float | None] = []
     for block in case.anatomy.blocks:
         found: list[Tensor] = []
@@ -127,7 +127,7 @@ def cpu_seconds() -> float:
 def compare(name: str, images: int, data: str) -> dict[str, Any]:
     """One case: both decide, in one run."""
     case = CASES[name](images, data)
-    row: dict[str, Any] = {"case": name, "images": sum(len(batch.labels) for batch in case.batches)}
+    row: dict[str, Any] = {"case": name, "images": sum(len(batch.targets) for batch in case.batches)}
     curves = {}
     with torch.no_grad():
         case.model(case.batches[0].images)  # what only the first call pays for

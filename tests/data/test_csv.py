@@ -67,7 +67,6 @@ def test_numbers_are_ordered_as_numbers(listing):
         ("path,label\na.png,x\nabsent.png,y\n", "line 3 of"),
         ("path,label,split\na.png,x,train\nb.png,y,trian\n", "unknown split: `trian`"),
         ("path,label,split\na.png,x,train\nb.png,y\n", "unknown split: ``"),
-        ("path,label\na.png,x\nb.png,x\n", "one class, `x`"),
         ("path,label,split\na.png,x,train\nb.png,y,train\nmore/c.png,z,test\n", "`z` is in test but not in train"),
     ],
 )

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from tailor.data.images import open_data
+from tailor.data.images import for_evaluation, for_training, open_data
 from tailor.errors import DataError
 
 
@@ -22,7 +22,7 @@ def test_a_plain_folder_is_one_split(tree):
     data = open_data(tree({"dog": 3, "cat": 2}))
     assert data.classes == ("cat", "dog")
     assert counts(data) == {"all": (2, 3)}
-    assert data.task == "classification" and data.notes == ()
+    assert data.kind == "classes" and data.notes == ()
     assert data.splits["all"].read(0).size == (48, 40)
 
 
@@ -99,9 +99,12 @@ def test_a_folder_of_empty_classes(tree):
     assert "no image found" in refusal(tree({"cat": 0, "dog": 0})).message
 
 
-def test_one_class(tree):
-    error = refusal(tree({"cat": 3}))
-    assert "one class, `cat`" in error.message and error.hint
+def test_one_class_is_enough_to_look_at_and_not_to_train_on(tree):
+    data = open_data(tree({"cat": 3}), classes=["cat", "dog"])
+    assert for_evaluation(data).labels == (0, 0, 0)
+    with pytest.raises(DataError) as caught:
+        for_training(open_data(tree({"cat": 3})), 0)
+    assert "one class, `cat`" in caught.value.message and caught.value.hint
 
 
 def test_an_empty_class_is_left_out_and_noted(tree):
@@ -149,28 +152,13 @@ def test_a_file_instead_of_a_folder(write, tmp_path):
     assert "is a file" in refusal(tmp_path / "list.txt").message
 
 
-@pytest.mark.parametrize(
-    ("folders", "kind"),
-    [({"Annotations": 0, "ImageSets": 0, "JPEGImages": 2}, "VOC"), ({"images": 2, "labels": 2}, "label maps")],
-)
-def test_other_kinds_of_data_are_told_apart(tree, folders, kind):
-    error = refusal(tree(folders))
-    assert kind in error.message and "only classification" in error.message
-
-
-def test_coco_is_told_apart(tree):
-    root = tree({"annotations": 0, "val2017": 2})
-    (root / "annotations" / "instances_val2017.json").write_text("{}")
-    assert "COCO" in refusal(root).message
-
-
 def test_parquet_points_to_hfds(tmp_path):
     (tmp_path / "train.parquet").write_bytes(b"PAR1")
     assert refusal(tmp_path).hint == f"try `hfds/{tmp_path}`"
 
 
-def test_another_task_and_no_name(tree):
-    assert "not supported" in refusal(tree({"cat": 1, "dog": 1}), task="detection").message
+def test_another_kind_and_no_name(tree):
+    assert "not supported" in refusal(tree({"cat": 1, "dog": 1}), kind="sounds").message
     assert "empty" in refusal("").message
 
 
@@ -181,9 +169,3 @@ def test_the_real_sets(shared, name, classes):
     assert len(data.classes) == classes
     assert {split: len(records) for split, records in data.splits.items()} == {"train": 800, "val": 200, "test": 1000}
     assert all(min(split.counts(classes)) > 0 for split in data.splits.values())
-
-
-@pytest.mark.shared_data
-@pytest.mark.parametrize(("name", "kind"), [("bccd", "VOC"), ("camvid", "label maps")])
-def test_the_real_sets_of_other_tasks(shared, name, kind):
-    assert kind in refusal(shared / name).message

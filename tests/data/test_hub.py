@@ -76,7 +76,7 @@ def test_a_lone_table_is_one_split_and_workers_read_it(table, tmp_path):
     assert list(data.splits) == ["all"]
     transform = eval_transform(Preprocessing((16, 16)))
     batches = list(loader(data.splits["all"], transform, batch_size=3, seed=0, epoch=0, shuffle=False, workers=2))
-    assert [batch.labels.tolist() for batch in batches] == [[0, 1, 1], [0]]
+    assert [batch.targets.tolist() for batch in batches] == [[0, 1, 1], [0]]
 
 
 def test_an_image_folder_and_bare_parquet(datasets, tree, parquet):

@@ -28,19 +28,19 @@ def run(split, transform=None, **changes):
 def assert_same(one, other):
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
-        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+        assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
         assert torch.equal(a.indices, b.indices) and a.sources == b.sources
 
 
 def test_an_epoch_is_every_image_once_with_its_own_label_and_source(split):
     found = run(split)
-    assert [len(batch.labels) for batch in found] == [4, 4, 4, 3]
+    assert [len(batch.targets) for batch in found] == [4, 4, 4, 3]
     indices = torch.cat([batch.indices for batch in found]).tolist()
     assert sorted(indices) == list(range(15)) and indices != list(range(15))
     for batch in found:
-        assert batch.images.shape == (len(batch.labels), 3, 16, 16) and batch.images.dtype == torch.float32
-        for index, label, source in zip(batch.indices.tolist(), batch.labels.tolist(), batch.sources, strict=True):
-            assert (source, label) == (split.records[index].source, split.records[index].label)
+        assert batch.images.shape == (len(batch.targets), 3, 16, 16) and batch.images.dtype == torch.float32
+        for index, label, source in zip(batch.indices.tolist(), batch.targets.tolist(), batch.sources, strict=True):
+            assert (source, label) == (split.records[index].source, split.records[index].target)
 
 
 def test_in_order_without_shuffle_and_short_with_drop_last(split):
@@ -101,7 +101,7 @@ def test_the_shares_of_all_processes_are_the_batches_of_one(split, world):
     shares = [run(split, rank=rank, world=world) for rank in range(world)]
     for number, batch in enumerate(alone):
         parts = [share[number] for share in shares]
-        assert max(len(p.labels) for p in parts) - min(len(p.labels) for p in parts) <= 1
+        assert max(len(p.targets) for p in parts) - min(len(p.targets) for p in parts) <= 1
         assert torch.equal(torch.cat([p.images for p in parts]), batch.images)
         assert torch.equal(torch.cat([p.indices for p in parts]), batch.indices)
         assert sum((p.sources for p in parts), ()) == batch.sources
@@ -109,7 +109,7 @@ def test_the_shares_of_all_processes_are_the_batches_of_one(split, world):
 
 def test_an_empty_share_keeps_the_image_shape(split):
     last = [run(split, rank=rank, world=4)[-1] for rank in range(4)]  # three images for four processes
-    assert sorted(len(batch.labels) for batch in last) == [0, 1, 1, 1]
+    assert sorted(len(batch.targets) for batch in last) == [0, 1, 1, 1]
     assert all(batch.images.shape[1:] == (3, 16, 16) for batch in last)
 
 
@@ -146,7 +146,7 @@ def test_a_tolerant_split_leaves_a_corrupt_image_out_and_notes_it(split, workers
     tolerant = dataclasses.replace(split, tolerant=True)
     found = run(tolerant, workers=workers, memory=False)
     assert sorted(torch.cat([b.indices for b in found]).tolist()) == [i for i in range(15) if i != 11]
-    assert all(len(b.images) == len(b.labels) == len(b.indices) == len(b.sources) for b in found)
+    assert all(len(b.images) == len(b.targets) == len(b.indices) == len(b.sources) for b in found)
     assert list(tolerant.left_out) == [bad] and bad in tolerant.left_out[bad]
     alone = [b for rank in range(3) for b in run(tolerant, batch_size=3, shuffle=False, rank=rank, world=3)]
     assert sum(len(b.indices) for b in alone) == 14 and all(b.images.shape[1:] == (3, 16, 16) for b in alone)
@@ -248,7 +248,7 @@ def test_real_photos_with_workers(shared):
     transform = train_transform(Preprocessing((64, 64)), "fgvc")
     settings = {"batch_size": 64, "seed": 0, "epoch": 0, "shuffle": True}
     first = list(loader(train, transform, **settings, memory=False))
-    assert sum(len(batch.labels) for batch in first) == 800
+    assert sum(len(batch.targets) for batch in first) == 800
     assert_same(first, list(loader(train, transform, **settings, workers=2)))
     assert_same(first, list(loader(train, transform, **settings)))
 

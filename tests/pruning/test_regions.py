@@ -16,7 +16,7 @@ from tailor.pruning.sls import collect, collect_regions, measure
 
 class Batch(NamedTuple):
     images: torch.Tensor
-    labels: tuple
+    targets: tuple
     sources: tuple
     regions: tuple = ()
 
@@ -35,7 +35,7 @@ def test_a_region_that_is_the_whole_image_gives_the_pooled_map(family, kind):
     whole = torch.tensor([[0, 0, width, height]]) if kind == "boxes" else torch.ones(1, height, width)
     batch = a_batch(model, [whole] * 3)
     found = collect_regions(model, anatomy, [batch])
-    pooled = collect(model, anatomy, [batch._replace(labels=torch.arange(3))])
+    pooled = collect(model, anatomy, [batch._replace(targets=torch.arange(3))])
     for mine, theirs in zip(found.values, pooled.values, strict=True):
         assert_close(mine, theirs)
     assert found.fixed == pooled.fixed

@@ -17,7 +17,7 @@ from tailor.pruning.sls import Features, again, collect, measure
 
 class Batch(NamedTuple):
     images: torch.Tensor
-    labels: torch.Tensor
+    targets: torch.Tensor
     sources: tuple[str, ...]
 
 

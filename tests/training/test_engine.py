@@ -59,7 +59,7 @@ def by_hand(model, recipe, data):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(batch.images), batch.labels).backward()
+            nn.functional.cross_entropy(model(batch.images), batch.targets).backward()
             optimizer.step()
             for module in model.modules():
                 if isinstance(module, toys.Delta):

@@ -60,7 +60,7 @@ def test_features_come_in_the_shares_of_the_ordinary_batches():
     plan = [batch.indices.tolist() for batch in data(1)]
     for process in range(3):
         for mine, theirs in zip(features.batches(plan, 1, process, 3), data(1, 1, process, 3), strict=True):
-            assert torch.equal(mine.indices, theirs.indices) and torch.equal(mine.labels, theirs.labels)
+            assert torch.equal(mine.indices, theirs.indices) and torch.equal(mine.targets, theirs.targets)
             assert mine.sources == theirs.sources and torch.equal(mine.images, features.values[theirs.indices])
 
 

@@ -21,7 +21,7 @@ def share(count=7, size=(8, 10)):
 def soft(logits, given, smoothing=0.0):
     """Cross-entropy with the mixed one-hot labels, written out."""
     classes = logits.shape[1]
-    hot = given.keep * F.one_hot(given.labels, classes) + (1 - given.keep) * F.one_hot(given.partners, classes)
+    hot = given.keep * F.one_hot(given.targets, classes) + (1 - given.keep) * F.one_hot(given.partners, classes)
     hot = hot * (1 - smoothing) + smoothing / classes
     return -(hot * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
@@ -41,7 +41,7 @@ def test_mixup_mixes_each_image_with_its_mirror():
     mixed = mix(given, Recipe(mixup=0.5), np.random.default_rng(1))
     assert 0 < mixed.keep < 1
     torch.testing.assert_close(mixed.images, mixed.keep * given.images + (1 - mixed.keep) * given.images.flip(0))
-    assert mixed.partners.tolist() == given.labels.flip(0).tolist()
+    assert mixed.partners.tolist() == given.targets.flip(0).tolist()
 
 
 def test_cutmix_takes_a_box_whose_area_is_the_ratio():

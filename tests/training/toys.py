@@ -10,7 +10,7 @@ CLASSES, COUNT, SIZE = 3, 50, 6
 
 class Images(NamedTuple):
     images: Tensor
-    labels: Tensor
+    targets: Tensor
     indices: Tensor
     sources: tuple[str, ...]
 

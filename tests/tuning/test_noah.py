@@ -82,8 +82,8 @@ def test_a_step_moves_exactly_the_slices_that_were_drawn():
     torch.manual_seed(5)
     drawn = draw(anatomy, SMALL)
     torch.manual_seed(5)
-    share = type("Share", (), {"images": images, "labels": labels})()
-    step(anatomy, SMALL, lambda logits, given: cross_entropy(logits, given.labels))(big, share).backward()
+    share = type("Share", (), {"images": images, "targets": labels})()
+    step(anatomy, SMALL, lambda logits, given: cross_entropy(logits, given.targets))(big, share).backward()
     for kinds, row, name, axis in (
         (PromptedBlock, drawn[0], "prompts", 0),
         (LoraLinear, drawn[1], "down", 0),

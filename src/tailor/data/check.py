@@ -119,7 +119,7 @@ def check(data: ImageData, *, deep: bool = True, progress: Progress | None = Non
     classes counted.
     """
     images = {name: len(split) for name, split in data.splits.items()}
-    seen = _Seen(deep, data.classes)
+    seen = _Seen(deep, data.classes if data.kind == "classes" else ())
     total, done = sum(images.values()), 0
     for split in data.splits.values():
         for index in range(len(split)):
@@ -127,8 +127,7 @@ def check(data: ImageData, *, deep: bool = True, progress: Progress | None = Non
             done += 1
             if progress:
                 progress(done, total)
-    main = _main(data)
-    counts = main.counts(len(data.classes)) if main else ()
+    counts = _counts(data)
     return Report(
         name=data.name,
         deep=deep,
@@ -136,7 +135,7 @@ def check(data: ImageData, *, deep: bool = True, progress: Progress | None = Non
         unreadable=tuple(seen.unreadable),
         duplicates=seen.duplicates(),
         tiny=tuple(seen.tiny),
-        imbalance=_imbalance(data, main),
+        imbalance=_imbalance(data),
         single=tuple(name for name, count in zip(data.classes, counts) if count == 1),
         absent=_absent(data),
     )
@@ -180,7 +179,7 @@ class _Seen:
             if not self.deep:
                 _stat(path, record.source)
                 return
-            image = split.read(index)
+            image, _ = split.sample(index)
         except DataError as error:
             # The reason stands beside the source, so it need not name it again.
             reason = error.message.replace(f"`{record.source}` ", "", 1)
@@ -190,7 +189,8 @@ class _Seen:
             self.tiny.append(Tiny(record.source, (image.height, image.width)))
         pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
         file = hashlib.sha256(path.read_bytes()).digest() if path.is_file() else pixels
-        self.places.setdefault(pixels, []).append((record.source, split.name, self.classes[record.label], file))
+        named = self.classes[record.target] if self.classes else ""
+        self.places.setdefault(pixels, []).append((record.source, split.name, named, file))
 
     def duplicates(self) -> tuple[Duplicate, ...]:
         found = []
@@ -220,18 +220,21 @@ def _main(data: ImageData) -> Split | None:
     return data.splits.get("train") or data.splits.get("all")
 
 
-def _absent(data: ImageData) -> tuple[str, ...]:
+def _counts(data: ImageData) -> tuple[int, ...]:
+    """Images to train on of each class; nothing where targets are no classes."""
     main = _main(data)
-    counts = main.counts(len(data.classes)) if main else ()
-    return tuple(name for name, count in zip(data.classes, counts) if count == 0)
+    return main.counts(len(data.classes)) if main and data.kind == "classes" else ()
 
 
-def _imbalance(data: ImageData, main: Split | None) -> tuple[Imbalance, ...]:
+def _absent(data: ImageData) -> tuple[str, ...]:
+    return tuple(name for name, count in zip(data.classes, _counts(data)) if count == 0)
+
+
+def _imbalance(data: ImageData) -> tuple[Imbalance, ...]:
     """Of the split to train on; classes without an image there are reported as such."""
-    if main is None:
-        return ()
-    counts = [(count, name) for count, name in zip(main.counts(len(data.classes)), data.classes) if count]
-    if not counts:
+    main = _main(data)
+    counts = [(count, name) for count, name in zip(_counts(data), data.classes) if count]
+    if main is None or not counts:
         return ()
     (most, largest), (fewest, smallest) = max(counts), min(counts)
     if most <= IMBALANCE * fewest:

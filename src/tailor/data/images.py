@@ -1,15 +1,15 @@
-"""The one entry to image data: `open_data` parses what the user calls DATA and asks the matching row of `SOURCES`.
+"""The one entry to data: `open_data` parses what the user calls DATA and asks the row of its kind and its source.
 
 The types are in `records`, the division in `splits`; both are offered here, so that callers import from one place.
 """
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tailor.data.pixels import read_image
+from tailor.data.recognise import recognise
 from tailor.data.records import ImageData, Record, Split
-from tailor.data.sources import BUILTIN, SOURCES
+from tailor.data.sources import BUILTIN, KINDS, PLACES, form
 from tailor.data.splits import ensure_validation, for_evaluation, for_training, with_classes
 from tailor.errors import DataError, nearest
 
@@ -20,29 +20,46 @@ __all__ = [
     "ensure_validation",
     "for_evaluation",
     "for_training",
+    "kind_of",
     "open_data",
     "read_image",
     "with_classes",
 ]
 
-TASKS = ("classification",)
-
 
 def open_data(
-    where: str | Path, *, task: str | None = None, seed: int = 0, classes: Sequence[str] | None = None
+    where: str | Path, *, kind: str | None = None, seed: int = 0, classes: Sequence[str] | None = None
 ) -> ImageData:
     """The data set that `where` names: a folder, a CSV file, or a name such as `builtin/digits` or `vtab/dtd@ROOT`.
 
-    No pixel is read. `seed` draws what the source itself divides or renders. With `classes` (those of a bundle) the
-    labels are matched to them by name. Raises DataError where the data are missing, incomplete or of another kind.
+    `kind` says what its targets are, by a name in `KINDS`; without it that is recognised. No pixel is read. `seed`
+    draws what the source itself divides or renders. With `classes` (those of a bundle) the labels are matched to them
+    by name. Raises DataError where the data are missing, incomplete, of another kind or of two.
     """
-    if task is not None and task not in TASKS:
-        raise DataError(f"task `{task}` is not supported: {', '.join(TASKS)} is", hint=nearest(task, TASKS))
     name = str(where).strip()
     if not name:
         raise DataError("the name of the data is empty", hint="give a folder, a CSV file or `builtin/digits`")
     if name.lower().startswith("builtin/") and name.lower() not in BUILTIN:
         raise DataError(f"there is no `{name}`", hint=nearest(name.lower(), BUILTIN))
-    load = next(load for pattern, load in SOURCES.items() if fnmatchcase(name.lower(), pattern))
-    data = load(name, seed)
+    data = KINDS[kind_of(name) if kind is None else _known(kind)](name, seed)
     return data if classes is None else with_classes(data, classes)
+
+
+def kind_of(where: str | Path) -> str:
+    """What the targets of the data at `where` are, told by their layout; DataError where two kinds fit, or none."""
+    name = str(where).strip()
+    if form(name) not in PLACES:
+        return "classes"
+    layout = recognise(Path(name).expanduser())
+    if layout.kind not in KINDS:
+        raise DataError(
+            f"`{name}` looks like {layout.task} ({layout.seen}), which is not supported yet",
+            hint="name a folder of class folders",
+        )
+    return layout.kind
+
+
+def _known(kind: str) -> str:
+    if kind not in KINDS:
+        raise DataError(f"data with `{kind}` as targets are not supported", hint=nearest(kind, tuple(KINDS)))
+    return kind

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tailor.data.records import Split
+from tailor.data.targets import Collate, stacked
 from tailor.data.transforms import Frame, Transform
 from tailor.errors import DataError
 
@@ -25,13 +26,15 @@ ORDER, DRAW = 1, 2  # what a seed sequence is for; without it (seed, epoch) and 
 
 
 class Batch(NamedTuple):
-    """Images (B, 3, H, W) float, labels (B,) and positions in the split (B,) int64, and the B sources.
+    """Images (B, 3, H, W) float, B targets, positions in the split (B,) int64, and the B sources.
 
-    `left_out` holds pairs of source and reason for images that could not be read and were left out.
+    Targets are what the task's `collate` made: classes (B,) int64, masks (B, H, W), or a tuple of one an image; they
+    can be cut to `[start:stop]`. `left_out` holds pairs of source and reason for images that could not be read and were
+    left out.
     """
 
     images: Tensor
-    labels: Tensor
+    targets: Any
     indices: Tensor
     sources: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...] = ()
@@ -52,14 +55,17 @@ def loader(
     start: int = 0,
     memory: bool = True,
     repeats: int = 1,
+    collate: Collate = stacked,
 ) -> "Loader":
     """The batches of one epoch, from global batch `start` on; `len()` is their number.
 
     `batch_size` is that of all `world` processes together; rank r gets its contiguous share of each batch, in order,
     sizes differing by at most one (so of a last batch smaller than `world` some ranks get (0, 3, H, W)). Where `memory`
     is set, resized images that fit are kept with `split` for the next epoch. With `repeats` an image comes up that
-    often in a row, each time drawn anew, and an epoch sees a part of the images. Iterating raises DataError for an
-    unreadable image, which a tolerant split leaves out instead; it then raises where nothing near it can be read.
+    often in a row, each time drawn anew, and an epoch sees a part of the images. `collate` puts images and targets
+    together; a `Transform` moves masks and boxes with their image, another callable sees the image alone. Iterating
+    raises DataError for an unreadable image, which a tolerant split leaves out instead; it then raises where nothing
+    near it can be read.
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise DataError(
@@ -74,7 +80,7 @@ def loader(
         len(split), batch_size, seed=seed, epoch=epoch, shuffle=shuffle, drop_last=drop_last, repeats=repeats
     )
     pixels = cached(split, transform) if memory and isinstance(transform, Transform) else None
-    images = _Images(split, transform, pixels, seed, epoch, rank, world, repeats)
+    images = _Images(split, transform, pixels, seed, epoch, rank, world, repeats, collate)
     return Loader(images, tuple(plan[start:]), workers)
 
 
@@ -144,6 +150,7 @@ class _Images(Dataset[Batch | DataError]):
     rank: int
     world: int
     repeats: int = 1
+    collate: Collate = stacked
 
     def __getitem__(self, batch: tuple[int, ...]) -> Batch | DataError:
         count = len(batch)
@@ -152,32 +159,36 @@ class _Images(Dataset[Batch | DataError]):
         for number in share:
             index, copy = divmod(number, self.repeats)
             try:
-                found.append((self._image(index, copy), index))
+                found.append((*self._sample(index, copy), index))
             except DataError as error:
                 if not self.split.tolerant:
                     return DataError(error.message, error.hint)  # without the traceback, which may not pickle
                 lost.append((self.split.records[index].source, error.message))
         try:
-            images = torch.stack([image for image, _ in found]) if found else self._none(batch[0] // self.repeats)
+            if found:
+                images, targets = self.collate([image for image, _, _ in found], [target for _, target, _ in found])
+            else:
+                images, targets = self._none(batch[0] // self.repeats)
         except DataError as error:
             return DataError(error.message, error.hint)
-        records = [self.split.records[index] for _, index in found]
-        labels = torch.tensor([r.label for r in records], dtype=torch.int64)
-        indices = torch.tensor([index for _, index in found], dtype=torch.int64)
-        return Batch(images, labels, indices, tuple(r.source for r in records), tuple(lost))
+        indices = torch.tensor([index for _, _, index in found], dtype=torch.int64)
+        sources = tuple(self.split.records[index].source for _, _, index in found)
+        return Batch(images, targets, indices, sources, tuple(lost))
 
-    def _none(self, start: int) -> Tensor:
-        """No image, in the shape that images have: a process whose share is empty must run the step as well."""
+    def _none(self, start: int) -> tuple[Tensor, Any]:
+        """No sample, in the shapes that samples have: a process whose share is empty must run the step as well."""
         last: DataError | None = None
         for index in range(start, start + _NEAR if self.split.tolerant else start + 1):
             try:
-                return self._image(index % len(self.split), 0)[None][:0]
+                image, target = self._sample(index % len(self.split), 0)
+                images, targets = self.collate([image], [target])
+                return images[:0], targets[:0]
             except DataError as error:
                 last = error
         assert last is not None
         raise last
 
-    def _image(self, index: int, copy: int) -> Tensor:
+    def _sample(self, index: int, copy: int) -> tuple[Tensor, Any]:
         # The default generator is borrowed and given back: torchvision's transforms know no other. Not
         # `torch.manual_seed`, which would reseed the accelerators as well.
         state = torch.get_rng_state()
@@ -186,10 +197,11 @@ class _Images(Dataset[Batch | DataError]):
                 [DRAW, self.seed, self.epoch, index, *([copy] if copy else [])]
             ).generate_state(1, np.uint64)
             torch.default_generator.manual_seed(int(words[0] >> np.uint64(1)))
+            if not isinstance(self.transform, Transform):
+                return self.transform(self.split.read(index)), self.split.target(index)
             if self.pixels is None:
-                return self.transform(self.split.read(index))
-            assert isinstance(self.transform, Transform)
-            return self.transform.rest(self.pixels.read(self.split, index))
+                return self.transform.pair(*self.split.sample(index))
+            return self.transform.finish(self.pixels.read(self.split, index), self.split.target(index))
         finally:
             torch.set_rng_state(state)
 
@@ -227,6 +239,6 @@ class Pixels:
     def read(self, split: Split, index: int) -> Tensor:
         """Image `index` after the frame, (3, h, w) uint8; a copy, so that no transform can change what is kept."""
         if not self.known[index]:
-            self.images[index] = self.frame(split.read(index))
+            self.images[index] = self.frame(split.sample(index)[0])
             self.known[index] = 1  # after the pixels: another process may be looking
         return self.images[index].clone()

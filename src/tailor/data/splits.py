@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from tailor.data.records import ImageData, Record, Split
+from tailor.data.records import ImageData, Split
 from tailor.errors import DataError, nearest
 
 
 def ensure_validation(data: ImageData, seed: int, fraction: float = 0.2) -> ImageData:
     """`data` with a `val` split: as it is where it has one, else `fraction` of each class of `train` (or of `all`).
 
-    Every class keeps at least one training image; a class with two or more gives at least one to val.
+    Every class keeps at least one training image; a class with two or more gives at least one to val. Where targets
+    are no classes, the share is of all images.
     """
     if "val" in data.splits:
         return data
@@ -23,25 +24,27 @@ def ensure_validation(data: ImageData, seed: int, fraction: float = 0.2) -> Imag
         raise DataError(
             f"the share of images for validation lies between 0 and 1, not {fraction}", hint="write for instance 0.2"
         )
-    chosen = _stratified(source.labels, seed, fraction)
+    classes = data.kind == "classes"
+    chosen = _stratified(source.labels if classes else [0] * len(source), seed, fraction)
     if not chosen:
+        what = f"no class of `{data.name}` has" if classes else f"`{data.name}` does not have"
         raise DataError(
-            f"no class of `{data.name}` has a second image, so none can be kept for validation",
-            hint="add images, or give a `val` split",
+            f"{what} a second image, so none can be kept for validation", hint="add images, or give a `val` split"
         )
     keep = [i for i in range(len(source)) if i not in chosen]
     train, val = _subset(source, "train", keep), _subset(source, "val", sorted(chosen))
     others = {name: split for name, split in data.splits.items() if name not in ("train", "all")}
-    note = f"val made from {fraction * 100:g} % of {source.name}, stratified, seed {seed}"
+    note = f"val made from {fraction * 100:g} % of {source.name}, {'stratified, ' if classes else ''}seed {seed}"
     return replace(data, splits={"train": train, "val": val, **others}, notes=(*data.notes, note))
 
 
 def for_training(data: ImageData, seed: int) -> ImageData:
-    """`data` with `train` and `val` (made where missing), ready to adapt to: two classes or more."""
+    """`data` with `train` and `val` (made where missing), ready to adapt to; where targets are classes, two or more."""
     source = data.splits.get("train") or data.splits.get("all")
     if source is None:
         raise DataError(f"`{data.name}` has no `train` split: {', '.join(data.splits)}", hint="add a `train` folder")
-    _check_trainable(data, source)
+    if data.kind == "classes":
+        _check_trainable(data, source)
     return ensure_validation(data, seed)
 
 
@@ -54,7 +57,12 @@ def for_evaluation(data: ImageData) -> Split:
 
 
 def with_classes(data: ImageData, classes: Sequence[str]) -> ImageData:
-    """`data` with its labels counted in `classes` (those of a bundle), matched by name."""
+    """`data` with its labels counted in `classes` (those of a bundle), matched by name.
+
+    Masks and objects are numbered in their own files, so that their data must have the very same classes.
+    """
+    if data.kind != "classes":
+        return _of_same_classes(data, tuple(classes))
     where = {name: label for label, name in enumerate(classes)}
     used = {label for split in data.splits.values() for label in split.labels}
     unknown = [data.classes[label] for label in sorted(used) if data.classes[label] not in where]
@@ -64,10 +72,25 @@ def with_classes(data: ImageData, classes: Sequence[str]) -> ImageData:
             hint=nearest(unknown[0], tuple(classes)),
         )
     splits = {
-        name: replace(split, records=tuple(Record(r.source, where[data.classes[r.label]]) for r in split.records))
+        name: replace(split, records=tuple(replace(r, target=where[data.classes[r.target]]) for r in split.records))
         for name, split in data.splits.items()
     }
     return replace(data, classes=tuple(classes), splits=splits)
+
+
+def _of_same_classes(data: ImageData, classes: tuple[str, ...]) -> ImageData:
+    if data.classes == classes:
+        return data
+    place = next((i for i, (ours, theirs) in enumerate(zip(data.classes, classes)) if ours != theirs), None)
+    if place is None:
+        raise DataError(
+            f"`{data.name}` has {len(data.classes)} classes, the model {len(classes)}",
+            hint="name data with the classes that the model was adapted to",
+        )
+    raise DataError(
+        f"class {place} of `{data.name}` is `{data.classes[place]}`, the model's is `{classes[place]}`",
+        hint="name data with the classes that the model was adapted to, in the same order",
+    )
 
 
 def _check_trainable(data: ImageData, train: Split) -> None:

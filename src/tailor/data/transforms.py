@@ -1,8 +1,8 @@
 """From an RGB image to a normalised tensor: what a bundle stores (`Preprocessing`), what training adds (`AUGMENTS`).
 
 A transform has two steps. `frame` is the same for every epoch (resize to a fixed size, uint8), so `loading` may keep
-its result; `rest` draws (crop, flip, ...) and normalises. Draws come from torch's default generator,
-which `loading` seeds.
+its result; `rest` draws (crop, flip, ...) and normalises. Masks and boxes move with their image. Draws come from
+torch's default generator, which `loading` seeds.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,9 +12,11 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from tailor.data.targets import inside, is_placed, moved
 from tailor.errors import DataError, nearest
 from tailor.preprocessing import Interpolation, Preprocessing
 
@@ -51,6 +53,15 @@ class Frame:
             image = F.center_crop(image, list(self.crop))
         return F.pil_to_tensor(image)
 
+    def target(self, target: Any) -> Any:
+        """A target, its masks and boxes moved as the image is."""
+        return moved(target, self._moved)
+
+    def _moved(self, part: Any) -> Any:
+        if self.resize is not None:
+            part = F.resize(part, [self.resize] if isinstance(self.resize, int) else list(self.resize))
+        return part if self.crop is None else F.center_crop(part, list(self.crop))
+
     @property
     def size(self) -> tuple[int, int] | None:
         """(h, w) of the result, None where it depends on the image."""
@@ -59,14 +70,34 @@ class Frame:
 
 @plain_dataclass(frozen=True)
 class Transform:
-    """RGB image -> float tensor (3, H, W): `frame`, which is fixed, then `rest`, which may draw."""
+    """RGB image -> float tensor (3, H, W): `frame`, which is fixed, then `rest`, which may draw.
+
+    Without `moves` a target stays as it is in its file, to be compared with at full size.
+    """
 
     frame: Frame
-    rest: Callable[[Tensor], Tensor]
+    rest: Callable[..., Any]
+    moves: bool = True
 
     def __call__(self, image: Image.Image) -> Tensor:
         """`image` as a normalised float tensor (3, H, W)."""
         return self.rest(self.frame(image))
+
+    def pair(self, image: Image.Image, target: Any) -> tuple[Tensor, Any]:
+        """The tensor (3, H, W) of an image, and its target moved along."""
+        return self.finish(self.frame(image), target)
+
+    def finish(self, framed: Tensor, target: Any) -> tuple[Tensor, Any]:
+        """`pair` of an image after its frame; DataError where a step of `rest` cannot move masks or boxes."""
+        if not (self.moves and is_placed(target)):
+            return self.rest(framed), target
+        try:
+            image, placed = self.rest(tv_tensors.Image(framed), self.frame.target(target))
+        except TypeError as error:
+            raise DataError(
+                f"the augmentation moves images only: {error}", hint="use `augment: crop`, `flip` or `none`"
+            ) from None
+        return image.as_subclass(Tensor), inside(placed)
 
 
 def eval_transform(pre: Preprocessing) -> Transform:

@@ -36,7 +36,7 @@ class Pairs:
 
     def __iter__(self) -> Any:
         for batch in self.make():
-            yield batch.images, batch.labels
+            yield batch.images, batch.targets
 
 
 def element_scores(

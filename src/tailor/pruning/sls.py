@@ -95,10 +95,10 @@ def _collected(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any], regio
                 for tap in taps:
                     tap.batch = batch if regional else None
                 model(batch.images.to(place.device, place.dtype))
-                labels += list(batch.labels) if regional else [batch.labels]
+                labels += list(batch.targets) if regional else [batch.targets]
                 sources = batch.sources
                 if regional:
-                    sources = [s for s, there in zip(sources, batch.labels, strict=True) for _ in range(len(there))]
+                    sources = [s for s, there in zip(sources, batch.targets, strict=True) for _ in range(len(there))]
                 for tap in taps:
                     tap.check(sources)
         finally:

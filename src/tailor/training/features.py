@@ -21,7 +21,7 @@ class FeatureBatch(NamedTuple):
     """A batch whose images are features (B, ...)."""
 
     images: Tensor
-    labels: Tensor
+    targets: Tensor
     indices: Tensor
     sources: tuple[str, ...]
 
@@ -31,7 +31,7 @@ class Features:
     """What the head is given for every image of a split, on the CPU, in the order of positions: values (N, ...)."""
 
     values: Tensor
-    labels: Tensor
+    targets: Tensor
     sources: tuple[str, ...]
 
     def batches(
@@ -42,7 +42,7 @@ class Features:
             count = len(batch)
             share = torch.tensor(batch[process * count // processes : (process + 1) * count // processes]).long()
             names = tuple(self.sources[i] for i in share.tolist())
-            yield FeatureBatch(self.values[share], self.labels[share], share, names)
+            yield FeatureBatch(self.values[share], self.targets[share], share, names)
 
 
 def head_only(model: nn.Module, head: str, images: Tensor) -> tuple[nn.Module, nn.Module] | None:
@@ -80,7 +80,7 @@ def collect(frozen: nn.Module, batches: Iterable[Batch], precision: str = "fp32"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     modes = {module: module.training for module in frozen.modules()}
     values: list[Tensor] = []
-    labels: list[Tensor] = []
+    targets: list[Tensor] = []
     indices: list[Tensor] = []
     sources: list[str] = []
     try:
@@ -89,14 +89,14 @@ def collect(frozen: nn.Module, batches: Iterable[Batch], precision: str = "fp32"
             # Not inference mode: its tensors could not take part in the head's training.
             with torch.no_grad(), torch.autocast(place.device.type, dtype=dtype, enabled=dtype is not None):
                 values.append(frozen(batch.images.to(place.device, place.dtype)).cpu())
-            labels.append(batch.labels)
+            targets.append(batch.targets)
             indices.append(batch.indices)
             sources += batch.sources
     finally:
         for module, mode in modes.items():
             module.training = mode
     order = torch.cat(indices).argsort()
-    return Features(torch.cat(values)[order], torch.cat(labels)[order], tuple(sources[i] for i in order.tolist()))
+    return Features(torch.cat(values)[order], torch.cat(targets)[order], tuple(sources[i] for i in order.tolist()))
 
 
 def _without(model: nn.Module, path: str) -> nn.Module:

@@ -38,7 +38,7 @@ def accuracy(model: nn.Module, batches: Iterable[Batch]) -> Scores:
             classes = logits.shape[-1]
             if not len(confusion):
                 confusion = torch.zeros(classes, classes, dtype=torch.int64)
-            labels = batch.labels.cpu()
+            labels = batch.targets.cpu()
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= classes:
                 raise TrainingError(

@@ -21,13 +21,13 @@ from tailor.training.teacher import Teacher, apart, entering_classifier
 
 
 class Batch(Protocol):
-    """Images (B, C, H, W), labels (B,) or B targets, positions in the split (B,), and the B file names."""
+    """Images (B, C, H, W), B targets (classes as (B,)), positions in the split (B,), and the B file names."""
 
     @property
     def images(self) -> Tensor: ...  # noqa: D102
 
     @property
-    def labels(self) -> Any: ...  # noqa: D102
+    def targets(self) -> Any: ...  # noqa: D102
 
     @property
     def indices(self) -> Tensor: ...  # noqa: D102
@@ -40,12 +40,12 @@ class Batch(Protocol):
 class Share:
     """A batch as a step gets it: on the device and, where the recipe mixes, mixed.
 
-    Image i is `keep` of its own and `1 - keep` of the image whose label is `partners[i]`; unmixed, `keep` is 1 and
-    `partners` are the labels.
+    Image i is `keep` of its own and `1 - keep` of the image whose target is `partners[i]`; unmixed, `keep` is 1 and
+    `partners` are the targets.
     """
 
     images: Tensor
-    labels: Any
+    targets: Any
     indices: Tensor
     sources: tuple[str, ...]
     partners: Any
@@ -58,7 +58,7 @@ class Share:
         """The images from `start` to `stop`."""
         return Share(
             self.images[start:stop],
-            self.labels[start:stop],
+            self.targets[start:stop],
             self.indices[start:stop],
             self.sources[start:stop],
             self.partners[start:stop],
@@ -71,16 +71,16 @@ Step = Callable[[nn.Module, Share], Tensor]  # the mean loss over the images of 
 
 def place(batch: Batch, device: torch.device, dtype: torch.dtype) -> Share:
     """The batch on `device`, its images in the model's `dtype`."""
-    labels = send_to_device(batch.labels, device)
+    targets = send_to_device(batch.targets, device)
     images = batch.images.to(device, dtype, non_blocking=True)
-    return Share(images, labels, batch.indices, tuple(batch.sources), labels)
+    return Share(images, targets, batch.indices, tuple(batch.sources), targets)
 
 
 def mix(share: Share, recipe: Recipe, generator: np.random.Generator) -> Share:
     """Mixup or CutMix with the mirrored batch, as the recipe says (both: either, by chance); one ratio per batch."""
     if not (recipe.mixup or recipe.cutmix) or len(share) < 2:
         return share
-    if not isinstance(share.labels, Tensor):
+    if not isinstance(share.targets, Tensor) or share.targets.dim() != 1:
         raise TrainingError(
             "mixup and cutmix need one class per image, this task has other targets", hint="leave both at 0"
         )
@@ -97,13 +97,13 @@ def mix(share: Share, recipe: Recipe, generator: np.random.Generator) -> Share:
         )  # the border may clip the box
     else:
         images = keep * share.images + (1 - keep) * mirrored
-    return replace(share, images=images, partners=share.labels.flip(0), keep=keep)
+    return replace(share, images=images, partners=share.targets.flip(0), keep=keep)
 
 
 def objective(logits: Tensor, share: Share, recipe: Recipe) -> Tensor:
     """Mean cross-entropy of `logits` (B, K) with the labels of a share, mixed or not, smoothed as the recipe says."""
     logits = _full(logits)
-    loss = F.cross_entropy(logits, share.labels, label_smoothing=recipe.label_smoothing)
+    loss = F.cross_entropy(logits, share.targets, label_smoothing=recipe.label_smoothing)
     if share.keep == 1.0:
         return loss
     other = F.cross_entropy(logits, share.partners, label_smoothing=recipe.label_smoothing)

@@ -187,7 +187,7 @@ class _pairs:  # noqa: N801  (reads as a function at its one call)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for batch in self.batches:
-            yield batch.images.to(self.device), batch.labels.to(self.device)
+            yield batch.images.to(self.device), batch.targets.to(self.device)
 
 
 def _draw(plan: TunePlan, base: Base, folder: Path) -> None:

@@ -48,7 +48,7 @@ class Scoring:
         self.report(Event("scoring", done, len(part), text))
         for batch in in_order(part, preprocessing):
             yield batch
-            done += len(batch.labels)
+            done += len(batch.targets)
             self.report(Event("scoring", done, len(part), text))
 
 

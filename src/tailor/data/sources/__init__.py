@@ -1,11 +1,17 @@
-"""Where data come from: one file a source, one row a form of DATA (matched in lower case; the first that fits wins)."""
+"""Where data come from: one file a source.
+
+A row of `SOURCES` is a form of DATA with a word an image (matched in lower case; the first that fits wins), a row of
+`KINDS` a kind of target.
+"""
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 from tailor.data.records import ImageData
 from tailor.data.sources import benchmarks, cifar100, digits, folder, hub, shapes, table
+from tailor.data.sources.assemble import Listing, by_class, by_number
 
-SOURCES: dict[str, Callable[[str, int], ImageData]] = {
+SOURCES: dict[str, Callable[[str, int], Listing]] = {
     "builtin/digits": digits.load,
     "builtin/shapes-*": shapes.load,
     "vtab/*": benchmarks.load_vtab,
@@ -16,3 +22,21 @@ SOURCES: dict[str, Callable[[str, int], ImageData]] = {
     "*": folder.load,
 }
 BUILTIN = ("builtin/digits", *(f"builtin/shapes-{kind}" for kind in shapes.TASKS))
+PLACES = ("*.csv", "*")
+"""The rows that are files and folders of the user's; the others are names."""
+
+
+def form(where: str) -> str:
+    """The row of `SOURCES` for a DATA."""
+    return next(pattern for pattern in SOURCES if fnmatchcase(where.lower(), pattern))
+
+
+def _listing(where: str, seed: int) -> Listing:
+    return SOURCES[form(where)](where, seed)
+
+
+KINDS: dict[str, Callable[[str, int], ImageData]] = {
+    "classes": lambda where, seed: by_class(_listing(where, seed)),
+    "numbers": lambda where, seed: by_number(_listing(where, seed)),
+}
+"""How data are opened whose targets are of a kind, by (DATA, seed)."""

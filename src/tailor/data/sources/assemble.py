@@ -1,9 +1,12 @@
-"""From (source, class name) rows to an ImageData: which classes there are, their order, and the rules on them.
+"""From (source, text) rows to an ImageData: which classes there are, their order, and the rules on them; or numbers.
 
-Every source ends here, so that a class missing from one split can never shift the labels of another.
+Every source whose targets are a word an image ends here, so that a class missing from one split can never shift the
+labels of another.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from tailor.data.pixels import read_image
 from tailor.data.records import ImageData, Opener, Record, Split
@@ -13,36 +16,60 @@ ORDER = ("train", "val", "test", "all")
 Rows = Mapping[str, Sequence[tuple[str, str]]]
 
 
-def assemble(
-    name: str,
-    rows: Rows,
-    *,
-    classes: Sequence[str] | None = None,
-    opener: Opener = read_image,
-    notes: Sequence[str] = (),
-) -> ImageData:
-    """The data set of `rows`, by split; empty splits are dropped.
+@dataclass(frozen=True)
+class Listing:
+    """What a source found: for each split the images, each with its text. `classes` where the source knows them."""
 
-    The classes are `classes` where the source knows them (some may then have no image), else those found in train
-    (else everywhere), numbers in numeric order. Raises DataError for fewer than two, and for one that train lacks.
+    name: str
+    rows: Rows
+    classes: Sequence[str] | None = None
+    opener: Opener = read_image
+    notes: Sequence[str] = ()
+
+    def divided(self) -> Rows:
+        """The rows of the splits that have images; DataError where there are none."""
+        rows = {split: self.rows[split] for split in ORDER if self.rows.get(split)}
+        if not rows:
+            raise DataError(f"`{self.name}` has no images", hint="check the path")
+        return rows
+
+
+def by_class(listing: Listing) -> ImageData:
+    """The data whose texts are names of classes; empty splits are dropped.
+
+    The classes are those that the listing names (some may then have no image), else those found in train (else
+    everywhere), numbers in numeric order. Raises DataError for a class that train lacks.
     """
-    rows = {split: rows[split] for split in ORDER if rows.get(split)}
-    if not rows:
-        raise DataError(f"`{name}` has no images", hint="check the path")
-    known = tuple(classes) if classes is not None else _classes(rows)
-    if len(known) < 2:
-        raise DataError(
-            f"`{name}` has one class, `{known[0]}`: a classifier needs two", hint="add images of another class"
-        )
+    rows = listing.divided()
+    known = tuple(listing.classes) if listing.classes is not None else _classes(rows)
     labels = {text: label for label, text in enumerate(known)}
     if len(labels) < len(known):
         twice = next(c for c in known if known.count(c) > 1)
-        raise DataError(f"`{name}` has two classes of one name: {twice}", hint="give every class a name of its own")
-    splits = {split: Split(split, _records(split, found, labels), opener) for split, found in rows.items()}
+        raise DataError(f"`{listing.name}` has two classes of one name: {twice}", hint="give every class its own name")
+    splits = {split: Split(split, _records(split, found, labels), listing.opener) for split, found in rows.items()}
     main = next(iter(splits.values()))
     single = [known[i] for i, count in enumerate(main.counts(len(known))) if count == 1]
     alone = [f"in {main.name} one image is all there is of: {', '.join(single)}"] if single else []
-    return ImageData(name, known, splits, (*notes, *alone))
+    return ImageData(listing.name, known, splits, (*listing.notes, *alone))
+
+
+def by_number(listing: Listing) -> ImageData:
+    """The data whose texts are numbers; DataError for one that is none, or not finite."""
+    splits = {}
+    for split, found in listing.divided().items():
+        records = tuple(Record(source, _number(source, text)) for source, text in found)
+        splits[split] = Split(split, records, listing.opener)
+    return ImageData(listing.name, (), splits, tuple(listing.notes), kind="numbers")
+
+
+def _number(source: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"the target of `{source}` is not a number: {text}", hint="write for instance `3.5`")
+    return value
 
 
 def _classes(rows: Rows) -> tuple[str, ...]:

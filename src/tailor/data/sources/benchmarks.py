@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tailor.data.records import ImageData
-from tailor.data.sources.assemble import assemble
+from tailor.data.sources.assemble import Listing
 from tailor.data.sources.folder import check_exists
 from tailor.errors import DataError, nearest
 
@@ -58,7 +57,7 @@ LENGTHS = {TRAIN: 800, VAL: 200, BOTH: 1000}
 Line = tuple[str, str]  # (path relative to the task's folder, class)
 
 
-def load_vtab(where: str, seed: int) -> ImageData:
+def load_vtab(where: str, seed: int) -> Listing:
     """`vtab/TASK@ROOT`: train800 as train, val200 as val, test; train800val200 is checked where it is there.
 
     Raises DataError for other lengths than 800, 200 and 1000, labels out of range, an image in both train and val.
@@ -73,10 +72,10 @@ def load_vtab(where: str, seed: int) -> ImageData:
             raise DataError(f"`{file}` has {len(lines)} lines instead of {LENGTHS[stem]}", hint="export the task again")
     _check_apart(lists[TRAIN], lists[VAL], folder)
     rows = {split: _located(lists[stem], folder) for split, stem in (("train", TRAIN), ("val", VAL), ("test", TEST))}
-    return assemble(f"vtab/{name}", rows, classes=[str(i) for i in range(task.classes)])
+    return Listing(f"vtab/{name}", rows, classes=[str(i) for i in range(task.classes)])
 
 
-def load_fgvc(where: str, seed: int) -> ImageData:
+def load_fgvc(where: str, seed: int) -> Listing:
     """`fgvc/TASK@ROOT`: VPT's train.json, val.json and test.json, each `{path: class id}`.
 
     Class ids keep train's order in every split (VPT numbers each file by itself, so a class that one lacks shifts the
@@ -93,7 +92,7 @@ def load_fgvc(where: str, seed: int) -> ImageData:
     _check_apart(lists["train"], lists["val"], folder)
     images = folder / task.images
     base = images if images.is_dir() else folder
-    return assemble(f"fgvc/{name}", {split: _located(lines, base) for split, lines in lists.items()})
+    return Listing(f"fgvc/{name}", {split: _located(lines, base) for split, lines in lists.items()})
 
 
 def _find(where: str, tasks: dict[str, Task], needed: str) -> tuple[str, Task, Path]:

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tailor.data.records import ImageData
 from tailor.data.sources import folder
-from tailor.data.sources.assemble import assemble
+from tailor.data.sources.assemble import Listing
 from tailor.data.sources.folder import check_exists
 from tailor.errors import DataError
 
@@ -18,7 +17,7 @@ RECORD = 2 + 3 * 32 * 32  # coarse label, fine label, then the red, green and bl
 CLASSES = 100
 
 
-def load(where: str, seed: int) -> ImageData:
+def load(where: str, seed: int) -> Listing:
     """The 100 fine classes, 50,000 train and 10,000 test images of the full set (fewer in a shortened file)."""
     root = Path(where.partition("@")[2]).expanduser()
     check_exists(root)
@@ -31,10 +30,11 @@ def load(where: str, seed: int) -> ImageData:
                 f"`{at / 'train'}` is the pickled python version of CIFAR-100, which is never opened",
                 hint="use the binary version (cifar-100-binary.tar.gz, with `train.bin`)",
             )
-    data = folder.load(str(root), seed)
-    if len(data.classes) != CLASSES:
-        raise DataError(f"`{root}` has {len(data.classes)} class folders instead of {CLASSES}", hint=f"use `{root}`")
-    return data
+    listing = folder.load(str(root), seed)
+    classes = {text for _, text in listing.rows.get("train", listing.rows.get("all", ()))}
+    if len(classes) != CLASSES:
+        raise DataError(f"`{root}` has {len(classes)} class folders instead of {CLASSES}", hint=f"use `{root}`")
+    return listing
 
 
 def read_record(source: str) -> Image.Image:
@@ -48,7 +48,7 @@ def read_record(source: str) -> Image.Image:
     return Image.fromarray(np.frombuffer(planes, np.uint8).reshape(3, 32, 32).transpose(1, 2, 0).copy())
 
 
-def _load_binary(root: Path) -> ImageData:
+def _load_binary(root: Path) -> Listing:
     names = root / "fine_label_names.txt"
     classes = names.read_text(encoding="utf-8").split() if names.is_file() else [str(i) for i in range(CLASSES)]
     if len(classes) != CLASSES:
@@ -58,7 +58,7 @@ def _load_binary(root: Path) -> ImageData:
         path = root / f"{split}.bin"
         if path.is_file():
             rows[split] = [(f"{path}#{i}", classes[label]) for i, label in enumerate(_fine_labels(path))]
-    return assemble(str(root), rows, classes=classes, opener=read_record)
+    return Listing(str(root), rows, classes=classes, opener=read_record)
 
 
 def _fine_labels(path: Path) -> list[int]:

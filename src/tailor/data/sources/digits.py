@@ -5,14 +5,13 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from tailor.data.records import ImageData
-from tailor.data.sources.assemble import assemble
+from tailor.data.sources.assemble import Listing
 
 SIDE = 64
 TRAIN, VAL = 800, 200  # the other 797 are test
 
 
-def load(where: str, seed: int) -> ImageData:
+def load(where: str, seed: int) -> Listing:
     """800 / 200 / 797 images, stratified. The division is part of the data set, so `seed` does not move it."""
     from sklearn.model_selection import train_test_split  # a second of imports that no other source needs
 
@@ -23,7 +22,7 @@ def load(where: str, seed: int) -> ImageData:
         split: [(f"builtin/digits#{i}", str(labels[i])) for i in sorted(indices.tolist())]
         for split, indices in (("train", train), ("val", val), ("test", test))
     }
-    return assemble("builtin/digits", rows, opener=read_digit)
+    return Listing("builtin/digits", rows, opener=read_digit)
 
 
 def read_digit(source: str) -> Image.Image:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tailor.data.pixels import SUFFIXES
-from tailor.data.records import ImageData
-from tailor.data.sources.assemble import assemble
+from tailor.data.sources.assemble import Listing
 from tailor.errors import DataError, nearest
 
 SPLIT_NAMES = {
@@ -21,12 +20,11 @@ SPLIT_NAMES = {
 LAYOUT = "expected one folder of images per class, or `train/CLASS/...` and `test/CLASS/...`"
 
 
-def load(where: str, seed: int) -> ImageData:
+def load(where: str, seed: int) -> Listing:
     """The images below `where`; raises DataError where they are not sorted into two or more class folders."""
     root = Path(where).expanduser()
     _check_root(root)
     folders = _subfolders(root)
-    _refuse_other_tasks(root, folders)
     divided = _split_folders(root, folders)
     notes: list[str] = []
     if divided:
@@ -43,7 +41,7 @@ def load(where: str, seed: int) -> ImageData:
     if not any(rows.values()):
         saved = any(root.glob("*.parquet")) or any(root.glob("dataset_*.json"))
         raise DataError(f"no image found below `{root}`", hint=f"try `hfds/{root}`" if saved else LAYOUT)
-    return assemble(str(root), rows, notes=notes)
+    return Listing(str(root), rows, notes=notes)
 
 
 def check_exists(path: Path) -> None:
@@ -62,19 +60,6 @@ def _check_root(root: Path) -> None:
         kind = "an image" if root.suffix.lower() in SUFFIXES else "a file"
         hint = "to classify one image use `tailor predict`" if kind == "an image" else LAYOUT
         raise DataError(f"`{root}` is {kind}, not a folder or a CSV file of images", hint=hint)
-
-
-def _refuse_other_tasks(root: Path, folders: list[Path]) -> None:
-    names = {folder.name.lower() for folder in folders}
-    if {"annotations", "imagesets"} <= names:
-        kind = "a VOC data set (`Annotations` and `ImageSets`)"
-    elif {"images", "labels"} <= names or {"images", "masks"} <= names:
-        kind = "images with label maps (`images` and `labels`)"
-    elif "annotations" in names and any((root / "annotations").glob("*.json")):
-        kind = "a COCO data set (`annotations/*.json`)"
-    else:
-        return
-    raise DataError(f"`{root}` looks like {kind}; only classification is supported yet", hint=LAYOUT)
 
 
 def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:

@@ -11,8 +11,7 @@ from typing import Any
 from PIL import Image
 
 from tailor.data.pixels import decode
-from tailor.data.records import ImageData
-from tailor.data.sources.assemble import assemble
+from tailor.data.sources.assemble import Listing
 from tailor.data.sources.folder import SPLIT_NAMES
 from tailor.errors import DataError
 
@@ -20,7 +19,7 @@ SPLITS = {**SPLIT_NAMES, "all": "all"}
 LABELS = ("label", "labels", "fine_label")  # of several class columns the first of these
 
 
-def load(where: str, seed: int) -> ImageData:
+def load(where: str, seed: int) -> Listing:
     """The splits of a data set with an image and a class column; images without a label are left out and noted."""
     name = where.partition("/")[2]
     if not name:
@@ -47,7 +46,7 @@ def load(where: str, seed: int) -> ImageData:
             notes.append(f"{len(table) - len(rows[split])} images of {split} have no label and are left out")
     if len(set(names.values())) > 1:
         raise DataError(f"the splits of `{where}` have different class names", hint="save them with one label column")
-    return assemble(where, rows, classes=next(iter(names.values())), opener=_Opener(columns), notes=notes)
+    return Listing(where, rows, classes=next(iter(names.values())), opener=_Opener(columns), notes=notes)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from tailor.data.records import ImageData
-from tailor.data.sources.assemble import assemble
+from tailor.data.sources.assemble import Listing
 
 SIDE = 64
 SIZES = {"train": 800, "val": 200, "test": 1000}
@@ -23,7 +22,7 @@ MARGIN = 6.0  # pixels between the border and the leftmost and rightmost centre
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
-def load(where: str, seed: int) -> ImageData:
+def load(where: str, seed: int) -> Listing:
     """The scenes of one task; another `seed` gives other scenes."""
     kind = where.strip().lower().removeprefix("builtin/shapes-")
     classes = TASKS[kind][0]
@@ -35,7 +34,7 @@ def load(where: str, seed: int) -> ImageData:
         first += size
     truth = tuple(classes.index(name) for split in SIZES for _, name in rows[split])
     notes = (f"drawn with seed {seed}",)
-    return assemble(f"builtin/shapes-{kind}", rows, classes=classes, opener=_Scenes(kind, seed, truth), notes=notes)
+    return Listing(f"builtin/shapes-{kind}", rows, classes=classes, opener=_Scenes(kind, seed, truth), notes=notes)
 
 
 @dataclass(frozen=True)

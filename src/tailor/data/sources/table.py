@@ -4,15 +4,14 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from tailor.data.records import ImageData
-from tailor.data.sources.assemble import assemble
+from tailor.data.sources.assemble import Listing
 from tailor.data.sources.folder import SPLIT_NAMES, check_exists
 from tailor.errors import DataError, nearest
 
 HEADER = "the first line reads `path,label` or `path,label,split`"
 
 
-def load(where: str, seed: int) -> ImageData:
+def load(where: str, seed: int) -> Listing:
     """The images that a CSV lists; raises DataError with the line where one is incomplete or its file missing."""
     path = Path(where).expanduser()
     check_exists(path)
@@ -29,7 +28,7 @@ def load(where: str, seed: int) -> ImageData:
         raise DataError(f"`{path}` is not a CSV file: {error}", hint=HEADER) from None
     if not rows:
         raise DataError(f"`{path}` lists no image", hint=HEADER)
-    return assemble(str(path), rows)
+    return Listing(str(path), rows)
 
 
 def _rows(path: Path, reader: "csv.DictReader[str]") -> Iterator[tuple[str, str, str]]:
