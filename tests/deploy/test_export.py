@@ -225,6 +225,6 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.Mon
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert importlib.util.find_spec("onnxruntime") is None
-    with pytest.raises(TailorError, match=r"not installed: `onnxruntime`\nhint: pip install 'tailor\[export\]'"):
+    with pytest.raises(TailorError, match=r"not installed: `onnxruntime`\nhint: pip install 'tailor-models\[export\]'"):
         export(resnet(), SIZE, tmp_path / "model.onnx")
     export(resnet(), SIZE, tmp_path / "model.pt2")
