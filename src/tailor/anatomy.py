@@ -64,7 +64,8 @@ class Vector:
 class Block:
     """One residual block: where its attention and MLP are, how wide it is, and how its activations are laid out.
 
-    `merging` is the patch merging that follows its stage, where there is one.
+    `convolution` is the module in the attention's place where it was swapped for one, which then is None. `merging` is
+    the patch merging that follows its stage, where there is one.
     """
 
     path: str
@@ -75,6 +76,7 @@ class Block:
     attention_layout: Layout = "tokens"
     mlp_layout: Layout = "tokens"
     merging: str | None = None
+    convolution: str | None = None
 
 
 @dataclass(frozen=True)

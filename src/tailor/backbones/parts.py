@@ -5,6 +5,7 @@ from names beyond the labels of operations.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -26,6 +27,17 @@ def block_of(path: str, blocks: Sequence[Block]) -> int:
 def within(path: str, roots: Iterable[str]) -> bool:
     """Whether `path` is one of `roots` or lies below one."""
     return any(path == root or path.startswith(root + ".") for root in roots)
+
+
+def swapped(module: nn.Module, block: Block) -> Block:
+    """The block as its module is: without attention where `attn` says that it `replaces` it, or is missing."""
+    attention = getattr(module, "attn", None)
+    if not isinstance(attention, nn.Module):
+        return replace(block, attention=None)
+    other = getattr(attention, "replaces_attention", "")
+    if not other:
+        return block
+    return replace(block, attention=None, convolution=block.attention if other == "convolution" else None)
 
 
 def sites_of(model: nn.Module, blocks: Sequence[Block], excluded: Sequence[str]) -> tuple[Site, ...]:

@@ -28,7 +28,8 @@ def describe(model: Any) -> Anatomy:
         for b in range(len(layer.blocks)):
             path = f"layers.{s}.blocks.{b}"
             # Both versions flatten the map before the MLP.
-            blocks.append(Block(path, s, width, f"{path}.attn", f"{path}.mlp", "windows", merging=after))
+            block = Block(path, s, width, f"{path}.attn", f"{path}.mlp", "windows", merging=after)
+            blocks.append(parts.swapped(layer.blocks[b], block))
         features.append(Feature(f"layers.{s}", width, int(model.feature_info[s]["reduction"])))
     heads = parts.heads_of(model)
     inner = tuple(n for n, _ in model.named_modules() if n.endswith("cpb_mlp"))

@@ -25,8 +25,9 @@ def matches(model: nn.Module) -> bool:
 def describe(model: Any) -> Anatomy:
     """Blocks, sites, vectors and features of a plain vision transformer."""
     blocks = tuple(
-        Block(
-            f"blocks.{i}", 0, model.embed_dim, _path(block, f"blocks.{i}", "attn"), _path(block, f"blocks.{i}", "mlp")
+        parts.swapped(
+            block,
+            Block(f"blocks.{i}", 0, model.embed_dim, f"blocks.{i}.attn", _path(block, f"blocks.{i}", "mlp")),
         )
         for i, block in enumerate(model.blocks)
     )

@@ -5,6 +5,8 @@ only place that reads the inside of a Swin attention; what the extra tokens are 
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,3 +62,59 @@ def _position_bias(attention: nn.Module) -> Tensor:
         table = attention.cpb_mlp(attention.relative_coords_table).view(-1, heads)  # type: ignore[operator]
         return 16 * torch.sigmoid(table[index].permute(2, 0, 1)[None])
     return attention.relative_position_bias_table[index].permute(2, 0, 1)[None]  # type: ignore[index]
+
+
+def bias_macs(attention: Any) -> int:
+    """MACs that version 2's network spends on position biases, once a forward pass; 0 where they are a table."""
+    if not hasattr(attention, "cpb_mlp"):
+        return 0
+    distances = attention.relative_coords_table.numel() // 2
+    layers = [m for m in attention.cpb_mlp.modules() if isinstance(m, nn.Linear)]
+    return int(distances * sum(layer.weight.numel() for layer in layers))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a block cuts its map (height, width) into windows of `size`, after rolling it by `-shift`.
+
+    Where the size does not divide the map, zeros are added below and on the right.
+    """
+
+    map: tuple[int, int]
+    size: tuple[int, int]
+    shift: tuple[int, int]
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """The map with the zeros."""
+        return tuple(math.ceil(a / b) * b for a, b in zip(self.map, self.size, strict=True))  # type: ignore[return-value]
+
+
+def windows_of(block: Any) -> Windows:
+    """The windows of one of timm's Swin blocks."""
+    return Windows(tuple(block.input_resolution), tuple(block.window_size), tuple(block.shift_size))
+
+
+def divide(x: Tensor, windows: Windows) -> Tensor:
+    """A map (B, H, W, C) as its windows (B * windows, N, C), as the block itself cuts it."""
+    (height, width), (tall, wide) = windows.padded, windows.size
+    x = x.roll(tuple(-s for s in windows.shift), (1, 2))
+    x = F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1]))
+    x = x.reshape(-1, height // tall, tall, width // wide, wide, x.shape[-1])
+    return x.transpose(2, 3).flatten(0, 2).flatten(1, 2)
+
+
+def join(x: Tensor, windows: Windows) -> Tensor:
+    """Undo `divide`: (B * windows, N, C) as (B, H, W, C)."""
+    (height, width), (tall, wide) = windows.padded, windows.size
+    x = x.reshape(-1, height // tall, width // wide, tall, wide, x.shape[-1]).transpose(2, 3)
+    x = x.flatten(3, 4).flatten(1, 2)[:, : windows.map[0], : windows.map[1]]
+    return x.roll(windows.shift, (1, 2))
+
+
+def undivided_(block: Any) -> nn.Module:
+    """Let the block hand its attention the whole map, (B, H * W, C), unshifted and without a mask."""
+    block.window_size, block.shift_size = tuple(block.input_resolution), (0, 0)
+    block.window_area = math.prod(block.window_size)
+    block.attn_mask = None
+    return block  # type: ignore[no-any-return]

@@ -1,0 +1,86 @@
+"""Binary gates that train: Bernoulli draws with a straight-through gradient, and which operation their values open.
+
+A gate's chance is sigmoid(theta). A draw is binary-concrete: 1 where logit(u) + theta > 0, with the gradient of the
+sigmoid of that. Drawn from torch's default generator in train mode, once for the whole batch; in eval mode fixed.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Closing = Literal["dominant", "product"]
+
+
+class Gates(nn.Module):
+    """`count` gates, all starting at `start`; open in eval mode where theta lies above `threshold`.
+
+    With `never_empty` the largest stays open where none is.
+    """
+
+    def __init__(self, count: int, start: float = 1.5, never_empty: bool = False) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.full((count,), float(start)))
+        self.threshold = 0.0
+        self.never_empty = never_empty
+
+    def forward(self) -> Tensor:
+        """Their values (count,), 0 or 1."""
+        if not self.training:
+            return self.opened().to(self.theta.dtype)
+        drawn = torch.rand_like(self.theta).clamp(1e-6, 1 - 1e-6)
+        logits = torch.logit(drawn) + self.theta
+        soft = logits.sigmoid()
+        return (logits > 0).to(soft.dtype) + (soft - soft.detach())
+
+    @torch.no_grad()
+    def opened(self) -> Tensor:
+        """Which of them (count,) are open without chance."""
+        opened = self.theta > self.threshold
+        if self.never_empty and not opened.any():
+            opened[self.theta.argmax()] = True
+        return opened
+
+    def indicators(self) -> Tensor:
+        """`opened` as 0 or 1, with the gradient of sigmoid(chance - 1/2): what the cost is counted on."""
+        soft = (self.theta.sigmoid() - 0.5).sigmoid()
+        return self.opened().to(soft.dtype) + (soft - soft.detach())
+
+    def chances(self) -> Tensor:
+        """The probability (count,) that each is open in a draw."""
+        return self.theta.sigmoid()
+
+    @torch.no_grad()
+    def entropy(self) -> float:
+        """Mean entropy of a gate in bits: 0 where all are decided."""
+        p = self.theta.double().sigmoid().clamp(1e-12, 1 - 1e-12)
+        return float(-(p * p.log() + (1 - p) * (1 - p).log()).mean() / math.log(2))
+
+
+def chosen(gates: Tensor, closing: Closing) -> Tensor:
+    """The weights (operations,) of operations in order of cost that their gates (operations,) leave: at most one is 1.
+
+    `dominant` (the thesis): the most expensive with an open gate. `product` (the released code): an operation needs the
+    gates of all cheaper ones open as well, and only the most expensive open gate gets the task's gradient.
+    """
+    if closing == "dominant":
+        return gates * _none_above(gates)
+    opened = gates.cumprod(0)
+    above = torch.cat([opened[1:], opened.new_zeros(1)])
+    opened = torch.where(above.detach() > 0.5, opened.detach(), opened)
+    return opened * _none_above(opened)
+
+
+def cost_of(gates: Tensor, costs: Tensor, closing: Closing) -> Tensor:
+    """What the operation that `gates` (operations,) open costs, of `costs` (operations,) in order; differentiable."""
+    if closing == "dominant":
+        return (gates * _none_above(gates) * costs).sum()
+    steps = torch.diff(costs, prepend=costs.new_zeros(1))
+    return (gates.cumprod(0) * steps).sum()
+
+
+def _none_above(gates: Tensor) -> Tensor:
+    """For each gate, the product of 1 - gate over those behind it."""
+    closed = (1 - gates).flip(0).cumprod(0).flip(0)
+    return torch.cat([closed[1:], closed.new_ones(1)])

@@ -1,0 +1,198 @@
+"""The supernet: beside every attention the convolutions that share its weights, every hidden unit behind a gate.
+
+A convolution's kernel is, at each offset, a mean of the heads' value weights, softmax(z / temperature) over the heads;
+so its output is a sum of nine shifted means of values that the attention has computed anyway (eq. 4.6 to 4.12). The
+1x1 convolution reads the centre of z; each size has a batch norm of its own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tailor.backbones.windows import divide, join, undivided_
+from tailor.errors import PlanError
+from tailor.pruning.convolve.gates import Closing, Gates, chosen
+from tailor.pruning.convolve.places import Attention, Hidden, Place, value_bias
+from tailor.pruning.convolve.plan import Order, Scope, Skip
+from tailor.surgery import get_module, set_module_
+
+KERNELS = (1, 3)
+"""The convolutions in order of cost; the attention comes after them."""
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """How the convolutions share weights and the gates choose: what the search and the conversion must agree on."""
+
+    order: Order = "bn-relu"
+    skip: Skip = "zero"
+    scope: Scope = "map"
+    closing: Closing = "dominant"
+    temperature: float = 1.0
+    start: float = 1.5
+    attention: bool = True
+    hidden: bool = True
+
+
+class Kept(nn.Module):
+    """A layer that keeps its last output for whoever shares it, until it is taken."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self._last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output; a copy where a bias may yet be added to it in place."""
+        self._last = self.layer(x)
+        return self._last if self.layer.bias is not None else self._last.clone()
+
+    def take(self) -> Tensor:
+        """The last output, once."""
+        last, self._last = self._last, None
+        assert last is not None, "the attention has not called its layer"
+        return last
+
+
+class UnifiedAttention(nn.Module):
+    """An attention, the 1x1 and 3x3 bottleneck convolutions made of its weights, and the gates that choose (UMSA)."""
+
+    def __init__(self, attention: Any, place: Attention, wrapping: Wrapping, mask: Tensor | None = None) -> None:
+        super().__init__()
+        self.place, self.wrapping = place, wrapping
+        attention.qkv = Kept(attention.qkv)
+        self.attention = attention
+        self.register_buffer("mask", mask, persistent=False)
+        like = attention.proj.weight
+        self.mix = nn.Parameter(like.new_ones(place.heads, 3, 3))
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(place.channels, dtype=like.dtype, device=like.device) for _ in KERNELS
+        )
+        self.gates = Gates(len(KERNELS) + 1, wrapping.start).to(like.device)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, N, C) as (B, N, C): the operation that the gates choose, or what a skip adds."""
+        attended, values = self.attend(x, *args, **kwargs)
+        branches = [*self.convolutions(x, values), attended]
+        weights = chosen(self.gates(), self.wrapping.closing).to(x.dtype)
+        y = sum(weight * branch for weight, branch in zip(weights, branches, strict=True))
+        return y + (1 - weights.sum()) * x if self.wrapping.skip == "norm" else y  # type: ignore[return-value]
+
+    def attend(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """What the attention gives, (B, N, C), and its values without bias where a convolution sees them.
+
+        Where that is the whole map, the windows are cut here, as the block would have.
+        """
+        windows = self.place.windows if self.wrapping.scope == "map" else None
+        height, width = self.place.convolved(self.wrapping.scope)
+        if windows is None:
+            attended = self.attention(x, *args, **kwargs)
+            kept = self._values()[:, x.shape[1] - height * width :]
+            return attended, kept.unflatten(1, (height, width))
+        inside = divide(x.unflatten(1, windows.map), windows)
+        attended = join(self.attention(inside, mask=self.mask), windows).flatten(1, 2)
+        return attended, join(self._values(), windows)
+
+    def _values(self) -> Tensor:
+        """The values (B, N, heads * channels) of the last call, without their bias, which comes once and at the end."""
+        qkv = self.attention.qkv
+        values = qkv.take()[..., 2 * self.place.heads * self.place.channels :]
+        bias = qkv.layer.bias
+        return values if bias is None else values - bias[len(bias) - values.shape[-1] :]
+
+    def convolutions(self, x: Tensor, values: Tensor) -> Iterator[Tensor]:
+        """The outputs (B, N, C) of the convolutions on values (B, height, width, heads * channels); cheapest first."""
+        place = self.place
+        shares = (self.mix / self.wrapping.temperature).softmax(0)
+        mixed = torch.einsum("byxhd,hrs->rsbyxd", values.unflatten(-1, (place.heads, place.channels)), shares)
+        bias = value_bias(self.attention, self.attention.qkv.layer)
+        out = self.attention.proj.weight.unflatten(1, (place.heads, place.channels))
+        for size, norm in zip(KERNELS, self.norms, strict=True):
+            used = shares if size == 3 else shares[:, 1:2, 1:2]
+            y = shifted_sum(mixed) if size == 3 else mixed[1, 1]
+            if bias is not None:
+                y = y + torch.einsum("hd,hrs->d", bias.unflatten(0, (place.heads, -1)), used)
+            y = self._activated(y, norm)
+            weight = torch.einsum("chd,hrs->cd", out, used)
+            y = F.linear(y.flatten(1, 2), weight, self.attention.proj.bias)
+            before = x.shape[1] - y.shape[1]
+            yield torch.cat([x[:, :before], y], 1) if before else y
+
+    def _activated(self, y: Tensor, norm: nn.Module) -> Tensor:
+        y = y.permute(0, 3, 1, 2)
+        y = norm(y).relu() if self.wrapping.order == "bn-relu" else norm(y.relu())
+        return y.permute(0, 2, 3, 1)
+
+
+def shifted_sum(x: Tensor) -> Tensor:
+    """Nine maps (3, 3, B, H, W, D), of which the one at (r, s) is read r - 1 rows and s - 1 columns on, summed."""
+    height, width = x.shape[3:5]
+    x = F.pad(x, (0, 0, 1, 1, 1, 1))
+    pieces = (x[r, s, :, r : r + height, s : s + width] for r in range(3) for s in range(3))
+    return sum(pieces)  # type: ignore[return-value]
+
+
+class GatedUnits(nn.Module):
+    """The last layer of an MLP behind a gate for each hidden unit (UFFN)."""
+
+    def __init__(self, layer: nn.Linear, start: float) -> None:
+        super().__init__()
+        self.layer = layer
+        self.gates = Gates(layer.in_features, start, never_empty=True).to(layer.weight.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output from the units (..., hidden) whose gates are open."""
+        return self.layer(x * self.gates().to(x.dtype))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Gated:
+    """What one block of a supernet has gates for."""
+
+    place: Place
+    attention: UnifiedAttention | None
+    hidden: GatedUnits | None
+
+
+def wrap_(model: nn.Module, places: tuple[Place, ...], wrapping: Wrapping) -> tuple[Gated, ...]:
+    """Put the gates into the model; what every block got. Nothing changes while all of them are open."""
+    found = []
+    for place in places:
+        unified = _wrap_attention_(model, place, place.attention, wrapping) if wrapping.attention else None
+        units = _wrap_hidden_(model, place.hidden, wrapping) if wrapping.hidden else None
+        found.append(Gated(place, unified, units))
+    if not any(gated.attention or gated.hidden for gated in found):
+        raise PlanError(
+            "there is nothing left to search: no attention and no hidden units in the parts asked for",
+            hint="ask for both parts, or take a model that was not converted already",
+        )
+    return tuple(found)
+
+
+def _wrap_attention_(
+    model: nn.Module, place: Place, attention: Attention | None, wrapping: Wrapping
+) -> UnifiedAttention | None:
+    if attention is None:
+        return None
+    block: Any = get_module(model, place.block)
+    mask = None
+    if attention.windows and wrapping.scope == "map":
+        mask = block.get_attn_mask(device=block.norm1.weight.device, dtype=block.norm1.weight.dtype)
+        undivided_(block)
+    unified = UnifiedAttention(get_module(model, attention.path), attention, wrapping, mask)
+    set_module_(model, attention.path, unified)
+    return unified
+
+
+def _wrap_hidden_(model: nn.Module, hidden: Hidden | None, wrapping: Wrapping) -> GatedUnits | None:
+    if hidden is None:
+        return None
+    layer = get_module(model, hidden.last)
+    assert isinstance(layer, nn.Linear)
+    units = GatedUnits(layer, wrapping.start)
+    set_module_(model, hidden.last, units)
+    return units

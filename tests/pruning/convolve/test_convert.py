@@ -1,0 +1,125 @@
+"""A supernet whose gates are fixed, and the plain modules it becomes, compute the same."""
+
+import copy
+from functools import lru_cache
+
+import arranged
+import pytest
+import torch
+from torch.testing import assert_close
+
+import tiny
+from tailor import backbones
+from tailor.errors import PlanError
+from tailor.measure import count
+from tailor.pruning.convolve import convert, read_off
+from tailor.pruning.convolve.wrap import shifted_sum
+
+VIT = ("conv3", "none", "attention")
+SWIN = ("conv3", "none", "conv1", "attention")
+CASES = {
+    "vit": (arranged.pooled, VIT, {}),
+    "vit, class token": (tiny.vit, ("conv3", "conv1", "attention"), {"order": "relu-bn", "temperature": 0.3}),
+    "vit, norm skip": (arranged.pooled, ("none", "conv3", "conv1"), {"skip": "norm", "closing": "product"}),
+    "not square": (arranged.wide, VIT, {}),
+    "distilled": (tiny.distilled, ("conv3", "none", "attention"), {"skip": "norm"}),
+    "eva": (tiny.eva, VIT, {}),
+    "swin": (tiny.swin, SWIN, {}),
+    "swin, shifted conv3": (tiny.swin, ("attention", "conv3", "none", "conv3"), {"order": "relu-bn"}),
+    "swin, in windows": (tiny.swin, ("attention", "conv3", "conv1", "none"), {"scope": "window", "skip": "norm"}),
+    "swin2": (tiny.swin2, SWIN, {}),
+}
+cases = pytest.mark.parametrize("name", CASES)
+
+
+@lru_cache
+def made(name, dtype=torch.float64):
+    make, operations, settings = CASES[name]
+    return arranged.case(make, operations, dtype, **settings)
+
+
+@cases
+def test_the_plain_model_computes_as_the_supernet(name):
+    one = made(name)
+    assert one.architecture.operations == CASES[name][1]
+    for folded in (False, True):
+        with torch.no_grad():
+            assert_close(one.plain(folded)(one.images), one.net(one.images), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_in_single_precision(name):
+    one = made(name, torch.float32)
+    for folded in (False, True):
+        with torch.no_grad():
+            assert_close(one.plain(folded)(one.images), one.net(one.images), rtol=1e-5, atol=1e-5)
+
+
+@cases
+def test_the_table_counts_what_is_counted(name):
+    one = made(name)
+    model = one.plain()
+    assert read_off.cost(one.architecture, one.table) == count.macs(model, tuple(one.images.shape[1:]))
+    assert one.table.dense == count.macs(one.dense, tuple(one.images.shape[1:]))
+
+
+@pytest.mark.parametrize("name", ["vit", "swin, shifted conv3", "swin, in windows"])
+def test_a_transposed_kernel_is_another_function(name):
+    one = made(name)
+    model = one.plain()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
+                module.weight.copy_(module.weight.transpose(2, 3).clone())
+        assert (model(one.images) - one.net(one.images)).abs().max() > 1e-3
+
+
+@cases
+def test_open_gates_change_nothing(name):
+    one = copy.deepcopy(made(name))
+    for part in read_off.gates_of(one.gated):
+        torch.nn.init.constant_(part.theta, 1.5)
+    with torch.no_grad():
+        assert_close(one.net(one.images), one.dense(one.images), rtol=0, atol=1e-12)
+
+
+@cases
+def test_the_anatomy_says_what_stands_there(name):
+    blocks = backbones.describe(made(name).plain()).blocks
+    for block, operation in zip(blocks, CASES[name][1], strict=True):
+        assert (block.attention is not None) == (operation == "attention")
+        assert (block.convolution is not None) == operation.startswith("conv")
+
+
+def test_a_stock_model_with_the_plans_takes_every_tensor():
+    one = made("swin")
+    model = one.plain()
+    again = convert.apply_swaps_(tiny.swin(seed=5).double(), one.plan())
+    again = arranged.cut_(again, one.widths)
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert_close(again.eval()(one.images), model(one.images), rtol=0, atol=0)
+
+
+def test_slices_of_values_are_a_convolution():
+    maps = torch.randn(3, 3, 2, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.zeros(2, 4, 5, 6, dtype=torch.float64)
+    for row in range(4):
+        for column in range(5):
+            for r in range(3):
+                for s in range(3):
+                    i, j = row + r - 1, column + s - 1
+                    if 0 <= i < 4 and 0 <= j < 5:
+                        y[:, row, column] += maps[r, s, :, i, j]
+    assert_close(shifted_sum(maps), y)
+
+
+def test_a_plan_is_for_one_backbone_and_for_once():
+    one = made("vit")
+    plan = one.plan()
+    with pytest.raises(PlanError, match="the plan expects"):
+        convert.apply_swaps_(tiny.vit(embed_dim=64), plan)
+    with pytest.raises(PlanError, match="no attention any more"):
+        convert.apply_swaps_(convert.apply_swaps_(arranged.pooled().double(), plan), plan)
+    with pytest.raises(PlanError, match="has no module"):
+        convert.apply_swaps_(tiny.swin(), plan)
