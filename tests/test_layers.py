@@ -12,7 +12,8 @@ LAYERS = (
     ("errors", "events", "settings"),
     ("anatomy", "surgery", "preprocessing"),
     ("criteria", "backbones", "tracing", "budget", "recipes", "ridge"),
-    ("tuning", "pruning", "stitching", "dense"),
+    ("tuning", "pruning", "dense"),
+    ("stitching",),  # tunes its anchors as anything else is tuned
     ("tasks",),
     ("plans",),
     ("spec",),
