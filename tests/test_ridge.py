@@ -59,6 +59,15 @@ def test_leading_dimensions_are_rows_and_narrow_types_are_summed_wide():
     assert_close(tokens.gram, a.float().double().t() @ a.float().double(), rtol=0, atol=1e-10)
 
 
+def test_several_targets_of_the_same_inputs_are_so_many_rows():
+    a, t = rows()
+    once = Sums.zero(7, 4).add_(a, t, 2 * t - 1)
+    twice = sums(a, t).add_(a, 2 * t - 1)
+    assert once.rows == twice.rows == 120
+    for name in ("gram", "cross", "inputs", "targets", "square"):
+        assert_close(getattr(once, name), getattr(twice, name), rtol=1e-13, atol=1e-10)
+
+
 @pytest.mark.parametrize("count", [5, 60])
 def test_inputs_that_do_not_determine_the_map_are_fitted_as_well_as_can_be(count):
     a, t = rows(count)

@@ -55,9 +55,10 @@ def convnext2(seed: int = 0) -> nn.Module:
     return _made("convnextv2_atto", seed, 64, depths=(1, 1, 1, 1), dims=(8, 16, 16, 24), conv_mlp=False)
 
 
-def resnet(seed: int = 0) -> nn.Module:
+def resnet(seed: int = 0, **settings: object) -> nn.Module:
     """A bottleneck ResNet with narrow stages."""
-    return _made("resnet26", seed, 32, layers=(1, 1, 1, 1), channels=(4, 8, 8, 16), stem_width=8)
+    sizes = {"layers": (1, 1, 1, 1), "channels": (4, 8, 8, 16), "stem_width": 8, **settings}
+    return _made("resnet26", seed, 32, **sizes)
 
 
 MODELS = {

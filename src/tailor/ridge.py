@@ -43,17 +43,19 @@ class Sums:
         return cls(0, zeros(inputs, inputs), zeros(inputs, targets), zeros(inputs), zeros(targets), zeros(targets))
 
     @torch.no_grad()
-    def add_(self, inputs: Tensor, targets: Tensor) -> "Sums":
-        """Take in rows: `inputs` (..., n) and `targets` (..., m), as many of each."""
+    def add_(self, inputs: Tensor, *targets: Tensor) -> "Sums":
+        """Take in rows: `inputs` (..., n) once for each of `targets` (..., m), which all have as many rows."""
         a = inputs.detach().flatten(0, -2).to(self.gram)
-        t = targets.detach().flatten(0, -2).to(self.gram)
-        assert len(a) == len(t), "every row has a target"
-        self.rows += len(a)
-        self.gram.addmm_(a.t(), a)
+        each = [target.detach().flatten(0, -2).to(self.gram) for target in targets]
+        assert all(len(a) == len(t) for t in each), "every row has a target"
+        t = each[0] if len(each) == 1 else torch.stack(each).sum(0)
+        self.rows += len(a) * len(each)
+        self.gram.addmm_(a.t(), a, alpha=len(each))
         self.cross.addmm_(a.t(), t)
-        self.inputs += a.sum(0)
+        self.inputs += len(each) * a.sum(0)
         self.targets += t.sum(0)
-        self.square += t.square().sum(0)
+        for target in each:
+            self.square += target.square().sum(0)
         return self
 
     def merge(self, other: "Sums") -> "Sums":

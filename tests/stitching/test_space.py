@@ -1,5 +1,7 @@
 """The stitching spaces against the counts and lists of the papers and of the released configurations."""
 
+from dataclasses import replace
+
 import pytest
 
 from tailor.errors import PlanError
@@ -7,12 +9,12 @@ from tailor.stitching.space import Shape, Space, paired, pairs, stitch_plan, unp
 
 
 def plain(depth, width=8):
-    return Shape((0,) * depth, (width,) * depth)
+    return Shape((0,) * depth, (width,) * depth, ((197,),) * depth)
 
 
 def staged(*depths, width=8, spatial=False):
     stages = tuple(s for s, depth in enumerate(depths) for _ in range(depth))
-    return Shape(stages, tuple(width * 2**s for s in stages), spatial)
+    return Shape(stages, tuple(width * 2**s for s in stages), tuple((56 >> s,) * 2 for s in stages), spatial)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,11 @@ def test_other_stages_are_refused():
         pairs(staged(2, 2, 2, 2), plain(12), Space())
     with pytest.raises(PlanError, match="no stage 7"):
         pairs(staged(2, 2), staged(2, 2), Space(stages=(7,)))
+    with pytest.raises(PlanError, match="56x56 tokens leave an anchor where 112x112 enter"):
+        one = staged(2, 2)
+        stitch_plan([one, replace(one, maps=((112, 112),) * 4)], Space())
+    with pytest.raises(PlanError, match="channels before height"):
+        stitch_plan([staged(2, 2), staged(2, 2, spatial=True)], Space())
     with pytest.raises(PlanError, match="no space"):
         Space(window=0)
 

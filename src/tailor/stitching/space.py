@@ -43,10 +43,14 @@ class Space:
 
 @dataclass(frozen=True, config=STRICT)
 class Shape:
-    """What of an anchor its routes depend on: for each block in order its stage and its channels."""
+    """What of an anchor its routes depend on: for each block its stage, its channels, and how many tokens leave it.
+
+    `maps` are (N,) tokens or (H, W) places. `spatial`: the channels stand before the places.
+    """
 
     stages: tuple[int, ...]
     widths: tuple[int, ...]
+    maps: tuple[tuple[int, ...], ...]
     spatial: bool = False
 
     def blocks(self, stage: int) -> tuple[int, ...]:
@@ -110,6 +114,7 @@ def stitch_plan(anchors: Sequence[Shape], space: Space) -> StitchPlan:
     for number, (front, tail) in enumerate(pairwise(anchors)):
         base = len(layers)
         for j, k, at in pairs(front, tail, space):
+            _agree(front, j, tail, k)
             layer = Layer(number, number + 1, front.widths[j], tail.widths[k], front.spatial)
             if base + at == len(layers):
                 layers.append(layer)
@@ -120,6 +125,20 @@ def stitch_plan(anchors: Sequence[Shape], space: Space) -> StitchPlan:
 
 def _of_stage(front: int, tail: int, space: Space) -> tuple[Pair, ...]:
     return paired(front, space) if front == tail else unpaired(front, tail, space)
+
+
+def _agree(front: Shape, j: int, tail: Shape, k: int) -> None:
+    """PlanError unless what leaves block `j` of `front` can enter block `k` of `tail` once its channels fit."""
+    mine, theirs = front.maps[j], tail.maps[k]
+    if front.spatial == tail.spatial and mine == theirs:
+        return
+    found, expected = ("x".join(str(n) for n in sizes) for sizes in (mine, theirs))
+    what = (
+        f"{found} tokens leave an anchor where {expected} enter the next"
+        if found != expected
+        else ("one anchor has its channels before height and width, the next behind them")
+    )
+    raise PlanError(what, hint="take anchors of one family, patch size and image size (`--image-size`)")
 
 
 def _numbered(pairs: Sequence[Pair]) -> tuple[Pair, ...]:

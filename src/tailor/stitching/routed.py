@@ -1,0 +1,112 @@
+"""The module of a palette: anchors, stitching layers, and every route through them as a model of its own.
+
+A route is run by a view, an ordinary model that shares all its modules with the anchors (`join`); so what a route
+computes here and what it computes once it is picked is the same code. Switching costs a lookup.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from tailor.anatomy import Anatomy
+from tailor.errors import PlanError
+from tailor.stitching.biases import Current, wrap_
+from tailor.stitching.join import joined, stitching_layer
+from tailor.stitching.plan import RouteBiasPlan, StitchPlan
+from tailor.surgery import get_module, split_range
+from tailor.tuning.layers import matrix_shape
+
+
+class Routed(nn.Module):
+    """Anchors with their heads, and the routes of `plan` through them; it starts on the largest anchor.
+
+    `biases` hold one vector a route: what it adds at each of its sites, one after the other (`biases.wrap_`).
+    """
+
+    def __init__(self, anchors: Sequence[nn.Module], anatomies: Sequence[Anatomy], plan: StitchPlan) -> None:
+        super().__init__()
+        self.anchors = nn.ModuleList(anchors)
+        self.anatomies, self.plan = tuple(anatomies), plan
+        self.layers = nn.ModuleList(stitching_layer(layer) for layer in plan.layers)
+        self.biases = nn.ParameterDict()
+        self.spans: dict[int, dict[str, int]] = {}
+        self.current = Current()
+        self.route = len(self.anchors) - 1
+        self._views: dict[int, nn.Module] = {}
+
+    def set_route_(self, route: int) -> "Routed":
+        """From now on `forward` takes that route."""
+        self.route = route
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K): the logits along the route that is set."""
+        self.current.biases = self.biases_of(self.route)
+        return self.view(self.route)(images)  # type: ignore[no-any-return]
+
+    def biases_of(self, route: int) -> dict[str, Tensor]:
+        """The route's own bias at each of its sites."""
+        spans = self.spans.get(route)
+        if spans is None:
+            return {}
+        return dict(zip(spans, self.biases[str(route)].split(list(spans.values())), strict=True))
+
+    def view(self, route: int) -> nn.Module:
+        """The route as an ordinary model that shares everything with this one. Its biases are added by `forward`."""
+        if route not in self._views:
+            legs = self.plan.routes[route].legs
+            view: nn.Module = self.anchors[legs[0].anchor]
+            for (a, b), layer in zip(pairwise(legs), self.plan.routes[route].layers, strict=True):
+                leave, enter = self.block(a.anchor, a.stop - 1), self.block(b.anchor, b.start)
+                view = joined(view, leave, self.layers[layer], self.anchors[b.anchor], enter)
+            self._views[route] = view
+        return self._views[route]
+
+    def block(self, anchor: int, number: int) -> nn.Module:
+        """A block of an anchor."""
+        return self.anchors[anchor].get_submodule(self.anatomies[anchor].blocks[number].path)
+
+    def forget_(self) -> "Routed":
+        """Make the views anew when they are needed: for after modules were put in the place of others."""
+        self._views.clear()
+        return self
+
+    def train(self, mode: bool = True) -> "Routed":
+        """Set the mode of every module, those that only a view has included."""
+        super().train(mode)
+        for view in self._views.values():
+            view.train(mode)
+        return self
+
+
+def give_biases_(model: Routed, plan: RouteBiasPlan) -> Routed:
+    """Give every route that joins anchors a vector of zeros: its biases at the sites in blocks that it crosses."""
+    model.spans = spans_of(model, plan)
+    for number, spans in model.spans.items():
+        like = next(p for p in model.layers.parameters())
+        model.biases[str(number)] = nn.Parameter(like.new_zeros(sum(spans.values())))
+    wrap_(model, plan.sites, model.current)
+    return model.forget_()
+
+
+def spans_of(model: Routed, plan: RouteBiasPlan) -> dict[int, dict[str, int]]:
+    """For each route that joins anchors, the sites with a bias of its own and how many numbers that has there."""
+    places = [(site, *_place(model, site)) for site in plan.sites]
+    found = {}
+    for number, route in enumerate(model.plan.routes):
+        spans = {site: size for site, anchor, block, size in places if route.crosses(anchor, block)}
+        if len(route.legs) > 1 and spans:
+            found[number] = spans
+    return found
+
+
+def _place(model: Routed, site: str) -> tuple[int, int, int]:
+    """The anchor and the block that a site lies in, and its outputs; PlanError where it lies in none."""
+    path, rows = split_range(site)
+    layer = get_module(model, path)
+    for anchor, anatomy in enumerate(model.anatomies):
+        for number, block in enumerate(anatomy.blocks):
+            if path.startswith(f"anchors.{anchor}.{block.path}."):
+                return anchor, number, rows[1] - rows[0] if rows else matrix_shape(layer)[0]
+    raise PlanError(f"`{site}` lies in no block of an anchor", hint="make the palette again")
