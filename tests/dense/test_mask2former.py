@@ -1,5 +1,7 @@
 """Mask2Former against transformers': the same weights give the same numbers; sizes are the published ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -12,7 +14,8 @@ from tailor.dense.mask2former import Mask2Former
 from tailor.dense.weights import from_transformers
 
 R50, SWIN_T, SWIN_B, SWIN_L = (256, 512, 1024, 2048), (96, 192, 384, 768), (128, 256, 512, 1024), (192, 384, 768, 1536)
-BACKBONE = {R50: 23_508_032, SWIN_T: 27_522_234, SWIN_B: 86_882_424, SWIN_L: 195_204_276}
+BACKBONE = {R50: 23_508_032, SWIN_T: 27_519_354, SWIN_B: 86_878_584, SWIN_L: 195_198_516}
+"""Parameters without a classifier, as timm counts them: the layer norm of each map is the decoder's."""
 
 
 def features(widths):
@@ -24,6 +27,8 @@ def count(module):
 
 
 def built(settings, widths=R50, classes=150):
+    """On the meta device; a ResNet's maps need no norm, Swin's have one each."""
+    settings = replace(settings, norm=widths != R50)
     with torch.device("meta"):
         chosen = settings.select(features(widths))
         return settings.build(chosen, classes)
@@ -99,6 +104,7 @@ def theirs():
 def ours_of(theirs):
     config = theirs.config
     settings = Mask2Former(
+        norm=False,  # theirs are in the backbone
         width=config.hidden_dim,
         queries=config.num_queries,
         blocks=config.decoder_layers - 1,

@@ -39,6 +39,7 @@ class FaSeg:
     encoder_hidden: int = 1024
     points: int = 4
     threshold: float = 0.5
+    norm: bool = True
     positions: Kind = "conditional"
     focus: Focus = "dfpq"
     start: Start = "foreground"
@@ -53,7 +54,7 @@ class FaSeg:
 
     def build(self, features: Sequence[Feature], classes: int) -> MaskHead:
         """The module for the selected features, started from torch's default generator."""
-        pyramid = Pyramid(features)
+        pyramid = Pyramid(features, self.norm)
         fine = self.fine if self.fine.kind != "none" else None
         pixels = PixelDecoder(
             pyramid.channels[::-1],

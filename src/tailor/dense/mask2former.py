@@ -7,8 +7,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from tailor.anatomy import Feature
-from tailor.dense.mask_decoder import MaskDecoder, Predictions
+from tailor.dense.mask_decoder import MaskDecoder
 from tailor.dense.pixel_decoder import PixelDecoder
+from tailor.dense.predictions import MaskPredictions
 from tailor.dense.pyramid import Pyramid, chosen
 from tailor.dense.settings import STRICT, check_sizes
 
@@ -25,7 +26,7 @@ class MaskHead(nn.Module):
         """Of the coarsest map, in pixels."""
         return self.pyramid.stride
 
-    def forward(self, maps: Sequence[Tensor]) -> Predictions:
+    def forward(self, maps: Sequence[Tensor]) -> MaskPredictions:
         """From the maps (B, C, H, W) of the chosen features."""
         return self.decoder(self.pixels(self.pyramid(maps)[::-1]))
 
@@ -34,7 +35,8 @@ class MaskHead(nn.Module):
 class Mask2Former:
     """The strong baseline: 20 M parameters at width 256, 9 blocks over three levels.
 
-    `threshold` is the probability from which a cell belongs to a predicted mask and may be looked at.
+    `threshold` is the probability from which a cell belongs to a predicted mask and may be looked at; `norm` puts a
+    layer norm on each of the backbone's maps.
     """
 
     kind: Literal["mask2former"] = "mask2former"
@@ -47,6 +49,7 @@ class Mask2Former:
     encoder_hidden: int = 1024
     points: int = 4
     threshold: float = 0.5
+    norm: bool = True
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.heads, self.queries, self.blocks, self.threshold)
@@ -57,7 +60,7 @@ class Mask2Former:
 
     def build(self, features: Sequence[Feature], classes: int) -> MaskHead:
         """The module for the selected features, started from torch's default generator."""
-        pyramid = Pyramid(features)
+        pyramid = Pyramid(features, self.norm)
         pixels = PixelDecoder(
             pyramid.channels[::-1],
             self.width,

@@ -8,7 +8,7 @@ multiplied with the pixels, so that losses read it at points, and blocks read it
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,26 +18,14 @@ from tailor.dense.attention import Block, Perceptron
 from tailor.dense.focus import FOCUS, Focus, Start, never_empty, starting
 from tailor.dense.high_resolution import HighResolution, Scores, read
 from tailor.dense.pixel_decoder import LEVELS, Pixels
-
-
-class Predictions(NamedTuple):
-    """What all depths say, the last one best.
-
-    `classes` (D, B, N, C + 1) are logits, the last of them for no object; `queries` (D, B, N, E) times `pixels`
-    (B, E, H, W) are the logits of the masks.
-    """
-
-    classes: Tensor
-    queries: Tensor
-    pixels: Tensor
-
-    def masks(self) -> Tensor:
-        """The last depth's mask logits (B, N, H, W)."""
-        return torch.einsum("bnc,bchw->bnhw", self.queries[-1], self.pixels)
+from tailor.dense.predictions import MaskPredictions
 
 
 class MaskDecoder(nn.Module):
-    """`threshold` is the probability from which a cell counts as inside a mask."""
+    """Queries read `levels` in turn, coarsest first, and with `fine` one more, the finest.
+
+    `threshold` is the probability from which a cell counts as inside a mask.
+    """
 
     def __init__(
         self,
@@ -51,21 +39,22 @@ class MaskDecoder(nn.Module):
         threshold: float = 0.5,
         focus: Focus = "learned",
         start: Start = "foreground",
+        levels: int = LEVELS,
         fine: HighResolution | None = None,
     ) -> None:
         super().__init__()
-        self.fine, self.start = fine, start
+        self.fine, self.start, self.levels = fine, start, levels
         self.least = math.log(threshold / (1 - threshold))  # of a logit
         self.content = nn.Parameter(torch.randn(queries, width))
         self.place = nn.Parameter(torch.randn(queries, width))
-        self.level = nn.Parameter(torch.randn(LEVELS + (fine is not None), width))
+        self.level = nn.Parameter(torch.randn(levels + (fine is not None), width))
         self.focus: Any = FOCUS[focus](width)
         self.blocks = nn.ModuleList([Block(width, heads, hidden) for _ in range(blocks)])
         self.norm = nn.LayerNorm(width)
         self.classes = nn.Linear(width, classes + 1)
         self.masks = Perceptron(width, width)
 
-    def forward(self, pixels: Pixels) -> Predictions:
+    def forward(self, pixels: Pixels) -> MaskPredictions:
         """Predictions before the first block and after each."""
         levels = [level + e[:, None, None] for level, e in zip(pixels.levels, self.level, strict=True)]
         small = self._small(pixels)
@@ -76,7 +65,7 @@ class MaskDecoder(nn.Module):
         for t, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             level = t % cycle
-            if level == LEVELS:
+            if level == self.levels:
                 assert self.fine is not None
                 query = x + (self.place if self.fine.position == "learned" else place)
                 seen = read(block.cross, query, levels[level], pixels.positions[level], scores, self.fine)
@@ -100,7 +89,7 @@ class MaskDecoder(nn.Module):
                     place = self.focus.looked(self.place, looked)
             found.append(self._predict(x))
         classes, queries = zip(*found)
-        return Predictions(torch.stack(classes), torch.stack(queries), pixels.masks)
+        return MaskPredictions(torch.stack(classes), torch.stack(queries), pixels.masks)
 
     def _following(self, t: int) -> bool:
         """Whether what block `t` attends to moves the queries: not after the last, which nothing follows."""
@@ -108,7 +97,7 @@ class MaskDecoder(nn.Module):
 
     def _scores_wanted(self, t: int, level: int) -> bool:
         """Whether a block of the finest level reads the scores of block `t`."""
-        ahead = t + LEVELS - level
+        ahead = t + self.levels - level
         return self.fine is not None and level == self.fine.level and ahead < len(self.blocks)
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +107,7 @@ class MaskDecoder(nn.Module):
     def _small(self, pixels: Pixels) -> Sequence[Tensor]:
         """The pixel embedding (B, E, S) at the size of each level that masks restrict. Masks carry no gradient."""
         with torch.no_grad():
-            sizes = [level.shape[-2:] for level in pixels.levels[:LEVELS]]
+            sizes = [level.shape[-2:] for level in pixels.levels[: self.levels]]
             return [
                 F.interpolate(pixels.masks, size=size, mode="bilinear", align_corners=False).flatten(2)
                 for size in sizes

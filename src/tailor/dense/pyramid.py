@@ -52,10 +52,15 @@ def steps(features: Sequence[Feature]) -> tuple[Step, ...]:
 
 
 class Pyramid(nn.Module):
-    """Maps (B, C, H, W) of the chosen features to four, finest first. `channels` and `stride` (of the coarsest)."""
+    """Maps (B, C, H, W) of the chosen features to four, finest first. `channels` and `stride` (of the coarsest).
 
-    def __init__(self, features: Sequence[Feature]) -> None:
+    With `norm` each map is normalised over its channels first, as Mask2Former does with Swin's: a transformer's stages
+    give their raw residual sum. A ResNet's need none.
+    """
+
+    def __init__(self, features: Sequence[Feature], norm: bool) -> None:
         super().__init__()
+        self.norms = nn.ModuleList([LayerNorm2d(f.width) if norm else nn.Identity() for f in features])
         plan = steps(features)
         self.sources = tuple(step.source for step in plan)
         made = [_resampled(features[step.source].width, step.finer) for step in plan]
@@ -66,7 +71,8 @@ class Pyramid(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Four maps, finest first."""
-        return [module(maps[source]) for module, source in zip(self.maps, self.sources)]
+        normal = [norm(one) for norm, one in zip(self.norms, maps, strict=True)]
+        return [module(normal[source]) for module, source in zip(self.maps, self.sources)]
 
 
 def _resampled(width: int, finer: int) -> tuple[nn.Module, int]:
