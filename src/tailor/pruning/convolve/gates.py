@@ -66,10 +66,13 @@ def chosen(gates: Tensor, closing: Closing) -> Tensor:
     """
     if closing == "dominant":
         return gates * _none_above(gates)
-    opened = gates.cumprod(0)
-    above = torch.cat([opened[1:], opened.new_zeros(1)])
-    opened = torch.where(above.detach() > 0.5, opened.detach(), opened)
-    return opened * _none_above(opened)
+    opened: list[Tensor] = []
+    for gate in gates:
+        if opened and float((opened[-1] * gate).detach()) > 0.5:
+            opened[-1] = opened[-1].detach()
+        opened.append(opened[-1] * gate if opened else gate)
+    stacked = torch.stack(opened)
+    return stacked * _none_above(stacked)
 
 
 def cost_of(gates: Tensor, costs: Tensor, closing: Closing) -> Tensor:

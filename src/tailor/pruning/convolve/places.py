@@ -62,12 +62,9 @@ def find_places(model: nn.Module, anatomy: Anatomy) -> tuple[Place, ...]:
     """The blocks of `model`; ModelError where it has no blocks with a plain self-attention on a grid of patches."""
     if not anatomy.blocks:
         raise _unfit(model, "its blocks are not known", anatomy.family)
-    places = tuple(_place(model, anatomy, block) for block in anatomy.blocks)
-    if not any(place.attention or place.hidden for place in places):
-        raise _unfit(model, "its blocks have neither attention nor an MLP with hidden units", anatomy.family)
     if not any(block.attention or block.convolution for block in anatomy.blocks):
         raise _unfit(model, "its blocks have no attention", anatomy.family)
-    return places
+    return tuple(_place(model, anatomy, block) for block in anatomy.blocks)
 
 
 def value_bias(attention: Any, qkv: nn.Linear) -> Tensor | None:

@@ -46,22 +46,25 @@ def architecture(gated: Sequence[Gated], closing: Closing) -> Architecture:
 
 
 def settle_(gated: Sequence[Gated], table: Table, closing: Closing, most: float) -> float:
-    """Raise, or lower, the threshold of all gates until the architecture costs at most `most`, and as near as may be.
+    """Move the threshold of all gates until the architecture costs at most `most`; return it.
 
-    Returns the threshold.
+    Where the last gate to close was an attention's, worth many hidden units, the best of those open again for it.
     """
-    gates = gates_of(gated)
-    levels = torch.cat([g.theta.detach() for g in gates]).double().sort().values
-    low, high = 0, len(levels)  # the first level that is low enough lies in between
-    while low < high:
-        middle = (low + high) // 2
-        _set_threshold_(gates, float(levels[middle]))
-        if cost(architecture(gated, closing), table) <= most:
-            high = middle
-        else:
-            low = middle + 1
-    threshold = float(levels[min(low, len(levels) - 1)])
-    _set_threshold_(gates, threshold)
+    hidden = [one.hidden.gates for one in gated if one.hidden]
+    threshold = 0.0
+    for gates in (gates_of(gated), hidden):
+        levels = torch.cat([g.theta.detach() for g in gates]).double().sort().values if gates else torch.zeros(0)
+        low, high = 0, len(levels) - 1  # the first level that is low enough, or the last, lies in between
+        while low < high:
+            middle = (low + high) // 2
+            _set_threshold_(gates, float(levels[middle]))
+            if cost(architecture(gated, closing), table) <= most:
+                high = middle
+            else:
+                low = middle + 1
+        if len(levels):
+            _set_threshold_(gates, float(levels[low]))
+            threshold = threshold or float(levels[low])
     return threshold
 
 
