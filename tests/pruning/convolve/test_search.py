@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import arranged
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+import tiny
 from tailor import backbones
 from tailor.errors import ModelError, PlanError
 from tailor.measure import count
