@@ -54,18 +54,56 @@ def test_suffixes_in_any_case_hidden_files_links_and_depth(tree, write, tmp_path
     write(root / "cat" / ".thumbs" / "j.png", 22)
     write(root / ".git" / "k.png", 23)
     (root / "cat" / "notes.txt").write_text("no picture")
+    os.symlink(root / "cat" / "a.JPG", root / "dog" / "linked.jpg")
+    data = open_data(root)
+    assert data.classes == ("cat", "dog")
+    assert counts(data) == {"all": (9, 2)}
+
+
+def test_links_that_leave_the_data_folder_are_named_and_left_out(tree, write, tmp_path):
+    root = tree({"cat": 2, "dog": 2})
     os.symlink(write(tmp_path / "elsewhere" / "l.png", 24), root / "cat" / "linked.png")
     os.symlink(tmp_path / "elsewhere", root / "fox")
     os.symlink(tmp_path / "elsewhere", root / "cat" / "more")
     data = open_data(root)
-    assert data.classes == ("cat", "dog", "fox")
-    assert counts(data) == {"all": (11, 1, 1)}
+    assert data.classes == ("cat", "dog") and counts(data) == {"all": (2, 2)}
+    (note,) = data.notes
+    assert "leave the data folder" in note and "(3)" in note and f"{root}/fox" in note and f"{root}/cat/more" in note
+    os.symlink(root, tmp_path / "by another name")
+    assert counts(open_data(tmp_path / "by another name")) == {"all": (2, 2)}
 
 
-def test_a_ring_of_links_ends(tree):
-    root = tree({"cat": 2, "dog": 2})
-    os.symlink(root / "cat", root / "cat" / "again")
-    assert counts(open_data(root)) == {"all": (2, 2)}
+@pytest.mark.parametrize("target", ["cat", ".", "cat/deeper"])
+def test_links_that_lead_back_are_named_and_left_out(tree, target):
+    root = tree({"cat/deeper": 2, "dog": 2})
+    os.symlink(root / target, root / "cat" / "deeper" / "again")
+    data = open_data(root)
+    assert counts(data) == {"all": (2, 2)}
+    assert "lead back" in data.notes[0] and "again" in data.notes[0]
+
+
+def test_links_in_a_ring_and_in_a_web_end(tree):
+    root = tree({"cat/one": 2, "cat/two": 2, "dog": 2})
+    os.symlink(root / "cat" / "two", root / "cat" / "one" / "other")
+    os.symlink(root / "cat" / "one", root / "cat" / "two" / "other")
+    os.symlink("itself.png", root / "cat" / "itself.png")
+    names = [f"dog/{i}" for i in range(24)]
+    for name, following in zip(names, [*names[1:], "dog"], strict=True):
+        (root / name).mkdir()
+        for twice in ("a", "b"):
+            os.symlink(root / following, root / name / twice)
+    assert counts(open_data(root))["all"] == (5, 2)
+
+
+def test_only_links_that_leave(tree, tmp_path):
+    root = tree({})
+    root.mkdir()
+    os.symlink(tree({"cat": 2, "dog": 1}, "elsewhere"), root / "train")
+    assert "leave the data folder" in refusal(root).hint
+
+
+def test_a_name_too_long():
+    assert "name too long" in refusal("x" * 5000).message and len(refusal("x" * 5000).message) < 400
 
 
 def test_names_with_spaces(tree):

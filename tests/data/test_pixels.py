@@ -1,3 +1,4 @@
+import os
 import pickle
 import warnings
 
@@ -6,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tailor.data.images import read_image
+from tailor.data.pixels import SUFFIXES
 from tailor.errors import DataError
 
 
@@ -146,6 +148,53 @@ def test_the_limit_can_be_raised(write, tmp_path, monkeypatch):
     assert "million pixels" in refusal(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1600)
     assert read_image(path).size == (40, 40)
+
+
+@pytest.mark.parametrize("size", [(88_000_000, 1), (1, 70_000), (3, 400)])
+def test_a_picture_too_long_to_be_resized_is_refused(tmp_path, size):
+    Image.new("1", size).save(tmp_path / "long.png")
+    assert f"{size[0]} x {size[1]} pixels" in refusal(tmp_path / "long.png")
+
+
+def test_a_long_picture_within_the_limit_is_read(tmp_path):
+    Image.new("1", (400, 4)).save(tmp_path / "long.png")
+    assert read_image(tmp_path / "long.png").size == (400, 4)
+
+
+def test_postscript_starts_no_other_program(tmp_path, monkeypatch):
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: pytest.fail("Ghostscript was called"))
+    assert "not an image that can be read (JPEG, PNG" in refusal(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("suffix", [s for s in SUFFIXES if s != ".jpeg"])
+def test_every_suffix_has_its_format(write, tmp_path, suffix):
+    wrong = write(tmp_path / f"a{suffix}").rename(tmp_path / "b.png")
+    assert read_image(wrong).size == (48, 40)
+
+
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "no ordinary file" in refusal(tmp_path / "pipe.png")
+    os.symlink("/dev/zero", tmp_path / "zero.png")
+    assert "no ordinary file" in refusal(tmp_path / "zero.png")
+
+
+def test_a_file_larger_than_an_image_is_refused(write, tmp_path):
+    path = write(tmp_path / "a.png")
+    os.truncate(path, 5 * 10**9)  # takes no space
+    assert "5.0 GB" in refusal(path)
+
+
+def test_memory_that_is_lacking_is_said(write, tmp_path, monkeypatch):
+    path = write(tmp_path / "a.png")
+
+    def none(image):
+        raise MemoryError
+
+    monkeypatch.setattr("tailor.data.pixels.to_rgb", none)
+    assert "memory" in refusal(path)
 
 
 def test_reading_leaves_the_warning_filters_alone(write, tmp_path):

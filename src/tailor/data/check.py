@@ -188,7 +188,7 @@ class _Seen:
         if min(image.size) < TINY:
             self.tiny.append(Tiny(record.source, (image.height, image.width)))
         pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-        file = hashlib.sha256(path.read_bytes()).digest() if path.is_file() else pixels
+        file = _digest(path) if path.is_file() else pixels
         named = self.classes[record.target] if self.classes else ""
         self.places.setdefault(pixels, []).append((record.source, split.name, named, file))
 
@@ -200,6 +200,11 @@ class _Seen:
                 same: Literal["bytes", "pixels"] = "bytes" if len(set(files)) == 1 else "pixels"
                 found.append(Duplicate(same, sources, splits, classes))
         return tuple(found)
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()
 
 
 _LEAVE = "put the file there again, or leave it out with `--corrupt skip`"

@@ -26,6 +26,9 @@ __all__ = [
     "with_classes",
 ]
 
+LONGEST = 200
+"""Characters of a name that an error shows."""
+
 
 def open_data(
     where: str | Path, *, kind: str | None = None, seed: int = 0, classes: Sequence[str] | None = None
@@ -41,7 +44,14 @@ def open_data(
         raise DataError("the name of the data is empty", hint="give a folder, a CSV file or `builtin/digits`")
     if name.lower().startswith("builtin/") and name.lower() not in BUILTIN:
         raise DataError(f"there is no `{name}`", hint=nearest(name.lower(), BUILTIN))
-    data = KINDS[kind_of(name) if kind is None else _known(kind)](name, seed)
+    try:
+        data = KINDS[kind_of(name) if kind is None else _known(kind)](name, seed)
+    except OSError as error:  # a name too long, a folder without permission, a disk that fails
+        where = f": {error.filename}" if error.filename and str(error.filename) != name else ""
+        shown = name if len(name) < LONGEST else f"{name[:LONGEST]}..."
+        raise DataError(
+            f"`{shown}` cannot be read, {error.strerror}{where[:LONGEST]}", hint="check path and permissions"
+        ) from None
     return data if classes is None else with_classes(data, classes)
 
 

@@ -1,7 +1,7 @@
 """A folder of class folders, with or without train/val/test above them. Class names are the folder names, sorted."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from tailor.data.pixels import SUFFIXES
@@ -17,6 +17,8 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+SHOWN = 3
+"""Links that a note names."""
 LAYOUT = "expected one folder of images per class, or `train/CLASS/...` and `test/CLASS/...`"
 
 
@@ -24,23 +26,26 @@ def load(where: str, seed: int) -> Listing:
     """The images below `where`; raises DataError where they are not sorted into two or more class folders."""
     root = Path(where).expanduser()
     _check_root(root)
-    folders = _subfolders(root)
+    links = _Links(root)
+    folders = [folder for folder in _subfolders(root) if links.stays(folder)]
     divided = _split_folders(root, folders)
     notes: list[str] = []
     if divided:
         ignored = [f.name for f in folders if f not in divided.values()]
-        found = {name: _class_folders(folder, notes) for name, folder in divided.items()}
+        found = {name: _class_folders(folder, notes, links) for name, folder in divided.items()}
     else:
         ignored = []
-        found = {"all": _class_folders(root, notes)}
+        found = {"all": _class_folders(root, notes, links)}
     if ignored:
         notes.append(f"ignored beside the splits: {', '.join(ignored)}")
     rows = {
         split: [(str(path), name) for name in sorted(files) for path in files[name]] for split, files in found.items()
     }
+    notes += links.notes()
     if not any(rows.values()):
         saved = any(root.glob("*.parquet")) or any(root.glob("dataset_*.json"))
-        raise DataError(f"no image found below `{root}`", hint=f"try `hfds/{root}`" if saved else LAYOUT)
+        hint = f"try `hfds/{root}`" if saved else next(iter(links.notes()), LAYOUT)
+        raise DataError(f"no image found below `{root}`", hint=hint)
     return Listing(str(root), rows, notes=notes)
 
 
@@ -80,14 +85,14 @@ def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     return {name: divided[name] for name in ("train", "val", "test") if name in divided}
 
 
-def _class_folders(folder: Path, notes: list[str]) -> dict[str, list[Path]]:
+def _class_folders(folder: Path, notes: list[str], links: "_Links") -> dict[str, list[Path]]:
     """Class name -> its image files, sorted; empty classes and files outside of class folders become notes."""
     found = {}
     for child in _subfolders(folder):
-        files = sorted(_walk(child))
+        files = sorted(_walk(child, links)) if links.stays(child) else []
         if files:
             found[child.name] = files
-        else:
+        elif links.stays(child):
             notes.append(f"`{child}` has no image, so it is no class")
     loose = _images(folder)
     if loose and not found:
@@ -110,14 +115,57 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Image files at any depth; follows links, and enters no folder twice where links form a ring."""
-    seen: set[str] = set()
-    for at, below, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(at)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        yield from (Path(at, name) for name in files if is_image(name))
+def _walk(folder: Path, links: "_Links") -> Iterator[Path]:
+    """Image files at any depth; follows links that stay, and enters no folder twice."""
+    waiting = [(folder, os.path.realpath(folder))]
+    seen = {waiting[0][1]}
+    while waiting:
+        at, real = waiting.pop()
+        with os.scandir(at) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.name.startswith(".") or (entry.is_symlink() and not links.stays(path, seen)):
+                    continue
+                if path.is_dir() if entry.is_symlink() else entry.is_dir():
+                    inner = os.path.realpath(path) if entry.is_symlink() else os.path.join(real, entry.name)
+                    seen.add(inner)
+                    waiting.append((path, inner))
+                elif is_image(entry.name):
+                    yield path
+
+
+class _Links:
+    """The links below a data folder that are not followed, since they leave it or lead to where one already is."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = os.path.realpath(root)
+        self.outside: list[str] = []
+        self.back: list[str] = []
+
+    def stays(self, path: Path, seen: Container[str] = ()) -> bool:
+        """Whether `path` is no link, or one to something else in the data folder; `seen` are folders entered."""
+        if not path.is_symlink():
+            return True
+        target, here = os.path.realpath(path), os.path.realpath(path.parent)
+        if not _is_below(target, self.root):
+            noted = self.outside
+        elif _is_below(here, target) or target in seen:
+            noted = self.back
+        else:
+            return True
+        if str(path) not in noted:
+            noted.append(str(path))
+        return False
+
+    def notes(self) -> list[str]:
+        """A sentence a reason, with the first links."""
+        return [
+            f"links that {why} are left out ({len(paths)}): {', '.join(paths[:SHOWN])}{' ...' if paths[SHOWN:] else ''}"
+            for why, paths in (("leave the data folder", self.outside), ("lead back into it", self.back))
+            if paths
+        ]
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether a real path is that folder or lies in it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
