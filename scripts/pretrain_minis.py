@@ -140,18 +140,16 @@ def augment(batch: Tensor, min_crop: float, rng: torch.Generator) -> Tensor:
 class Run:
     """The state of one training run: bf16 working weights, fp32 master and average, optimizers, place in the data."""
 
-    def __init__(self, recipe: Recipe, init: dict[str, Tensor] | None):
-        self.recipe = recipe
-        self.model = mini(recipe.size, recipe.patch_drop, recipe.seed)
-        if init is not None:
-            self.model.load_state_dict(init)
+    def __init__(self, recipe: Recipe, model: nn.Module):
+        self.recipe, self.model = recipe, model
         names, params = zip(*self.model.named_parameters())
         self.names: tuple[str, ...] = names
         self.master = [p.detach().clone().requires_grad_() for p in params]
         self.ema = [p.detach().clone() for p in params]
         self.model.bfloat16().train()
-        for block in self.model.blocks:
-            block.attn.fused_attn = False  # the fused CPU kernel's bf16 backward is ten times slower on short sequences
+        for module in self.model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # the fused CPU kernel's bf16 backward is ten times slower on short sequences
         self.params = list(self.model.parameters())
         self.optimizers = optimizers(recipe, names, self.master)
         self.rng = torch.Generator().manual_seed(recipe.seed)
@@ -213,15 +211,16 @@ class Run:
         torch._foreach_copy_(self.params, self.master)
 
     def averaged(self) -> dict[str, Tensor]:
-        """The averaged weights under timm's keys, as fp16."""
-        return {name: value.half().contiguous() for name, value in zip(self.names, self.ema)}
+        """The averaged weights of the mini under timm's keys, as fp16."""
+        kept = {name.removeprefix("model."): value for name, value in zip(self.names, self.ema)}
+        return {name: kept[name].half().contiguous() for name in mini(self.recipe.size).state_dict()}
 
 
 def optimizers(recipe: Recipe, names: tuple[str, ...], master: list[Tensor]) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon (same update size as AdamW's) for the blocks' matrices and AdamW for the rest."""
     groups: dict[str, list[Tensor]] = {"muon": [], "decayed": [], "free": []}
     for name, value in zip(names, master):
-        if recipe.optimizer == "muon" and name.startswith("blocks.") and value.ndim == 2:
+        if recipe.optimizer == "muon" and ".blocks." in f".{name}" and value.ndim == 2:
             groups["muon"].append(value)
         else:
             decayed = name.endswith("weight") and value.ndim > 1
@@ -366,7 +365,10 @@ def main() -> None:
         return
     recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
     teacher = load_mini(args.teacher).bfloat16() if args.teacher else None
-    run = Run(recipe, resize(load_file(args.init), args.size) if args.init else None)
+    model = mini(recipe.size, recipe.patch_drop, recipe.seed)
+    if args.init:
+        model.load_state_dict(resize(load_file(args.init), args.size))
+    run = Run(recipe, model)
     checkpoint = args.cache / f"{out.stem}.checkpoint.safetensors"
     if checkpoint.exists():
         run.resume(checkpoint)
