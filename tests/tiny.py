@@ -2,6 +2,9 @@
 
 import timm
 import torch
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
 from tailor.surgery import trainable, write_through_
@@ -61,6 +64,19 @@ def resnet(seed: int = 0, **settings: object) -> nn.Module:
     return _made("resnet26", seed, 32, **sizes)
 
 
+def efficientnet(seed: int = 0) -> nn.Module:
+    """Inverted residuals with squeeze-and-excite, two stages of stride 16, three blocks that can be dropped."""
+    stages = ["ds_r1_k3_s1_e1_c8"], ["ir_r2_k3_s2_e2_c8"], ["ir_r2_k5_s2_e2_c12_se0.25"], ["ir_r2_k3_s2_e2_c16"]
+    arguments = decode_arch_def([*stages, ["ir_r1_k3_s1_e2_c20"]])
+    return _configured(EfficientNet(arguments, CLASSES, num_features=24, stem_size=8), seed)
+
+
+def mobilenet(seed: int = 0) -> nn.Module:
+    """MobileNet V3: the last convolution comes after the pooling."""
+    stages = ["ds_r1_k3_s2_e1_c8_se0.25"], ["ir_r2_k3_s2_e2_c8"], ["ir_r2_k5_s2_e2_c16_se0.25"], ["cn_r1_k1_s1_c24"]
+    return _configured(MobileNetV3(decode_arch_def([*stages]), CLASSES, num_features=32, stem_size=8), seed)
+
+
 MODELS = {
     "vit": vit,
     "distilled": distilled,
@@ -71,6 +87,7 @@ MODELS = {
     "convnext_nchw": convnext_nchw,
     "convnext2": convnext2,
     "resnet": resnet,
+    "efficientnet": efficientnet,
 }
 """Every small model, for contracts over families."""
 
@@ -130,6 +147,12 @@ def trained_(model: nn.Module, seed: int = 0, spread: float = 0.1) -> nn.Module:
         for parameter in trainable(model).values():
             parameter += (spread * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype)
     return write_through_(model)
+
+
+def _configured(model: nn.Module, seed: int) -> nn.Module:
+    """A model that timm's factory did not make, with what the factory would have noted."""
+    model.pretrained_cfg = {"input_size": (3, 32, 32), "classifier": "classifier", "first_conv": "conv_stem"}
+    return shake_(model, seed).eval()
 
 
 def _made(name: str, seed: int, pixels: int, **settings: object) -> nn.Module:

@@ -8,7 +8,7 @@ from torch import nn
 
 import tiny
 from tailor import backbones
-from tailor.backbones import generic, parts
+from tailor.backbones import generic, walk
 
 
 def meta(name, **settings):
@@ -49,7 +49,7 @@ def test_sites_and_vectors_lie_in_the_model_and_do_not_overlap(name):
     for spans in seen.values():
         ordered = sorted(spans)
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered))
-    assert not any(parts.within(t, anatomy.heads) for t in seen)
+    assert not any(walk.within(t, anatomy.heads) for t in seen)
 
 
 def test_vit_b_has_the_candidates_of_the_released_code():
@@ -80,7 +80,7 @@ def test_parameter_counts_without_head(name, parameters, biases):
 
 
 def test_a_model_nobody_described_says_so():
-    model = backbones.create("mobilenetv2_035", "random", 64)
+    model = backbones.create("regnetx_002", "random", 64)
     anatomy = backbones.describe(model)
     assert anatomy.family == "generic"
     assert "not described by hand" in anatomy.notes[0]

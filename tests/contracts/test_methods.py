@@ -24,14 +24,14 @@ METHODS = {**SELECTIONS, **MODULES}
 MERGING = [kind for kind, method in MODULES.items() if method.merges]
 WITH_KNOB = [kind for kind, method in METHODS.items() if method.knob]
 
-CONVOLUTIONAL = {"convnext", "convnext_nchw", "convnext2", "resnet"}
+CONVOLUTIONAL = {"convnext", "convnext_nchw", "convnext2", "resnet", "efficientnet"}
 NOT_DEFINED = {
     "vpt-shallow": CONVOLUTIONAL | {"eva", "swin", "swin2"},
     "vpt-deep": CONVOLUTIONAL | {"eva"},
     "convpass": CONVOLUTIONAL,
-    "adapter": {"resnet"},
-    "adaptformer": {"resnet"},
-    "repadapter": {"resnet"},
+    "adapter": {"resnet", "efficientnet"},
+    "adaptformer": {"resnet", "efficientnet"},
+    "repadapter": {"resnet", "efficientnet"},
 }
 """Families where a method has no place: there it says so in a sentence."""
 

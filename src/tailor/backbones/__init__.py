@@ -1,31 +1,72 @@
 """Backbones: make one by name, describe what it consists of. One file a family, one row in `FAMILIES`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from tailor.anatomy import Anatomy
-from tailor.backbones import convnext, generic, parts, resnet, swin, vit
+from tailor.backbones import convnext, efficientnet, generic, resnet, swin, vit, walk
+from tailor.backbones.composition import Part, Parts
 from tailor.backbones.create import Config, attach_head_, config_of, create, set_drop_path_
+from tailor.backbones.levels import Features
 from tailor.backbones.weights import digest
+from tailor.errors import ModelError
 
 FAMILIES = {
     "vit": vit,
     "swin": swin,
     "convnext": convnext,
     "resnet": resnet,
+    "efficientnet": efficientnet,
     "generic": generic,  # matches everything: keep it last
 }
-"""Family name to the module that recognises (`matches`) and describes (`describe`) it; the first match counts."""
+"""Family name to the module that recognises (`matches`), describes (`describe`) and takes apart (`parts`, `maps`) its
+models; the first match counts."""
 
 
 def describe(model: nn.Module) -> Anatomy:
     """The anatomy of a model, by the first family that recognises it."""
-    for family in FAMILIES.values():
-        if family.matches(model):
-            anatomy = family.describe(model)
-            return replace(anatomy, notes=(*anatomy.notes, *parts.own_ways(model)))
-    raise AssertionError("the generic family matches everything")
+    anatomy = _family(model).describe(model)
+    return replace(anatomy, notes=(*anatomy.notes, *walk.own_ways(model)))
 
 
-__all__ = ["FAMILIES", "Config", "attach_head_", "config_of", "create", "describe", "digest", "set_drop_path_"]
+def parts(model: nn.Module, size: tuple[int, int] | None = None) -> Parts:
+    """The model as stem, blocks and tail, for images of `size` (H, W), its own where none is given."""
+    return _family(model).parts(model, size or walk.input_size_of(model)[1:])
+
+
+def features(model: nn.Module, at: Sequence[int] | None = None) -> Features:
+    """Maps of the levels `at` (positions in `describe(model).features`; all where none is given), as a callable."""
+    family = _family(model)
+    known = family.describe(model).features
+    if not known:
+        raise ModelError(
+            f"`{type(model).__name__}` gives no maps of its inside",
+            hint="take a backbone with levels, or add its family",
+        )
+    if at is not None and not all(-len(known) <= i < len(known) for i in at):
+        raise ModelError(f"the backbone has {len(known)} levels, asked for: {list(at)}", hint="count from 0")
+    return Features(model, tuple(known[i] for i in sorted(i % len(known) for i in at)) if at else known, family.maps)
+
+
+def _family(model: nn.Module) -> Any:
+    return next(family for family in FAMILIES.values() if family.matches(model))
+
+
+__all__ = [
+    "FAMILIES",
+    "Config",
+    "Features",
+    "Part",
+    "Parts",
+    "attach_head_",
+    "config_of",
+    "create",
+    "describe",
+    "digest",
+    "features",
+    "parts",
+    "set_drop_path_",
+]

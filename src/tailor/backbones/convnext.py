@@ -4,13 +4,15 @@ The stem is left out like a patch embedding; the 2x2 downsampling convolution co
 scale `gamma` and norms are vectors.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.models.convnext import ConvNeXt
-from torch import nn
+from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy, Block, Feature
-from tailor.backbones import parts
+from tailor.backbones import composition, walk
+from tailor.backbones.composition import Part, Parts, Size
 
 
 def matches(model: nn.Module) -> bool:
@@ -28,7 +30,7 @@ def describe(model: Any) -> Anatomy:
             layout = "nchw" if getattr(block, "use_conv_mlp", False) else "nhwc"
             blocks.append(Block(path, s, width, None, f"{path}.mlp", "nchw", layout))  # type: ignore[arg-type]
         features.append(Feature(f"stages.{s}", width, int(model.feature_info[s]["reduction"])))
-    heads = parts.heads_of(model)
+    heads = walk.heads_of(model)
     excluded = ("stem", *heads)
     responses = tuple(
         n for n, _ in model.named_modules() if n.endswith(".grn")
@@ -36,12 +38,31 @@ def describe(model: Any) -> Anatomy:
     return Anatomy(
         family="convnext",
         blocks=tuple(blocks),
-        sites=parts.sites_of(model, blocks, excluded),
-        vectors=parts.vectors_of(model, blocks, excluded),
-        operations=parts.operations_of(model, (*heads, *responses)),
+        sites=walk.sites_of(model, blocks, excluded),
+        vectors=walk.vectors_of(model, blocks, excluded),
+        operations=walk.operations_of(model, (*heads, *responses)),
         features=tuple(features),
         heads=heads,
         width=int(model.num_features),
-        input_size=parts.input_size_of(model),
+        input_size=walk.input_size_of(model),
         final_norm="head.norm",
     )
+
+
+def parts(model: Any, size: Size) -> Parts:
+    """Stem, downsampling and blocks stage by stage, norm and classifier; states are maps (B, C, H, W)."""
+    blocks: list[Part] = []
+    for s, stage in enumerate(model.stages):
+        blocks.append(Part(f"stages.{s}.downsample", stage.downsample, residual=False))
+        blocks += [Part(f"stages.{s}.blocks.{b}", block) for b, block in enumerate(stage.blocks)]
+    return Parts(
+        stem=model.stem,
+        blocks=tuple(blocks),
+        tail=lambda x: model.forward_head(model.norm_pre(x)),
+        to_map=lambda x: x,
+    )
+
+
+def maps(model: nn.Module, images: Tensor, levels: Sequence[Feature]) -> tuple[Tensor, ...]:
+    """What each stage gives."""
+    return composition.maps(parts(model, (images.shape[-2], images.shape[-1])), images, levels)

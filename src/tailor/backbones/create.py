@@ -16,7 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.layers import DropPath
 from torch import nn
 
-from tailor.backbones import bundled, parts, weights
+from tailor.backbones import bundled, walk, weights
 from tailor.errors import ModelError, nearest
 
 
@@ -94,7 +94,7 @@ def config_of(model: nn.Module) -> Config:
     """Input size, mean, standard deviation, interpolation and crop of the model's own configuration."""
     raw = getattr(model, "pretrained_cfg", None) or {}
     return Config(
-        input_size=parts.input_size_of(model),
+        input_size=walk.input_size_of(model),
         mean=tuple(raw.get("mean") or (0.485, 0.456, 0.406)),
         std=tuple(raw.get("std") or (0.229, 0.224, 0.225)),
         interpolation=str(raw.get("interpolation") or "bicubic"),
@@ -109,7 +109,7 @@ def attach_head_(model: Any, classes: int, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         model.reset_classifier(classes)
         generator = torch.Generator().manual_seed(seed)
-        for path in parts.heads_of(model):
+        for path in walk.heads_of(model):
             for module in model.get_submodule(path).modules():
                 if isinstance(module, nn.Linear | nn.Conv2d):
                     drawn = torch.empty(module.weight.shape)

@@ -4,11 +4,16 @@ A site counts only if the model really calls the module: some code reads a layer
 in its place would do nothing. One forward pass finds out.
 """
 
-import torch
-from torch import nn
+from collections.abc import Sequence
+from typing import Any
 
-from tailor.anatomy import Anatomy
-from tailor.backbones import parts
+import torch
+from torch import Tensor, nn
+
+from tailor.anatomy import Anatomy, Feature
+from tailor.backbones import walk
+from tailor.backbones.composition import Parts, Size
+from tailor.errors import ModelError
 
 
 def matches(model: nn.Module) -> bool:
@@ -18,11 +23,11 @@ def matches(model: nn.Module) -> bool:
 
 def describe(model: nn.Module) -> Anatomy:
     """Sites, vectors and operations of a model nobody described by hand."""
-    heads = parts.heads_of(model)
+    heads = walk.heads_of(model)
     config = getattr(model, "pretrained_cfg", None) or {}
     first = config.get("first_conv") or ()
     stems = (first,) if isinstance(first, str) else tuple(first)
-    size = parts.input_size_of(model)
+    size = walk.input_size_of(model)
     silent = _uncalled(model, size)
     excluded = (*stems, *heads, *silent)
     note: tuple[str, ...] = (
@@ -33,14 +38,37 @@ def describe(model: nn.Module) -> Anatomy:
     return Anatomy(
         family="generic",
         blocks=(),
-        sites=parts.sites_of(model, (), excluded),
-        vectors=parts.vectors_of(model, (), (*stems, *heads)),
-        operations=parts.operations_of(model, (*heads, *silent)),
-        features=(),
+        sites=walk.sites_of(model, (), excluded),
+        vectors=walk.vectors_of(model, (), (*stems, *heads)),
+        operations=walk.operations_of(model, (*heads, *silent)),
+        features=_levels(model),
         heads=heads,
         width=int(getattr(model, "num_features", 0)),
         input_size=size,
         notes=note,
+    )
+
+
+def _levels(model: Any) -> tuple[Feature, ...]:
+    """Levels as timm's own `feature_info` has them; none where the model has no way to give their maps."""
+    if not hasattr(model, "forward_intermediates"):
+        return ()
+    info = getattr(model, "feature_info", ())
+    return tuple(Feature(str(i["module"]), int(i["num_chs"]), int(i["reduction"])) for i in info)
+
+
+def maps(model: Any, images: Tensor, levels: Sequence[Feature]) -> tuple[Tensor, ...]:
+    """The levels that timm's own `forward_intermediates` gives."""
+    known = [feature.path for feature in _levels(model)]
+    found = model.forward_intermediates(images, indices=[known.index(f.path) for f in levels], intermediates_only=True)
+    return tuple(found)
+
+
+def parts(model: nn.Module, size: Size) -> Parts:
+    """A model that nobody described by hand is not taken apart: ModelError."""
+    raise ModelError(
+        f"`{type(model).__name__}` is not described by hand: where its blocks begin and end is not known",
+        hint="take a ViT, Swin, ConvNeXt, ResNet, EfficientNet or MobileNet, or add a file for its family",
     )
 
 

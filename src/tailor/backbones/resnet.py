@@ -1,12 +1,14 @@
 """ResNets of timm (basic and bottleneck blocks, ResNeXt, SE variants): convolution sites, batch-norm vectors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.models.resnet import ResNet
-from torch import nn
+from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy, Block, Feature
-from tailor.backbones import parts
+from tailor.backbones import composition, walk
+from tailor.backbones.composition import Part, Parts, Size
 
 
 def matches(model: nn.Module) -> bool:
@@ -26,16 +28,33 @@ def describe(model: Any) -> Anatomy:
         count = len(model.get_submodule(path))
         blocks += [Block(f"{path}.{b}", stage, width, None, None, "nchw", "nchw") for b in range(count)]
         features.append(Feature(path, width, int(info["reduction"])))
-    heads = parts.heads_of(model)
+    heads = walk.heads_of(model)
     excluded = ("conv1", "bn1", *heads)
     return Anatomy(
         family="resnet",
         blocks=tuple(blocks),
-        sites=parts.sites_of(model, blocks, excluded),
-        vectors=parts.vectors_of(model, blocks, excluded),
-        operations=parts.operations_of(model, heads),
+        sites=walk.sites_of(model, blocks, excluded),
+        vectors=walk.vectors_of(model, blocks, excluded),
+        operations=walk.operations_of(model, heads),
         features=tuple(features),
         heads=heads,
         width=int(model.num_features),
-        input_size=parts.input_size_of(model),
+        input_size=walk.input_size_of(model),
     )
+
+
+def parts(model: Any, size: Size) -> Parts:
+    """Stem up to its pooling, the blocks of the four layers, pooling and classifier; states are maps (B, C, H, W)."""
+    stages = [name for name in ("layer1", "layer2", "layer3", "layer4") if hasattr(model, name)]
+    blocks = tuple(Part(f"{s}.{b}", block) for s in stages for b, block in enumerate(model.get_submodule(s)))
+    return Parts(
+        stem=lambda images: model.maxpool(model.act1(model.bn1(model.conv1(images)))),
+        blocks=blocks,
+        tail=model.forward_head,
+        to_map=lambda x: x,
+    )
+
+
+def maps(model: nn.Module, images: Tensor, levels: Sequence[Feature]) -> tuple[Tensor, ...]:
+    """What each stage gives."""
+    return composition.maps(parts(model, (images.shape[-2], images.shape[-1])), images, levels)

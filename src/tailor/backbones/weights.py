@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tailor.backbones import parts
+from tailor.backbones import walk
 from tailor.errors import ModelError
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "encoder")
@@ -84,10 +84,10 @@ def load_(model: nn.Module, path: Path) -> nn.Module:
     """Load the file's backbone weights into `model` (the classifier is left alone); every other key must fit."""
     if path.suffix == ".npz":
         return _load_npz_(model, path)
-    heads = parts.heads_of(model)
-    own = {k for k in model.state_dict() if not parts.within(k, heads)}
-    tensors = {k: v for k, v in read(path).items() if k in own or not parts.within(k, (*heads, "fc", "head"))}
-    tensors = {k: v for k, v in _filtered(tensors, model).items() if not parts.within(k, heads)}
+    heads = walk.heads_of(model)
+    own = {k for k in model.state_dict() if not walk.within(k, heads)}
+    tensors = {k: v for k, v in read(path).items() if k in own or not walk.within(k, (*heads, "fc", "head"))}
+    tensors = {k: v for k, v in _filtered(tensors, model).items() if not walk.within(k, heads)}
     extra = sorted(k for k in tensors.keys() - own if not k.startswith(_TRAINING_ONLY))
     missing = sorted(own - tensors.keys() - {n for n in own if n.startswith("fc_norm")})
     if missing or extra:
@@ -136,10 +136,10 @@ def _filtered(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]
 
 def digest(model: nn.Module) -> str:
     """sha256 over names, types, shapes and bytes of the backbone's tensors, the classifier left out."""
-    heads = parts.heads_of(model)
+    heads = walk.heads_of(model)
     hasher = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if parts.within(name, heads):
+        if walk.within(name, heads):
             continue
         plain = tensor.detach().cpu().contiguous()
         hasher.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())

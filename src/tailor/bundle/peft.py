@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tailor.backbones.parts import heads_of
+from tailor.backbones.walk import heads_of
 from tailor.bundle.files import replacing, write_text
 from tailor.errors import PlanError
 from tailor.spec import Spec
