@@ -165,7 +165,7 @@ def test_postscript_starts_no_other_program(tmp_path, monkeypatch):
     Image.new("RGB", (20, 10), "red").save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: pytest.fail("Ghostscript was called"))
-    assert "not an image that can be read (JPEG, PNG" in refusal(tmp_path / "a.jpg")
+    assert "not an image that can be read" in refusal(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("suffix", [s for s in SUFFIXES if s != ".jpeg"])

@@ -50,7 +50,7 @@ def decode(file: Path | BinaryIO, name: str) -> Image.Image:
         ) from None
     except UnidentifiedImageError:
         raise DataError(
-            f"`{name}` is not an image that can be read ({', '.join(FORMATS)})", hint="delete it, or save it as PNG"
+            f"`{name}` is not an image that can be read", hint=f"delete it, or save it as one of {', '.join(FORMATS)}"
         ) from None
     except MemoryError:
         raise DataError(f"`{name}` does not fit into memory", hint="scale the image down") from None
