@@ -28,6 +28,20 @@ class Architecture:
         return tuple(len(units) for units in self.units)
 
 
+@dataclass(frozen=True)
+class Found:
+    """An architecture and its cost, the plans that make it, and the model with its weights.
+
+    `widths` are made for the model that `swaps` leave; None where all hidden units stay.
+    """
+
+    architecture: Architecture
+    cost: float
+    swaps: SwapPlan
+    widths: WidthPlan | None
+    model: nn.Module
+
+
 def architecture(gated: Sequence[Gated], closing: Closing) -> Architecture:
     """What the gates leave open without chance."""
     operations: list[Operation] = []

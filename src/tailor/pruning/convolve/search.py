@@ -20,11 +20,11 @@ from tailor.errors import PlanError
 from tailor.pruning.convolve.convert import apply_swaps_, searched_
 from tailor.pruning.convolve.gates import Closing
 from tailor.pruning.convolve.places import Place
-from tailor.pruning.convolve.plan import STRICT, Order, Scope, Skip, SwapPlan
-from tailor.pruning.convolve.read_off import Architecture, architecture, cost, gates_of, settle_, swap_plan, width_plan
+from tailor.pruning.convolve.plan import STRICT, Order, Scope, Skip
+from tailor.pruning.convolve.read_off import Found, architecture, cost, gates_of, settle_, swap_plan, width_plan
 from tailor.pruning.convolve.table import Table
 from tailor.pruning.convolve.wrap import Gated, Wrapping, wrap_
-from tailor.tracing import WidthPlan, cut_
+from tailor.tracing import cut_
 
 Part = Literal["attention", "hidden"]
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -115,20 +115,6 @@ class Now:
     aim: float
     entropy: float
     pull: float
-
-
-@plain_dataclass(frozen=True)
-class Found:
-    """What a search came to: the architecture and its cost, the plans that make it, and the model with its weights.
-
-    `widths` are made for the model that `swaps` leave; None where all hidden units stay.
-    """
-
-    architecture: Architecture
-    cost: float
-    swaps: SwapPlan
-    widths: WidthPlan | None
-    model: nn.Module
 
 
 class Supernet(nn.Module):
