@@ -9,7 +9,7 @@ from pathlib import Path
 from tailor.data.pixels import read_image
 from tailor.data.recognise import recognise
 from tailor.data.records import ImageData, Record, Split
-from tailor.data.sources import BUILTIN, KINDS, PLACES, form
+from tailor.data.sources import BUILTIN, KINDS, PLACES, form, shapes_instances
 from tailor.data.splits import ensure_validation, for_evaluation, for_training, with_classes
 from tailor.errors import DataError, nearest
 
@@ -59,7 +59,7 @@ def kind_of(where: str | Path) -> str:
     """What the targets of the data at `where` are, told by their layout; DataError where two kinds fit, or none."""
     name = str(where).strip()
     if form(name) not in PLACES:
-        return "classes"
+        return "instances" if name.lower() == shapes_instances.NAME else "classes"
     layout = recognise(Path(name).expanduser())
     if layout.kind not in KINDS:
         raise DataError(

@@ -19,6 +19,7 @@ _HEAD = 1 << 16  # bytes of a text file
 _CHUNK = 1 << 20
 _MOST_JSON = 40  # files
 _MAPS = ("labels", "masks", "annotations")
+_OTHERS = (("jpegimages", "segmentationclass"), ("leftimg8bit", "gtfine"))
 _OUTLINE = re.compile(rb'"segmentation"\s*:\s*(\[\s*[\[\d]|\{\s*")')
 _SPLITS = re.compile(r"(train|val|valid|validation|test)[_-]?\d*")
 
@@ -54,7 +55,7 @@ def _maps(where: Path) -> Layout | None:
     """Images beside maps of classes, in one folder or in one a split; VOC's folder of them."""
     for place in _places(where):
         names = _folders(place)
-        for images, maps in (*(("images", name) for name in _MAPS), ("jpegimages", "segmentationclass")):
+        for images, maps in (*(("images", name) for name in _MAPS), *_OTHERS):
             if images in names and maps in names and _holds(names[maps], SUFFIXES):
                 seen = f"`{names[images].name}` beside `{names[maps].name}`"
                 return Layout("masks", "segmentation", seen, frozenset((images, *_MAPS, maps, "segmentationobject")))

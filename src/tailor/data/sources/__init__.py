@@ -8,7 +8,19 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from tailor.data.records import ImageData
-from tailor.data.sources import benchmarks, cifar100, digits, folder, hub, shapes, table
+from tailor.data.sources import (
+    benchmarks,
+    boxes,
+    cifar100,
+    coco,
+    digits,
+    folder,
+    hub,
+    label_maps,
+    shapes,
+    shapes_instances,
+    table,
+)
 from tailor.data.sources.assemble import Listing, by_class, by_number
 
 SOURCES: dict[str, Callable[[str, int], Listing]] = {
@@ -21,7 +33,7 @@ SOURCES: dict[str, Callable[[str, int], Listing]] = {
     "*.csv": table.load,
     "*": folder.load,
 }
-BUILTIN = ("builtin/digits", *(f"builtin/shapes-{kind}" for kind in shapes.TASKS))
+BUILTIN = ("builtin/digits", *(f"builtin/shapes-{kind}" for kind in shapes.TASKS), shapes_instances.NAME)
 PLACES = ("*.csv", "*")
 """The rows that are files and folders of the user's; the others are names."""
 
@@ -35,8 +47,16 @@ def _listing(where: str, seed: int) -> Listing:
     return SOURCES[form(where)](where, seed)
 
 
+def _instances(where: str, seed: int) -> ImageData:
+    named = where.lower() == shapes_instances.NAME
+    return shapes_instances.load(where, seed) if named else coco.load_instances(where, seed)
+
+
 KINDS: dict[str, Callable[[str, int], ImageData]] = {
     "classes": lambda where, seed: by_class(_listing(where, seed)),
     "numbers": lambda where, seed: by_number(_listing(where, seed)),
+    "masks": label_maps.load,
+    "boxes": boxes.load,
+    "instances": _instances,
 }
 """How data are opened whose targets are of a kind, by (DATA, seed)."""

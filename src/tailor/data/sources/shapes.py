@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tailor.data.sources.assemble import Listing
+from tailor.errors import DataError
 
 SIDE = 64
 SIZES = {"train": 800, "val": 200, "test": 1000}
@@ -25,6 +26,8 @@ Draw = Callable[[np.random.Generator, int], np.ndarray]
 def load(where: str, seed: int) -> Listing:
     """The scenes of one task; another `seed` gives other scenes."""
     kind = where.strip().lower().removeprefix("builtin/shapes-")
+    if kind not in TASKS:
+        raise DataError(f"`{where}` has several objects an image", hint="add `--task instances`")
     classes = TASKS[kind][0]
     rows: dict[str, list[tuple[str, str]]] = {}
     first = 0
@@ -63,8 +66,8 @@ def _location(rng: np.random.Generator, label: int) -> np.ndarray:
     """One light shape in the dark; the label is the bin of its centre's x. Everything else is free."""
     x = MARGIN + (SIDE - 2 * MARGIN) * (label + 0.5 + rng.uniform(-JITTER, JITTER)) / BINS
     y, radius = rng.uniform(10, SIDE - 10), rng.uniform(5, 9)
-    shape = _SHAPES[rng.integers(len(_SHAPES))]
-    return _light(shape(*_local(x, y, rng.uniform(0, 2 * math.pi)), radius))
+    shape = SHAPES[rng.integers(len(SHAPES))]
+    return _light(shape(*local(x, y, rng.uniform(0, 2 * math.pi)), radius))
 
 
 def _orientation(rng: np.random.Generator, label: int) -> np.ndarray:
@@ -72,12 +75,12 @@ def _orientation(rng: np.random.Generator, label: int) -> np.ndarray:
     angle = 2 * math.pi * (label + rng.uniform(-JITTER, JITTER)) / BINS
     x, y = rng.uniform(18, SIDE - 18, size=2)
     shape = _POINTED[rng.integers(len(_POINTED))]
-    return _light(shape(*_local(x, y, angle), rng.uniform(9, 15)))
+    return _light(shape(*local(x, y, angle), rng.uniform(9, 15)))
 
 
 def _count(rng: np.random.Generator, label: int) -> np.ndarray:
     """As many shapes as the label says, apart from each other."""
-    canvas = _background(rng)
+    canvas = background(rng)
     placed: list[tuple[float, float, float]] = []
     largest = 7.0
     while len(placed) < COUNTS[label]:
@@ -87,8 +90,8 @@ def _count(rng: np.random.Generator, label: int) -> np.ndarray:
             largest = max(3.5, largest * 0.98)  # a crowded scene needs smaller ones; 10 of radius 3.5 always fit
             continue
         placed.append((x, y, radius))
-        shape = _SHAPES[rng.integers(len(_SHAPES))]
-        canvas = _paint(canvas, rng, shape(*_local(x, y, rng.uniform(0, 2 * math.pi)), radius))
+        shape = SHAPES[rng.integers(len(SHAPES))]
+        canvas = paint(canvas, rng, shape(*local(x, y, rng.uniform(0, 2 * math.pi)), radius))
     return canvas
 
 
@@ -108,7 +111,7 @@ TASKS: dict[str, tuple[tuple[str, ...], Draw]] = {
 }
 
 
-def _background(rng: np.random.Generator) -> np.ndarray:
+def background(rng: np.random.Generator) -> np.ndarray:
     """A plain colour with soft blotches and a coarse weave, (SIDE, SIDE, 3) in 0..1."""
     base = rng.uniform(0.15, 0.85, size=3)
     canvas = np.broadcast_to(base, (SIDE, SIDE, 3)).copy()
@@ -120,7 +123,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     return canvas
 
 
-def _paint(canvas: np.ndarray, rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
+def paint(canvas: np.ndarray, rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
     """`canvas` with one object where `distance` (signed, pixels) is negative: anti-aliased, shaded, set off."""
     base = canvas.mean(axis=(0, 1))
     colour = rng.uniform(0, 1, size=3)
@@ -135,7 +138,7 @@ def _paint(canvas: np.ndarray, rng: np.random.Generator, distance: np.ndarray) -
 _Y, _X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float64) + 0.5
 
 
-def _local(x: float, y: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
+def local(x: float, y: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates of every pixel in the frame of an object at (x, y) turned by `angle`."""
     dx, dy, cos, sin = _X - x, _Y - y, math.cos(angle), math.sin(angle)
     return cos * dx + sin * dy, cos * dy - sin * dx
@@ -183,5 +186,5 @@ def _key(u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
     return np.minimum(ring, np.maximum(np.abs(u - 0.4 * radius) - 0.6 * radius, np.abs(v) - 0.13 * radius))
 
 
-_SHAPES = (_disc, _box, _bar, _triangle, _cross)
+SHAPES = (_disc, _box, _bar, _triangle, _cross)
 _POINTED = (_arrowhead, _comet, _key)
