@@ -94,7 +94,7 @@ def test_a_map_of_another_size_a_photo_or_a_broken_file(labelled, tmp_path):
     data = open_data(labelled({"train/a": some(0), "train/b": some(0), "train/c": some(0)}))
     Image.fromarray(some(0, size=(3, 8))).save(tmp_path / "labels/train/a.png")
     (tmp_path / "labels/train/b.png").write_bytes(b"not a picture")
-    for index, message in ((0, "8 x 6 pixels, what is drawn on it 8 x 3"), (1, "cannot be read")):
+    for index, message in ((0, "8 x 6 pixels, what is drawn on it 8 x 3"), (1, "is not an image that can be read")):
         with pytest.raises(DataError, match=message):
             data.splits["train"].sample(index)
     (tmp_path / "labels/train/c.png").unlink()

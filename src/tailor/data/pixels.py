@@ -8,13 +8,16 @@ What cannot be decoded is a DataError that names the file; so is what is no ordi
 import stat
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tailor.errors import DataError
+
+T = TypeVar("T")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -33,6 +36,11 @@ def read_image(path: str | Path) -> Image.Image:
 
 def decode(file: Path | BinaryIO, name: str) -> Image.Image:
     """The image in `file` (a path or a stream) as 8-bit RGB; raises DataError that calls it `name`."""
+    return opened(file, name, to_rgb)
+
+
+def opened(file: Path | BinaryIO, name: str, convert: Callable[[Image.Image], T]) -> T:
+    """What `convert` makes of the image in `file`, which it has to load; raises DataError that calls it `name`."""
     try:
         if isinstance(file, Path):
             _check_file(file, name)
@@ -42,7 +50,7 @@ def decode(file: Path | BinaryIO, name: str) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
                 _check_shape(image.size, name)
-                return to_rgb(image)
+                return convert(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(
             f"`{name}` has more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels",

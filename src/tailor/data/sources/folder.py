@@ -26,7 +26,7 @@ def load(where: str, seed: int) -> Listing:
     """The images below `where`; raises DataError where they are not sorted into two or more class folders."""
     root = Path(where).expanduser()
     _check_root(root)
-    links = _Links(root)
+    links = Links(root)
     folders = [folder for folder in _subfolders(root) if links.stays(folder)]
     divided = _split_folders(root, folders)
     notes: list[str] = []
@@ -85,11 +85,11 @@ def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     return {name: divided[name] for name in ("train", "val", "test") if name in divided}
 
 
-def _class_folders(folder: Path, notes: list[str], links: "_Links") -> dict[str, list[Path]]:
+def _class_folders(folder: Path, notes: list[str], links: "Links") -> dict[str, list[Path]]:
     """Class name -> its image files, sorted; empty classes and files outside of class folders become notes."""
     found = {}
     for child in _subfolders(folder):
-        files = sorted(_walk(child, links)) if links.stays(child) else []
+        files = sorted(walk(child, links)) if links.stays(child) else []
         if files:
             found[child.name] = files
         elif links.stays(child):
@@ -115,7 +115,7 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
-def _walk(folder: Path, links: "_Links") -> Iterator[Path]:
+def walk(folder: Path, links: "Links") -> Iterator[Path]:
     """Image files at any depth; follows links that stay, and enters no folder twice."""
     waiting = [(folder, os.path.realpath(folder))]
     seen = {waiting[0][1]}
@@ -134,7 +134,7 @@ def _walk(folder: Path, links: "_Links") -> Iterator[Path]:
                     yield path
 
 
-class _Links:
+class Links:
     """The links below a data folder that are not followed, since they leave it or lead to where one already is."""
 
     def __init__(self, root: Path) -> None:

@@ -5,7 +5,6 @@ means nothing is an error that names the file. Without a test split the given va
 selects (made from train) is not what is reported.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +15,11 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from tailor.data.pixels import DAMAGE
+from tailor.data.pixels import opened
 from tailor.data.records import ImageData, Record, Split
 from tailor.data.sources import class_lists
 from tailor.data.sources.class_lists import IGNORE, ClassList
-from tailor.data.sources.folder import SPLIT_NAMES, check_exists, is_image
+from tailor.data.sources.folder import SPLIT_NAMES, Links, check_exists, walk
 from tailor.errors import DataError
 
 IMAGES = ("images", "jpegimages", "leftimg8bit")
@@ -60,11 +59,7 @@ class LabelMap:
                 f"`{file}` is a JPEG, whose compression changes values",
                 hint="save label maps as PNG, from the original",
             )
-        try:
-            with Image.open(file) as image:
-                values = _values(image)
-        except DAMAGE as error:
-            raise DataError(f"`{file}` cannot be read: {error}", hint="save it as PNG again") from None
+        values = opened(file, str(file), _values)
         return tv_tensors.Mask(torch.from_numpy(self._meant(values, file)))
 
     def _meant(self, values: np.ndarray, file: Path) -> np.ndarray:
@@ -137,9 +132,10 @@ def _classes(root: Path) -> ClassList:
 def _pairs(root: Path) -> tuple[Pairs, list[str]]:
     """Images with their maps by split; what lacks the other is noted."""
     notes: list[str] = []
+    links = Links(root)
     found: Pairs = {}
     for split, images, maps in _places(root):
-        pictures, drawn = _below(images, _image_key), _below(maps, _map_key)
+        pictures, drawn = _below(images, _image_key, links), _below(maps, _map_key, links)
         found.setdefault(split, []).extend((str(pictures[key]), str(drawn[key])) for key in pictures if key in drawn)
         for what, some, others in (
             ("images without a map", pictures, drawn),
@@ -149,7 +145,7 @@ def _pairs(root: Path) -> tuple[Pairs, list[str]]:
             if alone:
                 notes.append(f"{len(alone)} {what} left out in {split}: {alone[0]}")
     chosen = _voc_lists(root)
-    return (_by_list(found, chosen) if chosen else found), notes
+    return (_by_list(found, chosen) if chosen else found), [*notes, *links.notes()]
 
 
 def _places(root: Path) -> list[tuple[str, Path, Path]]:
@@ -172,15 +168,13 @@ def _folders(place: Path) -> dict[str, Path]:
     return {p.name.lower(): p for p in sorted(place.iterdir()) if p.is_dir() and not p.name.startswith(".")}
 
 
-def _below(folder: Path, key: Callable[[str], str | None]) -> dict[str, Path]:
+def _below(folder: Path, key: Callable[[str], str | None], links: Links) -> dict[str, Path]:
     """Image files at any depth by their key, in order."""
     found = {}
-    for at, below, files in os.walk(folder, followlinks=True):
-        below.sort()
-        for name in sorted(files):
-            stem = key(name) if is_image(name) else None
-            if stem is not None:
-                found[os.path.normpath(os.path.join(os.path.relpath(at, folder), stem))] = Path(at, name)
+    for file in sorted(walk(folder, links)):
+        stem = key(file.name)
+        if stem is not None:
+            found[str(file.relative_to(folder).with_name(stem))] = file
     return found
 
 

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from tailor.data.pixels import DAMAGE, SUFFIXES
+from tailor.data.pixels import SUFFIXES, opened
 from tailor.data.records import ImageData, Record, Split
 from tailor.data.sources.drawn import Drawing, boxes, drawing
 from tailor.data.sources.folder import SPLIT_NAMES, check_exists
@@ -120,8 +118,4 @@ def _image(folder: Path, names: Sequence[str]) -> Path:
 
 
 def _size(image: Path) -> tuple[int, int]:
-    try:
-        with Image.open(image) as opened:
-            return (opened.height, opened.width)
-    except DAMAGE as error:
-        raise DataError(f"`{image}` cannot be read: {error}", hint="delete it, or copy it again") from None
+    return opened(image, str(image), lambda picture: (picture.height, picture.width))
