@@ -5,6 +5,7 @@ Nothing here decides anything; names that end in `_` change the module they are 
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,17 @@ def computes_plainly(layer: nn.Module) -> bool:
     size of the image. What is put beside such a layer, or folded into its weight, would compute something else.
     """
     return isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) and type(layer).forward in _PLAIN
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode, and every module's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def freeze_(model: nn.Module) -> nn.Module:

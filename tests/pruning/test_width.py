@@ -244,3 +244,32 @@ def test_the_published_scopes_and_counts_of_a_vit(shares):
     found = widths(groups, scores, asked, settings)
     assert found == by_the_published_rule(groups, scores, asked)
     assert len({found[f"h{i}"] for i in range(12)}) > 1 and len({found[f"d{i}"] for i in range(12)}) > 1
+
+
+def test_constants_of_a_rotary_embedding_are_pinned_and_the_model_is_ranked():
+    """Bands of the embedding lie in a buffer that nothing read: half of them would be gone at the next image size."""
+    model = tiny.eva()
+    traced = trace(model, tiny.images(model))
+    pinned = {one.tensor: one.reason for one in traced.groups.pinned}
+    assert pinned["rope.bands"] == "no weight lies on it, only `rope.bands`, a constant of the code"
+    scores = unit_scores(traced.groups, element_scores(model, dict(model.named_parameters()), "l2", None))
+    assert scores.keys() == traced.groups.sizes.keys() and all(bool((s > 0).any()) for s in scores.values())
+
+
+class Shifted(torch.nn.Module):
+    """A shift of its own on what the layer gives: a group that lies on a table alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.last = torch.nn.Parameter(torch.randn(1, 8)), torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(x) * (x.mean(-1, keepdim=True) + self.table).abs().sum(-1, keepdim=True)
+
+
+def test_a_group_that_lies_on_a_table_alone_is_scored_by_it():
+    model = Shifted()
+    traced = trace(model, torch.randn(2, 4))
+    (name,) = traced.groups.sizes
+    scores = unit_scores(traced.groups, element_scores(model, dict(model.named_parameters()), "l1", None), "none")
+    assert_close(scores[name].float(), model.table.detach().abs()[0])

@@ -14,6 +14,7 @@ from tailor.anatomy import Anatomy, Feature
 from tailor.backbones import walk
 from tailor.backbones.composition import Parts, Size
 from tailor.errors import ModelError
+from tailor.surgery import eval_mode
 
 
 def matches(model: nn.Module) -> bool:
@@ -77,14 +78,11 @@ def _uncalled(model: nn.Module, size: tuple[int, int, int]) -> tuple[str, ...]:
     candidates = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)}
     called: set[int] = set()
     hooks = [m.register_forward_hook(lambda module, _i, _o: called.add(id(module))) for m in candidates.values()]
-    training = {m: m.training for m in model.modules()}
     like = next(model.parameters())
     try:
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
+        with eval_mode(model), torch.inference_mode():
+            model(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
     return tuple(name for name, module in candidates.items() if id(module) not in called)

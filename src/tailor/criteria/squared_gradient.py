@@ -18,6 +18,7 @@ from tailor.criteria.capture import Capture, Probe, unseen
 from tailor.criteria.factors import Factor, add_mean_squared_, add_squares_
 from tailor.criteria.samples import Loss, called, count, cross_entropy, placed, summed, take
 from tailor.errors import ModelError, PlanError, nearest
+from tailor.surgery import eval_mode
 
 # Elements of the one dense scratch tensor. On a CPU 8 MB a thread: a quarter of that would suit the cache by a few per
 # cent, but threads meet four times as often, which is slow on a busy machine. Else enough to keep the device busy.
@@ -200,12 +201,10 @@ def _find(model: nn.Module, parameters: Sequence[str] | None) -> dict[str, nn.Pa
 @contextmanager
 def _prepared(model: nn.Module, wanted: dict[str, nn.Parameter]) -> Iterator[None]:
     """Evaluation mode, only the wanted parameters require gradients, no checkpointing; afterwards all as before."""
-    modes = [(m, m.training) for m in model.modules()]
     flags = [(m, f) for m in model.modules() for f in _FLAGS if vars(m).get(f) is True]
     needs = [(p, p.requires_grad) for p in model.parameters()]
     hooks = []
     try:
-        model.eval()
         for m, f in flags:
             setattr(m, f, False)
         for p, _ in needs:
@@ -213,7 +212,8 @@ def _prepared(model: nn.Module, wanted: dict[str, nn.Parameter]) -> Iterator[Non
         for name, p in wanted.items():
             p.requires_grad_(True)  # its gradient is never computed, unless by a way that `Capture` did not see
             hooks.append(p.register_hook(lambda _, name=name: unseen(name)))
-        yield
+        with eval_mode(model):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -221,8 +221,6 @@ def _prepared(model: nn.Module, wanted: dict[str, nn.Parameter]) -> Iterator[Non
             p.requires_grad_(need)
         for m, f in flags:
             setattr(m, f, True)
-        for m, mode in modes:
-            m.training = mode
 
 
 def _check(totals: dict[str, Tensor], autocast: torch.dtype | None) -> None:

@@ -17,6 +17,7 @@ from torch.fx import Node
 
 from tailor.errors import ModelError
 from tailor.tracing.graph.analyse import operator_name
+from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.export import export_graph
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -81,7 +82,7 @@ class _Graph:
 
     def fold_batch_norm_(self, node: Node) -> bool:
         """Into the layer that alone feeds it; the module becomes what its class does after the norm."""
-        a = _named(node)
+        a = named(node)
         module = self._owner(a.get("running_mean"))
         rest = None if module is None else _after(module)
         if module is None or rest is None or a.get("training") or not self._own(module):
@@ -106,7 +107,7 @@ class _Graph:
 
     def fold_layer_norm_(self, node: Node) -> bool:
         """Its weight and bias into the linear layers that read it, where nothing else does."""
-        a = _named(node)
+        a = named(node)
         module = self._owner(a.get("weight"))
         readers = list(_readers(node))
         layers = [self._layer(reader) for reader in readers if reader is not None]
@@ -137,7 +138,7 @@ class _Graph:
             return None
         if operator_name(node) not in ("linear", "conv1d", "conv2d", "conv3d"):
             return None
-        a = _named(node)
+        a = named(node)
         module = self._owner(a.get("weight"))
         plain = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
         if not plain or not self._own(module):  # type: ignore[arg-type]
@@ -218,7 +219,7 @@ def _keeps_last_dim(user: Node, name: str, node: Node) -> bool:
     if user.args[:1] != (node,) or not isinstance(user.meta.get("val"), Tensor) or _width(user) != _width(node):
         return False
     last = len(node.meta["val"].shape) - 1
-    a = _named(user)
+    a = named(user)
     if name == "slice":
         return a.get("dim", 0) % (last + 1) != last
     if name in _LAST_DIM_STAYS:
@@ -236,12 +237,6 @@ def _keeps_last_dim(user: Node, name: str, node: Node) -> bool:
 
 def _width(node: Node) -> int:
     return int(node.meta["val"].shape[-1])
-
-
-def _named(node: Node) -> dict[str, Any]:
-    """Arguments by their schema names."""
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    return dict(zip(names, node.args)) | dict(node.kwargs)
 
 
 def _tensors(output: Any) -> list[Tensor]:

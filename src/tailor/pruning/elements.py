@@ -17,6 +17,7 @@ from tailor.criteria.samples import Loss, called, count, cross_entropy, placed, 
 from tailor.criteria.scores import Stats
 from tailor.criteria.squared_gradient import squared_gradients
 from tailor.errors import ModelError, PlanError, UsageError, nearest
+from tailor.surgery import eval_mode
 
 NAMES: Mapping[str, str] = {"l1": "magnitude-l1", "l2": "magnitude-l2", "taylor": "taylor", "hessian": "hessian"}
 """The criteria that score single weights, by their names on the command line."""
@@ -83,28 +84,25 @@ def gradients(
     known = dict(model.named_parameters())
     wanted = {name: known[name] for name in names}
     before = {name: p.requires_grad for name, p in known.items()}
-    modes = {module: module.training for module in model.modules()}
     place = next(iter(wanted.values()))
     sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in wanted.items()}
     seen = 0
     try:
-        model.eval()
         for name, parameter in known.items():
             parameter.requires_grad_(name in wanted)
-        for inputs, targets in pairs:
-            samples = count(inputs)
-            seen += samples
-            output = called(model, placed(inputs, place.device, place.dtype))
-            whole = summed(loss, output, placed(targets, place.device), samples)
-            found = torch.autograd.grad(whole, list(wanted.values()), allow_unused=True)
-            for total, grad in zip(sums.values(), found, strict=True):
-                if grad is not None:
-                    total += grad
+        with eval_mode(model):
+            for inputs, targets in pairs:
+                samples = count(inputs)
+                seen += samples
+                output = called(model, placed(inputs, place.device, place.dtype))
+                whole = summed(loss, output, placed(targets, place.device), samples)
+                found = torch.autograd.grad(whole, list(wanted.values()), allow_unused=True)
+                for total, grad in zip(sums.values(), found, strict=True):
+                    if grad is not None:
+                        total += grad
     finally:
         for name, parameter in known.items():
             parameter.requires_grad_(before[name])
-        for module, mode in modes.items():
-            module.training = mode
     if not seen:
         raise PlanError("there is no image to score the weights on", hint="give at least one")
     return sums

@@ -17,7 +17,7 @@ from tailor.errors import PlanError
 from tailor.pruning.elements import INSTEAD
 from tailor.pruning.settings import Normaliser
 from tailor.pruning.width import normalised, unit_scores
-from tailor.surgery import get_module
+from tailor.surgery import eval_mode, get_module
 from tailor.tracing.graph.groups import Group, Groups
 from tailor.tracing.widths.layout import unit_of
 
@@ -114,13 +114,11 @@ def _inputs(readers: Mapping[str, tuple[nn.Module, Tensor]]) -> Iterator[dict[st
 @contextmanager
 def _evaluated(model: nn.Module) -> Iterator[None]:
     """The model in eval mode without gradients for its parameters; everything as before afterwards."""
-    modes = {module: module.training for module in model.modules()}
     asked = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
-        model.eval().requires_grad_(False)
-        yield
+        model.requires_grad_(False)
+        with eval_mode(model):
+            yield
     finally:
         for parameter, wanted in asked.items():
             parameter.requires_grad_(wanted)
-        for module, mode in modes.items():
-            module.training = mode

@@ -22,7 +22,7 @@ from tailor.criteria.silhouette import Separation, separation
 from tailor.errors import PlanError
 from tailor.pruning.layers import Sls, walk
 from tailor.pruning.regions import means
-from tailor.surgery import get_module
+from tailor.surgery import eval_mode, get_module
 
 WORTH_A_PROCESS = 300
 """Images from which on one t-SNE takes longer than starting a process for it."""
@@ -85,25 +85,19 @@ def _collected(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any], regio
     taps = [_Tap(block, anatomy, model) for block in anatomy.blocks]
     labels = []
     place = next(p for p in model.parameters() if p.is_floating_point())
-    modes = {module: module.training for module in model.modules()}
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack, torch.no_grad(), eval_mode(model):
         for tap in taps:
             stack.callback(get_module(model, tap.block.path).register_forward_hook(tap).remove)
-        model.eval()
-        try:
-            for batch in batches:
-                for tap in taps:
-                    tap.batch = batch if regional else None
-                model(batch.images.to(place.device, place.dtype))
-                labels += list(batch.targets) if regional else [batch.targets]
-                sources = batch.sources
-                if regional:
-                    sources = [s for s, there in zip(sources, batch.targets, strict=True) for _ in range(len(there))]
-                for tap in taps:
-                    tap.check(sources)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        for batch in batches:
+            for tap in taps:
+                tap.batch = batch if regional else None
+            model(batch.images.to(place.device, place.dtype))
+            labels += list(batch.targets) if regional else [batch.targets]
+            sources = batch.sources
+            if regional:
+                sources = [s for s, there in zip(sources, batch.targets, strict=True) for _ in range(len(there))]
+            for tap in taps:
+                tap.check(sources)
     return Features(
         tuple(tap.block.path for tap in taps),
         tuple(torch.cat(tap.found) for tap in taps),

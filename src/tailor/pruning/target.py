@@ -81,6 +81,12 @@ def used_up(
     return found
 
 
+def next_steps(groups: Groups, counts: Mapping[str, int], settings: Widths) -> dict[tuple[str, ...], dict[str, int]]:
+    """What one step more would be, for every group (or groups that are tied) that is not whole: the counts after it."""
+    steps = {tuple(group.id for group in unit): _wider(unit, counts, settings) for unit in _together(groups)}
+    return {ids: step for ids, step in steps.items() if step}
+
+
 def _together(groups: Groups) -> list[tuple[Group, ...]]:
     """The groups that change width together: those of a tie, every other by itself."""
     tied = {name for tie in groups.ties for name in tie}

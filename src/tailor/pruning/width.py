@@ -33,20 +33,21 @@ def unit_scores(
     """A score for each unit of each group from scores of the weights: `elements` by parameter, in its shape.
 
     The mean over a group's tensors of the sum over the unit's slice, then divided by the group's mean (or maximum).
-    Weights of layers and norms count; biases, tokens, position tables and layer scales only with `everything`.
+    Weights of layers and norms count; biases, tokens, position tables and layer scales only with `everything`, or where
+    a group lies on nothing else.
     """
     scores = {}
     for group in groups.groups:
-        sums = []
-        for member in group.members:
-            if member.tensor not in elements or not (everything or member.tensor.endswith(COUNTED)):
-                continue
-            layout = groups.layouts[member.tensor][member.dim]
-            sums.append(_by_unit(elements[member.tensor], member.dim, unit_of(layout, group.id, groups.sizes), group))
-        if not sums:
+        known = [member for member in group.members if member.tensor in elements]
+        counted = [member for member in known if everything or member.tensor.endswith(COUNTED)] or known
+        if not counted:
             raise PlanError(
                 f"no weight of group `{group.id}` has a score", hint="score the parameters of the model that was traced"
             )
+        sums = []
+        for member in counted:
+            layout = groups.layouts[member.tensor][member.dim]
+            sums.append(_by_unit(elements[member.tensor], member.dim, unit_of(layout, group.id, groups.sizes), group))
         scores[group.id] = normalised(torch.stack(sums).mean(0), normaliser)
     return scores
 

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from tailor.anatomy import Anatomy
 from tailor.criteria.samples import arguments, count, placed
 from tailor.errors import PlanError
+from tailor.surgery import eval_mode
 from tailor.tuning.apply import cost
 from tailor.tuning.method import STRICT, Module
 from tailor.tuning.methods.adapter import AdaptedOutput, Adapter
@@ -135,15 +136,11 @@ def evaluator(
     def mean(widths: Widths) -> float:
         total, seen = 0.0, 0
         device = next(model.parameters()).device
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
         for inputs, targets, *_ in batches:
-            with sliced(model, anatomy, widths) as parameters:
+            with eval_mode(model), sliced(model, anatomy, widths) as parameters:
                 output = functional_call(model, parameters, *arguments(placed(inputs, device)))
             total += float(value(output, placed(targets, device)).sum())
             seen += count(inputs)
-        for module, mode in modes:
-            module.training = mode
         return total / max(seen, 1)
 
     return mean

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from tailor.errors import ModelError
+from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import fresh, pin, size, tag
 from tailor.tracing.graph.rules import RULES
 from tailor.tracing.graph.rules.call import Call, Use, Value
@@ -134,12 +135,7 @@ def _unknown(call: Call, node: Node, analysis: Analysis) -> Any:
 
 def _arguments(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
     """Arguments by their schema names, nodes replaced by what is known of them."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        names = [argument.name for argument in node.target._schema.arguments]
-    else:
-        names = [f"arg{i}" for i in range(len(node.args))]
-    named = dict(zip(names, node.args)) | dict(node.kwargs)
-    return {name: torch.fx.map_arg(argument, lambda n: values.get(n)) for name, argument in named.items()}
+    return {name: torch.fx.map_arg(argument, lambda n: values.get(n)) for name, argument in named(node).items()}
 
 
 def _note_uses(call: Call, analysis: Analysis) -> None:

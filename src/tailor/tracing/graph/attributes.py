@@ -14,6 +14,7 @@ from torch import nn
 from torch.fx import Node
 
 from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
+from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import Atom, Dim, expand, leaves, product, size
 from tailor.tracing.graph.groups import Attribute, spell
 from tailor.tracing.graph.parts import part_attributes
@@ -27,11 +28,11 @@ class OperatorCall:
     """The operands of one operator, as the rows below address them."""
 
     def __init__(self, analysis: Analysis, node: Node) -> None:
-        names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-        named = dict(zip(names, node.args)) | dict(node.kwargs)
-        self.constants = named
+        self.constants = named(node)
         self.values = {
-            k: v for k, a in named.items() if isinstance(a, Node) and isinstance(v := analysis.values.get(a), Value)
+            k: v
+            for k, a in self.constants.items()
+            if isinstance(a, Node) and isinstance(v := analysis.values.get(a), Value)
         }
         self.x = next(iter(self.values.values()))
         result = analysis.values[node]

@@ -3,59 +3,60 @@
 Operators such as `linear` and `scaled_dot_product_attention` stay whole, which is what the rules are written for.
 """
 
+import ctypes
 import io
 import logging
-import signal
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from types import FrameType
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from tailor.errors import ModelError
+from tailor.surgery import eval_mode
 
 LIMIT = 600.0
 """Seconds for a trial cut and for a comparison, which run the whole model several times."""
 
 
-class _OutOfTimeError(BaseException):
-    """Raised by the alarm, past code that answers an `Exception` in its own way; never leaves this file."""
-
-
 @contextmanager
 def time_limit(seconds: float, doing: str) -> Iterator[None]:
-    """Stop the body after `seconds` with a `ModelError`; only the main thread can be interrupted.
+    """Stop the body after `seconds` with a `ModelError`, in whichever thread it runs; one limit may stand in another.
 
-    Inside another limit that ends sooner, that one holds.
+    CPython raises in the thread at its next step of Python code, so a single call into C is waited for. What is raised
+    is no `Exception`, which the body's code might answer in its own way.
     """
-    outer, _ = signal.getitimer(signal.ITIMER_REAL)
-    if threading.current_thread() is not threading.main_thread() or seconds <= 0 or 0 < outer <= seconds:
+    if seconds <= 0:
         yield
         return
+    # Of this limit alone, so that another one inside lets it pass.
+    expired: type[BaseException] = type("_Expired", (BaseException,), {})
+    thread, lock, over = threading.get_ident(), threading.Lock(), threading.Event()
+    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise _OutOfTimeError
+    def stop() -> None:
+        with lock:
+            if not over.is_set():
+                throw(ctypes.c_ulong(thread), ctypes.py_object(expired))
 
-    started = time.monotonic()
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
     try:
-        yield
-    except _OutOfTimeError:
+        try:
+            yield
+        finally:
+            timer.cancel()
+            with lock:
+                over.set()
+    except expired:
         raise ModelError(
             f"{doing} took more than {seconds:g} seconds",
             hint="prune by layers instead, which traces nothing: `tailor prune --method sls`; in Python raise `limit`",
         ) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-        if outer:
-            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 1e-3))
 
 
 @contextmanager
@@ -69,18 +70,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode, and every module's own mode back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def export_graph(model: nn.Module, example: Tensor, limit: float = 180.0) -> ExportedProgram:

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from tailor.surgery import eval_mode
 from tailor.tracing.graph.analyse import Analysis, operator_name
+from tailor.tracing.graph.arguments import named, parameters_of
 from tailor.tracing.graph.axes import Atom, Dim, expand, leaves, size
-from tailor.tracing.graph.export import eval_mode, quiet
+from tailor.tracing.graph.export import quiet
 from tailor.tracing.graph.groups import spell
 from tailor.tracing.graph.parts import SPLITS, inside, prefix
 from tailor.tracing.graph.rules.call import Value, axis
@@ -174,11 +176,10 @@ class _Recorder:
     def _step(self, node: Node) -> Step:
         if not isinstance(node.target, torch._ops.OpOverload):
             raise Unrecordable(f"the module calls {node.target}")
-        schema = [argument.name for argument in node.target._schema.arguments]
-        named = dict(zip(schema, node.args)) | dict(node.kwargs)
+        schema, given = parameters_of(node.target), named(node)
         name = f"{node.target._schema.name.split('::')[-1]}.{node.target._overloadname}"
-        name, sized = self._sized(node, name, named)
-        args = {key: self._argument(key, value) for key, value in named.items() if key not in sized} | sized
+        name, sized = self._sized(node, name, given)
+        args = {key: self._argument(key, value) for key, value in given.items() if key not in sized} | sized
         if operator_name(node) in SPLITS:
             return Step(name, (args["self"], args["split_sizes"], args.get("dim", 0)), {})
         if operator_name(node) in ("dropout", "batch_norm"):

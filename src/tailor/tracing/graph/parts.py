@@ -14,6 +14,7 @@ from torch import nn
 from torch.fx import Node
 
 from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
+from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import Atom, Dim, Segment, expand, find, leaves, length, size
 from tailor.tracing.graph.groups import Attribute, spell
 from tailor.tracing.graph.rules.call import axis
@@ -26,8 +27,7 @@ def split_nodes(analysis: Analysis) -> Iterator[tuple[Node, list[Dim]]]:
     for node in analysis.program.graph.nodes:
         if node.op == "call_function" and operator_name(node) in SPLITS:
             values = analysis.values[node]
-            named = _named(node)
-            d = axis(int(named.get("dim", 0)), len(values[0].dims))  # type: ignore[call-overload]
+            d = axis(int(named(node).get("dim", 0)), len(values[0].dims))  # type: ignore[call-overload]
             yield node, [value.dims[d] for value in values]
 
 
@@ -122,7 +122,7 @@ def _split_attributes(
     path: str, module: nn.Module, node: Node, analysis: Analysis, names: Mapping[Atom, str]
 ) -> Iterator[Attribute]:
     values = analysis.values[node]
-    d = axis(int(_named(node).get("dim", 0)), len(values[0].dims))  # type: ignore[call-overload]
+    d = axis(int(named(node).get("dim", 0)), len(values[0].dims))  # type: ignore[call-overload]
     parts = [value.dims[d] for value in values]
     holder = _attribute(module, [size(part) for part in parts])
     if holder is not None:
@@ -135,10 +135,10 @@ def _split_attributes(
 def _slice_attributes(
     path: str, module: nn.Module, node: Node, analysis: Analysis, names: Mapping[Atom, str]
 ) -> Iterator[Attribute]:
-    named = _named(node)
+    arguments = named(node)
     value = analysis.values[node.args[0]]  # type: ignore[index]
-    dim = value.dims[axis(int(named.get("dim", 0)), len(value.dims))]  # type: ignore[call-overload]
-    for bound in (named.get("start"), named.get("end")):
+    dim = value.dims[axis(int(arguments.get("dim", 0)), len(value.dims))]  # type: ignore[call-overload]
+    for bound in (arguments.get("start"), arguments.get("end")):
         if isinstance(bound, int):
             before = prefix(dim, bound if bound >= 0 else size(dim) + bound)
             if before is not None:
@@ -170,8 +170,3 @@ def _attribute(module: nn.Module, sizes: list[int]) -> str | None:
         if isinstance(value, (tuple, list)) and list(value) == sizes:
             return name
     return None
-
-
-def _named(node: Node) -> dict[str, object]:
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    return dict(zip(names, node.args)) | dict(node.kwargs)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
+from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import Atom, leaves, pin
 from tailor.tracing.graph.groups import Carrier, spell
 from tailor.tracing.graph.rules.call import Value
@@ -191,7 +192,7 @@ def _origin_rows(analysis: Analysis, node: Node, path: tuple[Node, ...]) -> list
         if not source:
             return None
         return [(source, _as_ranges(rows))] if len(rows) else []
-    arguments = _named(node)
+    arguments = named(node)
     weight = arguments.get("weight")
     if not isinstance(weight, Node) or not _value(analysis, weight).source:
         return None
@@ -205,11 +206,6 @@ def _origin_rows(analysis: Analysis, node: Node, path: tuple[Node, ...]) -> list
             return None
         result.extend(more)
     return result
-
-
-def _named(node: Node) -> dict[str, object]:
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    return dict(zip(names, node.args)) | dict(node.kwargs)
 
 
 def _marked(node: Node, path: tuple[Node, ...]) -> Tensor | None:

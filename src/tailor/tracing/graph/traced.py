@@ -42,7 +42,15 @@ def trace(model: nn.Module, example: Tensor, *, ignore: Collection[str] = (), li
 
 
 def read_groups(model: nn.Module, analysis: Analysis, recordings: Mapping[str, Recording] | None = None) -> Traced:
-    """The groups that an analysis leaves free. With `recordings` (maybe none), what the code's splits ask is added."""
+    """The groups that an analysis leaves free. With `recordings` (maybe none), what the code's splits ask is added.
+
+    What lies on constants of the code alone, as the bands of a rotary position embedding, is pinned: nothing says which
+    of them matters, and what the code computes from them at another image size was not seen.
+    """
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    for atom, places in free_atoms(analysis).items():
+        if not any(tensor in weights for tensor, _ in places):
+            atom.pin(f"no weight lies on it, only `{places[0][0]}`, a constant of the code")
     carriers = find_carriers(analysis)  # may pin head dims, as ties may pin parts, so both come first
     ties = tie_parts(model, analysis, recordings)[0] if recordings is not None else []
     atoms = free_atoms(analysis)

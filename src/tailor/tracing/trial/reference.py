@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from tailor.tracing.graph.analyse import Analysis, operator_name
+from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import Atom, Dim, leaves
 from tailor.tracing.graph.groups import spell
 from tailor.tracing.graph.rules.call import Value, axes
@@ -102,18 +103,13 @@ def _run(node: Node, environment: Mapping[Node, Any], masking: Masking) -> Any:
     if statistics is not None and isinstance(operand, Node):
         masks = masking.of(masking.analysis.values.get(operand))
         if any(mask is not None for mask in masks):
-            result = statistics(_named(node, args, kwargs), masks)
+            result = statistics(named(node, args, kwargs), masks)
             return _zeroed(result, masking.of(masking.analysis.values.get(node)))
     result = node.target(*args, **kwargs)  # type: ignore[operator]
     value = masking.analysis.values.get(node)
     if isinstance(value, list):
         return [_zeroed(r, masking.of(v)) for r, v in zip(result, value, strict=True)]
     return _zeroed(result, masking.of(value))
-
-
-def _named(node: Node, args: tuple, kwargs: dict) -> dict[str, Any]:
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    return dict(zip(names, args)) | kwargs
 
 
 def _zeroed(tensor: Any, masks: Masks) -> Any:

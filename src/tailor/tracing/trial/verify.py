@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from tailor.tracing.graph.export import LIMIT, eval_mode, time_limit
+from tailor.surgery import eval_mode
+from tailor.tracing.graph.export import LIMIT, time_limit
 from tailor.tracing.graph.traced import Traced
 from tailor.tracing.trial.reference import Masking, run_masked
 from tailor.tracing.widths.cut import keep_vectors

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
+from tailor.tracing.graph.arguments import parameters_of
 from tailor.tracing.widths.layout import extent, names
 from tailor.tracing.widths.plan import Replay, Rescale, Setting, Step, WidthPlan
 from tailor.tracing.widths.replay import DTYPES, operator_of
@@ -139,7 +140,7 @@ def check_replay(modules: Mapping[str, nn.Module], replay: Replay) -> None:
         raise PlanError(f"`{replay.module}` is recorded in {len(replay.steps)} calls, more than {_MOST_STEPS}")
     own = tensors_of(modules[replay.module]).keys()
     for step in replay.steps:
-        schema = [argument.name for argument in operator_of(step.operator)._schema.arguments]
+        schema = parameters_of(operator_of(step.operator))
         if len(step.args) > len(schema) or not step.kwargs.keys() <= set(schema[len(step.args) :]):
             raise PlanError(f"a recorded call of `{step.operator}` has arguments it does not take", hint=_HINT)
         for argument in (*step.args, *step.kwargs.values()):

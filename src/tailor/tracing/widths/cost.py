@@ -16,6 +16,7 @@ from torch import nn
 from torch.fx import Node
 
 from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
+from tailor.tracing.graph.arguments import parameters_of
 from tailor.tracing.graph.axes import Dim
 from tailor.tracing.graph.groups import spell
 from tailor.tracing.graph.rules.call import Value
@@ -129,7 +130,7 @@ class _Products:
         """An argument, however it was passed."""
         if position < len(node.args):
             return node.args[position]
-        return node.kwargs[node.target._schema.arguments[position].name]  # type: ignore[union-attr]
+        return node.kwargs[parameters_of(node.target)[position]]
 
     def _letters(self, node: Node) -> tuple[Dim, ...]:
         letters = str(self._argument(node, 0)).replace(" ", "").split("->")[0].split(",")

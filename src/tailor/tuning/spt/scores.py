@@ -20,7 +20,7 @@ from tailor.anatomy import Anatomy
 from tailor.criteria.samples import Loss, called, count, cross_entropy, placed, take
 from tailor.criteria.squared_gradient import squared_gradients
 from tailor.errors import PlanError
-from tailor.surgery import get_module
+from tailor.surgery import eval_mode, get_module
 from tailor.tuning.spt.settings import candidates
 
 Batches = Iterable[Sequence[Any]]
@@ -167,10 +167,8 @@ def _sums(
     ]
     seen: dict[int, Tensor] = {}
     hooks = [layer.register_forward_pre_hook(lambda m, x: seen.__setitem__(id(m), x[0].detach())) for layer in layers]
-    modes = [(m, m.training) for m in model.modules()]
     try:
-        model.eval()
-        with torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             for inputs, labels in batches:
                 device = layers[0].weight.device
                 called(model, placed(inputs, device))
@@ -181,6 +179,4 @@ def _sums(
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes:
-            module.training = mode
     return found
