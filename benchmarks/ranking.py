@@ -5,9 +5,9 @@
 The models are those of `benchmarks.prunability`: of every family the smallest, shaken, float64. Units are scored
 (Taylor on random images with random classes), ranked as `isomorphic` does, and the share is searched that leaves at
 most half of the MACs, counted on the cut model; where they are more than 2 % under the target, the step that would
-exceed it is named. The cut is rebuilt bit for bit from plan JSON and state dict. Dense and cut model are timed in turns,
-in seconds of this process on one thread. Finished families are kept in the results file; each runs in a process with a
-time limit.
+exceed it is named. The cut is rebuilt bit for bit from plan JSON and state dict. Dense and cut model are timed in
+turns, in seconds of this process on one thread. Finished families are kept in the results file; each runs in a process
+with a time limit.
 """
 
 import argparse

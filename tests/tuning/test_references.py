@@ -158,7 +158,7 @@ def test_repadapter_has_no_bias_where_the_layer_has_none():
 
 
 def test_repadapter_refuses_what_it_could_not_merge():
-    with pytest.raises(PlanError, match="linear layers and 1x1 convolutions only"):
+    with pytest.raises(PlanError, match="linear layers and dense 1x1 convolutions without padding only"):
         RepAdapter().wrap(nn.Conv2d(8, 8, 3, padding=1))
     with pytest.raises(PlanError, match="splits its 3 channels into 2 groups of one size"):
         RepAdapter(width=3)

@@ -22,6 +22,13 @@ CONVOLUTIONS = {
     "strided": nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False),
     "dilated same": nn.Conv2d(4, 6, 3, padding="same", dilation=2),
     "depthwise": nn.Conv2d(4, 4, 3, padding=1, groups=4),
+    "circular": nn.Conv2d(4, 6, 3, padding=(1, 2), padding_mode="circular", stride=2),
+    "reflect": nn.Conv2d(4, 6, 3, padding=2, padding_mode="reflect", dilation=2),
+    "replicate": nn.Conv2d(4, 4, 3, padding=1, padding_mode="replicate", groups=4),
+    "valid": nn.Conv2d(4, 6, (2, 3), padding="valid", dilation=2),
+    "even same": nn.Conv2d(4, 6, (4, 2), padding="same"),
+    "reflected same": nn.Conv2d(4, 6, 4, padding="same", padding_mode="reflect"),
+    "dilated patches": nn.Conv2d(4, 6, 2, stride=2, dilation=3),
 }
 
 
@@ -49,12 +56,14 @@ def test_a_linear_layer_s_gradients_are_the_dense_ones(count, bias):
         assert_close(site.base.bias.grad, dense.bias.grad, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_a_convolution_s_gradients_are_the_dense_ones(kind):
     dense = copy.deepcopy(CONVOLUTIONS[kind]).double()
     site = SparseWeight(copy.deepcopy(dense), _chosen(dense.weight.numel(), 7))
     x = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(1)).double()
     one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
+    assert_close(site(x), dense(x), rtol=1e-13, atol=1e-13)
     dense(one).sin().sum().backward()
     site(two).sin().sum().backward()
     assert_close(site.delta.grad, dense.weight.grad.flatten()[site.indices], rtol=1e-12, atol=1e-12)

@@ -71,7 +71,8 @@ def _convolution(bound: Bound, samples: int) -> dict[str, Make]:
     padding = _each(padding, space)
 
     def of_weight(g: Tensor) -> Factor:
-        if groups == 1 and not any(padding) and (kernel == stride or max(kernel) == 1):
+        apart = max(kernel) == 1 or (kernel == stride and max(dilation) == 1)
+        if groups == 1 and not any(padding) and apart:
             return Outer(_sites(g, samples), _patches(x, kernel, stride, tuple(g.shape[2:]), samples))
         if groups == 1 and space == 2 and g[0, 0].numel() <= g.shape[1]:
             # few sites: the patches hold fewer numbers than the weight, and one product per sample beats a convolution

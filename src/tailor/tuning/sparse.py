@@ -75,6 +75,7 @@ class SparseWeight(nn.Module):
         if not (torch.is_grad_enabled() and self.delta.requires_grad):
             return self.base(x)
         if isinstance(self.base, nn.Conv2d):
+            x = _padded(self.base, x)
             return _SparseConv.apply(x, self.base.weight, self.base.bias, self.delta, self)
         return _SparseLinear.apply(x, self.base.weight, self.base.bias, self.delta, self)
 
@@ -110,21 +111,21 @@ class _SparseConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor, site: SparseWeight) -> Tensor:
         ctx.site, ctx.dtype = site, x.dtype
         ctx.save_for_backward(x, weight)
-        return site.base._conv_forward(x, weight, bias)  # type: ignore[operator, union-attr]
+        base: nn.Conv2d = site.base  # type: ignore[assignment]
+        return F.conv2d(x, weight, bias, base.stride, _padding(base), base.dilation, base.groups)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor, None]:
         x, weight = ctx.saved_tensors
         base = ctx.site.base
         wanted = [ctx.needs_input_grad[0], True, ctx.needs_input_grad[2]]
-        padding = base.padding if not isinstance(base.padding, str) else _same(base)
         grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad,
             x.to(grad.dtype),
             weight.to(grad.dtype),
             [weight.shape[0]],
             base.stride,
-            padding,
+            _padding(base),
             base.dilation,
             False,
             [0, 0],
@@ -135,8 +136,21 @@ class _SparseConv(torch.autograd.Function):
         return (grad_x.to(ctx.dtype) if wanted[0] else None, None, grad_bias if wanted[2] else None, product, None)
 
 
-def _same(base: nn.Conv2d) -> list[int]:
-    return [d * (k - 1) // 2 for d, k in zip(base.dilation, base.kernel_size, strict=True)]
+def _padding(base: nn.Conv2d) -> list[int]:
+    """The zeros on both sides that are left to the convolution: none where `_padded` put something there."""
+    return [0, 0] if _pads_first(base) else list(base.padding)  # type: ignore[arg-type]
+
+
+def _padded(base: nn.Conv2d, x: Tensor) -> Tensor:
+    """The input with what the layer pads it with, where that is not equally many zeros on both sides."""
+    if not _pads_first(base):
+        return x
+    mode = "constant" if base.padding_mode == "zeros" else base.padding_mode
+    return F.pad(x, base._reversed_padding_repeated_twice, mode)
+
+
+def _pads_first(base: nn.Conv2d) -> bool:
+    return base.padding_mode != "zeros" or isinstance(base.padding, str)
 
 
 class AddDelta(nn.Module):

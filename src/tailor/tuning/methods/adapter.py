@@ -42,8 +42,8 @@ class Adapter:
     def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
         """The MLP, its output corrected."""
         assert geometry is not None
-        spatial = geometry.layout == "nchw"
-        branch = Bottleneck(geometry.width, self.width, quick_gelu, like(layer), self.dropout, spatial)
+        space = 2 if geometry.layout == "nchw" else 0
+        branch = Bottleneck(geometry.width, self.width, quick_gelu, like(layer), self.dropout, space)
         return AdaptedOutput(layer, branch)
 
 

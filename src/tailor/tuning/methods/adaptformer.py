@@ -48,8 +48,8 @@ class AdaptFormer:
         """The MLP with the branch beside it."""
         assert geometry is not None
         start = partial(nn.init.kaiming_uniform_, a=math.sqrt(5))
-        spatial = geometry.layout == "nchw"
-        branch = Bottleneck(geometry.width, self.width, F.relu, like(layer), self.dropout, spatial, start)
+        space = 2 if geometry.layout == "nchw" else 0
+        branch = Bottleneck(geometry.width, self.width, F.relu, like(layer), self.dropout, space, start)
         return ParallelBranch(layer, branch, self.scale)
 
 

@@ -5,6 +5,7 @@ for `down`, what goes in and where the output is added is each method's own deci
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 class Bottleneck(nn.Module):
-    """up(dropout(activation(down(x)))) over the channels: the last axis, or axis 1 of (B, C, H, W)."""
+    """up(dropout(activation(down(x)))) over the channels: the last axis, or axis 1 before `space` axes of positions."""
 
     def __init__(
         self,
@@ -26,11 +27,11 @@ class Bottleneck(nn.Module):
         activation: Callable[[Tensor], Tensor],
         like: Tensor,
         dropout: float = 0.0,
-        channels_first: bool = False,
+        space: int = 0,
         start: Callable[[Tensor], Any] = nn.init.xavier_uniform_,
     ) -> None:
         super().__init__()
-        make = _pointwise if channels_first else nn.Linear
+        make = (nn.Linear, partial(nn.Conv1d, kernel_size=1), partial(nn.Conv2d, kernel_size=1))[space]
         self.down = make(width, hidden, device=like.device, dtype=like.dtype)
         self.up = make(hidden, width, device=like.device, dtype=like.dtype)
         self.activation = activation
@@ -43,10 +44,6 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The same shape as `x`."""
         return self.up(self.dropout(self.activation(self.down(x))))
-
-
-def _pointwise(inputs: int, outputs: int, device: torch.device, dtype: torch.dtype) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 1, device=device, dtype=dtype)
 
 
 def cost(width: int, hidden: int) -> int:

@@ -53,7 +53,7 @@ class Lora:
     def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
         """The layer with its update beside it, on the given rows."""
         scale = self.alpha / self.rank if self.alpha else 1.0
-        if isinstance(plain(layer), nn.Conv2d):
+        if not isinstance(plain(layer), nn.Linear):
             return LoraConv(layer, self.rank, scale, self.dropout, self.drop_path)
         return LoraLinear(layer, self.rank, scale, rows, self.dropout, self.drop_path)
 
@@ -122,27 +122,33 @@ class LoraLinear(nn.Module):
 
 @answers_for_base
 class LoraConv(nn.Module):
-    """A dense convolution with a low-rank update: the same kernel to `rank` channels, then 1x1 up."""
+    """A dense convolution, padded in whatever way, with a low-rank update: the same kernel to `rank` channels, then up.
+
+    Shapes (B, C, H, W), or (B, C, L) in one dimension.
+    """
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0, drop_path: float = 0.0) -> None:
         super().__init__()
-        conv = plain(base)
-        assert isinstance(conv, nn.Conv2d) and conv.groups == 1
+        conv: nn.Conv2d = plain(base)  # type: ignore[assignment]  # no linear layer comes here
+        if conv.groups > 1:
+            raise PlanError(
+                f"`lora` stands beside dense convolutions, found one in {conv.groups} groups",
+                hint="leave it out, or tune single entries of it",
+            )
         self.base, self.scale = base, scale
         self.down = nn.Parameter(conv.weight.new_empty(rank, *conv.weight.shape[1:]))
-        self.up = nn.Parameter(conv.weight.new_zeros(conv.out_channels, rank, 1, 1))
+        self.up = nn.Parameter(conv.weight.new_zeros(len(conv.weight), rank, *[1] * (conv.weight.ndim - 2)))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, out, H', W')."""
-        conv = plain(self.base)
-        assert isinstance(conv, nn.Conv2d)
-        hidden = F.conv2d(self.dropout(x), self.down, None, conv.stride, conv.padding, conv.dilation)
-        return self.base(x) + self.drop_path(F.conv2d(hidden, self.up) * self.scale)
+        hidden = plain(self.base)._conv_forward(self.dropout(x), self.down, None)  # type: ignore[operator, union-attr]
+        again = F.conv2d if self.up.ndim == 4 else F.conv1d
+        return self.base(x) + self.drop_path(again(hidden, self.up) * self.scale)
 
     def delta(self) -> Tensor:
-        """(out, in, kh, kw): what the update adds to the kernel."""
+        """(out, in, *kernel): what the update adds to the kernel."""
         up = self.up.double().flatten(1)
         return self.scale * (up @ self.down.double().flatten(1)).view(-1, *self.down.shape[1:])

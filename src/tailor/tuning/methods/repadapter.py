@@ -64,8 +64,11 @@ class RepAdapter:
     def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
         """The layer with the adapter before it."""
         inner = plain(layer)
-        if isinstance(inner, nn.Conv2d) and (inner.kernel_size != (1, 1) or inner.groups > 1):
-            raise PlanError("`repadapter` stands before linear layers and 1x1 convolutions only", hint="use `lora`")
+        if not isinstance(inner, nn.Linear) and not _pointwise(inner):
+            raise PlanError(
+                "`repadapter` stands before linear layers and dense 1x1 convolutions without padding only",
+                hint="use `lora`",
+            )
         return RepAdapted(layer, self.width, self.groups, self.scale, self.dropout)
 
     def merge(self, module: nn.Module) -> nn.Module:
@@ -83,6 +86,12 @@ class RepAdapter:
                 layer.bias.copy_(layer.bias.double() + module.scale * (weight @ shift))
             layer.weight.copy_(merged.view_as(layer.weight))
         return base
+
+
+def _pointwise(conv: nn.Module) -> bool:
+    """Whether the convolution sees one position at a time; the merged bias would miss what it pads with zeros."""
+    plainly = isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.groups == 1
+    return plainly and not any(conv._reversed_padding_repeated_twice)  # type: ignore[arg-type]
 
 
 @answers_for_base

@@ -65,9 +65,9 @@ class SiteAdapted(nn.Module):
         self.base = base
         self.lengths, self.chosen = segments(rows, matrix_shape(base)[0])
         spread = partial(nn.init.kaiming_uniform_, a=math.sqrt(5))
-        spatial = isinstance(plain(base), nn.Conv2d)
+        space = plain(base).weight.ndim - 2
         self.adapters = nn.ModuleList(
-            Bottleneck(stop - start, rank, F.gelu, like(base), channels_first=spatial, start=spread)
+            Bottleneck(stop - start, rank, F.gelu, like(base), space=space, start=spread)
             for start, stop in rows_of(self.lengths, self.chosen)
         )
         self.dropout = nn.Dropout(dropout)
@@ -75,7 +75,7 @@ class SiteAdapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The base output plus each range's correction."""
-        if isinstance(plain(self.base), nn.Conv2d):
+        if not isinstance(plain(self.base), nn.Linear):
             return self._corrected(0, self.base(x))
         return on_segments(self.base(x), self.lengths, self.chosen, self._corrected)
 
