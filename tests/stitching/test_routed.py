@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import tiny
+from tailor import backbones
 from tailor.errors import PlanError
 from tailor.stitching.adapt import Adapt
 from tailor.stitching.biases import RouteBias
@@ -145,3 +146,9 @@ def test_unequal_depths_run():
     assert [r.name for r in model.plan.routes] == ["0", "1", "0.0-1.1", "0.1-1.2", "0.1-1.3"]
     x = family.images(model)
     assert all(model.set_route_(n)(x).shape == (2, tiny.CLASSES) for n in range(5))
+
+
+def test_a_pick_takes_a_fresh_head_of_its_tails_width():
+    model, plan = family.adapted(family.vits())
+    plain = backbones.attach_head_(picked(model, plan, model.plan.find("0.1-1.1")), 7)
+    assert plain(family.images(model)).shape == (2, 7)

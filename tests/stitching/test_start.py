@@ -57,7 +57,12 @@ def test_families_with_stages_start_better_than_by_chance(name):
     def apart():
         return sum(float((model.set_route_(r)(x) - model.anchors[-1](x)).square().sum()) for r in routes)
 
+    model.train()
+    anew = sums_of(model, [x])  # in eval mode all the same: batch norms do not see the batch
+    model.eval()
     before = apart()
     fits = start_(model, sums_of(model, [x]))
     assert apart() < before
+    for number, part in sums_of(model, [x]).items():
+        assert_close(part.gram, anew[number].gram, rtol=0, atol=0)
     assert all(0 < fit.explained <= 1 for fit in fits.values())

@@ -6,6 +6,7 @@ torch-pruning counter adds them, fvcore drops fused attention). The tables say 1
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,12 +33,24 @@ def macs(model: nn.Module, image_size: ImageSize = (3, 224, 224)) -> int:
     alone. A forward that reads values (`.item()`, boolean masks) runs once more, on a real copy on the CPU. Raises
     `ModelError` where that fails too.
     """
+    return _counted(model, image_size, ())[-1]
+
+
+def macs_along(model: nn.Module, image_size: ImageSize, paths: Sequence[str]) -> tuple[int, ...]:
+    """MACs of `macs` done by the time the module at the first of `paths` begins, each of them ends, and all is over.
+
+    `paths` name modules that run once, one after the other.
+    """
+    return _counted(model, image_size, paths)
+
+
+def _counted(model: nn.Module, image_size: ImageSize, paths: Sequence[str]) -> tuple[int, ...]:
     try:
-        return _count(_hollow(model), image_size, torch.device("meta"))
+        return _count(_hollow(model), image_size, torch.device("meta"), paths)
     except _FAILURES:
         pass
     try:
-        return _count(copy.deepcopy(model).to("cpu"), image_size, torch.device("cpu"))
+        return _count(copy.deepcopy(model).to("cpu"), image_size, torch.device("cpu"), paths)
     except _FAILURES as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         channels, height, width = image_size
@@ -47,13 +60,24 @@ def macs(model: nn.Module, image_size: ImageSize = (3, 224, 224)) -> int:
         ) from None
 
 
-def _count(model: nn.Module, image_size: ImageSize, device: torch.device) -> int:
+def _count(model: nn.Module, image_size: ImageSize, device: torch.device, paths: Sequence[str]) -> tuple[int, ...]:
+    """On a copy that is thrown away: the counts where `macs_along` says, the last for the whole pass."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     image = torch.zeros(1, *image_size, dtype=dtype, device=device)
     counter = FlopCounterMode(display=False, custom_mapping=_VECTOR_PRODUCTS)
+    marks: list[int] = []
+
+    def mark(*_: Any) -> None:
+        marks.append(int(counter.get_total_flops()) // 2)
+
+    for number, path in enumerate(paths):
+        if not number:
+            model.get_submodule(path).register_forward_pre_hook(mark)
+        model.get_submodule(path).register_forward_hook(mark)
     with torch.no_grad(), counter, _AllMeta():
         model.eval()(image)
-    return int(counter.get_total_flops()) // 2
+    mark()
+    return tuple(marks)
 
 
 def _hollow(model: nn.Module) -> nn.Module:
