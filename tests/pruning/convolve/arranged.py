@@ -78,7 +78,10 @@ def case(make, operations, dtype=torch.float64, seed=0, **settings):
     with torch.no_grad():
         for one, operation in zip(gated, operations, strict=True):
             at, hidden = one.attention, one.hidden
-            at.mix.copy_(torch.randn(at.mix.shape, generator=generator, dtype=torch.float64))
+            if at.own:
+                tiny.shake_(at.own, seed)
+            else:
+                at.mix.copy_(torch.randn(at.mix.shape, generator=generator, dtype=torch.float64))
             tiny.shake_(at.norms, seed)
             at.gates.theta.copy_(torch.tensor(OPENED[operation]))
             hidden.gates.theta.copy_(torch.randn(hidden.gates.theta.shape, generator=generator))

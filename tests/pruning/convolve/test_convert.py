@@ -27,6 +27,7 @@ CASES = {
     "swin": (tiny.swin, SWIN, {}),
     "swin, shifted conv3": (tiny.swin, ("attention", "conv3", "none", "conv3"), {"order": "relu-bn"}),
     "swin, in windows": (tiny.swin, ("attention", "conv3", "conv1", "none"), {"scope": "window", "skip": "norm"}),
+    "two paths": (tiny.swin, ("attention", "conv3", "conv1", "none"), {"paths": "multi", "order": "relu-bn"}),
     "swin2": (tiny.swin2, SWIN, {}),
 }
 cases = pytest.mark.parametrize("name", CASES)

@@ -98,6 +98,10 @@ def searched_(model: nn.Module, supernet: nn.Module, gated: Sequence[Gated], pla
 
 def convolution(unified: UnifiedAttention, size: int, fold: bool) -> dict[str, Tensor]:
     """The tensors of the plain module that computes as the supernet's convolution of that size."""
+    if unified.own:
+        own: Any = unified.own[KERNELS.index(size)]
+        kept = {name: tensor.detach().clone() for name, tensor in own.state_dict().items()}
+        return folded(kept, unified.wrapping.order, own.norm.eps) if fold else kept
     attention: Any = unified.attention
     qkv, z, temperature = attention.qkv.layer, unified.mix, unified.wrapping.temperature
     tensors = kernels(qkv.weight, value_bias(attention, qkv), attention.proj, z, size, temperature)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tailor.anatomy import Anatomy, Block
 from tailor.backbones.windows import Windows, bias_macs, windows_of
 from tailor.errors import ModelError
-from tailor.pruning.convolve.plan import Scope
+from tailor.pruning.convolve.plan import Other, Scope, Swap
 from tailor.surgery import computes_plainly, get_module
 
 
@@ -35,6 +35,11 @@ class Attention:
     def convolved(self, scope: Scope) -> tuple[int, int]:
         """The grid that a convolution in its place sees."""
         return self.windows.size if self.windows and scope == "window" else self.grid
+
+    def swap(self, operation: Other, scope: Scope) -> Swap:
+        """The swap of this attention for something else."""
+        whole = self.windows is not None and scope == "map"
+        return Swap(self.path, operation, self.inputs, self.channels, self.outputs, self.convolved(scope), whole)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ from tailor.errors import PlanError
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 Operation = Literal["none", "conv1", "conv3", "attention"]
+Other = Literal["none", "conv1", "conv3"]
 Order = Literal["bn-relu", "relu-bn"]
 Skip = Literal["zero", "norm"]
 Scope = Literal["map", "window"]
 
 OPERATIONS: tuple[Operation, ...] = ("none", "conv1", "conv3", "attention")
 """Cheapest first."""
+
+CONVOLUTIONS: tuple[Other, ...] = ("conv1", "conv3")
 
 _MOST = 1 << 16  # of a size that a plan may ask for
 
@@ -28,7 +31,7 @@ class Swap:
     """
 
     attention: str
-    operation: Literal["none", "conv1", "conv3"]
+    operation: Other
     inputs: int
     channels: int
     outputs: int

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tailor.errors import PlanError
 from tailor.pruning.convolve.gates import Closing, Gates, chosen
 from tailor.pruning.convolve.places import Place
-from tailor.pruning.convolve.plan import OPERATIONS, Operation, Order, Scope, Skip, Swap, SwapPlan
+from tailor.pruning.convolve.plan import OPERATIONS, Operation, Order, Scope, Skip, SwapPlan
 from tailor.pruning.convolve.table import Table
 from tailor.pruning.convolve.wrap import Gated
 from tailor.tracing import WidthPlan, plan_widths, trace
@@ -114,8 +114,7 @@ def swap_plan(
         at = place.attention
         if at is None or operation == "attention":
             continue
-        whole = at.windows is not None and scope == "map"
-        swaps.append(Swap(at.path, operation, at.inputs, at.channels, at.outputs, at.convolved(scope), whole))
+        swaps.append(at.swap(operation, scope))
     return SwapPlan(tuple(swaps), order, skip, folded, method, dict(facts or {}))  # type: ignore[arg-type]
 
 

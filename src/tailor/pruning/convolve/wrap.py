@@ -7,17 +7,18 @@ so its output is a sum of nine shifted means of values that the attention has co
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tailor.backbones.windows import divide, join, undivided_
+from tailor.backbones.windows import Windows, divide, join, undivided_
 from tailor.errors import PlanError
 from tailor.pruning.convolve.gates import Closing, Gates, chosen
+from tailor.pruning.convolve.modules import TokenConvolution
 from tailor.pruning.convolve.places import Attention, Hidden, Place, value_bias
-from tailor.pruning.convolve.plan import Order, Scope, Skip
+from tailor.pruning.convolve.plan import CONVOLUTIONS, Order, Scope, Skip
 from tailor.surgery import get_module, set_module_
 
 KERNELS = (1, 3)
@@ -26,7 +27,10 @@ KERNELS = (1, 3)
 
 @dataclass(frozen=True)
 class Wrapping:
-    """How the convolutions share weights and the gates choose: what the search and the conversion must agree on."""
+    """How the convolutions share weights and the gates choose: what the search and the conversion must agree on.
+
+    With `paths: multi` they share none: each is a path of its own, drawn at random (what the thesis compares with).
+    """
 
     order: Order = "bn-relu"
     skip: Skip = "zero"
@@ -36,6 +40,7 @@ class Wrapping:
     start: float = 1.5
     attention: bool = True
     hidden: bool = True
+    paths: Literal["single", "multi"] = "single"
 
 
 class Kept(nn.Module):
@@ -68,41 +73,50 @@ class UnifiedAttention(nn.Module):
         self.attention = attention
         self.register_buffer("mask", mask, persistent=False)
         like = attention.proj.weight
-        self.mix = nn.Parameter(like.new_ones(place.heads, 3, 3))
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(place.channels, dtype=like.dtype, device=like.device) for _ in KERNELS
-        )
         self.gates = Gates(len(KERNELS) + 1, wrapping.start).to(like.device)
+        self.own, self.norms = nn.ModuleList(), nn.ModuleList()
+        if wrapping.paths == "multi":
+            swaps = (place.swap(operation, wrapping.scope) for operation in CONVOLUTIONS)
+            self.own.extend(TokenConvolution(swap, wrapping.order, False, like.dtype).to(like.device) for swap in swaps)
+        else:
+            self.mix = nn.Parameter(like.new_ones(place.heads, 3, 3))
+            norms = (nn.BatchNorm2d(place.channels, dtype=like.dtype, device=like.device) for _ in KERNELS)
+            self.norms.extend(norms)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) as (B, N, C): the operation that the gates choose, or what a skip adds."""
-        attended, values = self.attend(x, *args, **kwargs)
-        branches = [*self.convolutions(x, values), attended]
+        attended = self.attend(x, *args, **kwargs)
+        convolved = [own(x) for own in self.own] or [*self.convolutions(x, self.values(x))]
         weights = chosen(self.gates(), self.wrapping.closing).to(x.dtype)
-        y = sum(weight * branch for weight, branch in zip(weights, branches, strict=True))
+        y = sum(weight * branch for weight, branch in zip(weights, [*convolved, attended], strict=True))
         return y + (1 - weights.sum()) * x if self.wrapping.skip == "norm" else y  # type: ignore[return-value]
 
-    def attend(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """What the attention gives, (B, N, C), and its values without bias where a convolution sees them.
-
-        Where that is the whole map, the windows are cut here, as the block would have.
-        """
-        windows = self.place.windows if self.wrapping.scope == "map" else None
-        height, width = self.place.convolved(self.wrapping.scope)
+    def attend(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the attention gives, (B, N, C); where x is a whole map, windows are cut here as the block would have."""
+        windows = self.windows
         if windows is None:
-            attended = self.attention(x, *args, **kwargs)
-            kept = self._values()[:, x.shape[1] - height * width :]
-            return attended, kept.unflatten(1, (height, width))
+            return self.attention(x, *args, **kwargs)  # type: ignore[no-any-return]
         inside = divide(x.unflatten(1, windows.map), windows)
-        attended = join(self.attention(inside, mask=self.mask), windows).flatten(1, 2)
-        return attended, join(self._values(), windows)
+        return join(self.attention(inside, mask=self.mask), windows).flatten(1, 2)
 
-    def _values(self) -> Tensor:
-        """The values (B, N, heads * channels) of the last call, without their bias, which comes once and at the end."""
-        qkv = self.attention.qkv
-        values = qkv.take()[..., 2 * self.place.heads * self.place.channels :]
-        bias = qkv.layer.bias
-        return values if bias is None else values - bias[len(bias) - values.shape[-1] :]
+    def values(self, x: Tensor) -> Tensor:
+        """The attention's last values as a convolution sees them, (B, height, width, heads * channels).
+
+        Without their bias, which comes once and at the end, so that zeros beyond the border are zeros.
+        """
+        place, qkv = self.place, self.attention.qkv
+        values = qkv.take()[..., 2 * place.heads * place.channels :]
+        if qkv.layer.bias is not None:
+            values = values - qkv.layer.bias[2 * place.heads * place.channels :]
+        if self.windows is not None:
+            return join(values, self.windows)
+        height, width = place.convolved(self.wrapping.scope)
+        return values[:, x.shape[1] - height * width :].unflatten(1, (height, width))
+
+    @property
+    def windows(self) -> Windows | None:
+        """Those to cut here: where the convolutions see the whole map."""
+        return self.place.windows if self.wrapping.scope == "map" else None
 
     def convolutions(self, x: Tensor, values: Tensor) -> Iterator[Tensor]:
         """The outputs (B, N, C) of the convolutions on values (B, height, width, heads * channels); cheapest first."""
