@@ -26,7 +26,11 @@ def resnets():
     return [tiny.resnet(seed=i, layers=(1, 2, 2 + 2 * i, 1), channels=(4, 8 + 4 * i, 8, 16)) for i in range(2)]
 
 
-FAMILIES = {"vit": vits, "swin": swins, "convnext": convnexts, "resnet": resnets}
+def efficientnets():
+    return [tiny.efficientnet(seed=i) for i in range(2)]
+
+
+FAMILIES = {"vit": vits, "swin": swins, "convnext": convnexts, "resnet": resnets, "efficientnet": efficientnets}
 
 
 def routed(anchors, space=None):

@@ -76,7 +76,8 @@ def shape_of(model: nn.Module, anatomy: Anatomy) -> Shape:
         for hook in hooks:
             hook.remove()
     shapes = [seen[block.path] for block in anatomy.blocks]
-    stages = tuple(block.stage for block in anatomy.blocks)
+    owners = list(dict.fromkeys(block.path.rpartition(".")[0] for block in anatomy.blocks))  # one list of blocks each
+    stages = tuple(owners.index(block.path.rpartition(".")[0]) for block in anatomy.blocks)
     widths = tuple(block.width for block in anatomy.blocks)
     last = all(len(shape) in (3, 4) and shape[-1] == width for shape, width in zip(shapes, widths, strict=True))
     spatial = all(len(shape) == 4 and shape[1] == width for shape, width in zip(shapes, widths, strict=True))

@@ -92,7 +92,7 @@ def give_biases_(model: Routed, plan: RouteBiasPlan) -> Routed:
 
 def spans_of(model: Routed, plan: RouteBiasPlan) -> dict[int, dict[str, int]]:
     """For each route that joins anchors, the sites with a bias of its own and how many numbers that has there."""
-    places = [(site, *_place(model, site)) for site in plan.sites]
+    places = [(site, *place_of(model, site)) for site in plan.sites]
     found = {}
     for number, route in enumerate(model.plan.routes):
         spans = {site: size for site, anchor, block, size in places if route.crosses(anchor, block)}
@@ -101,7 +101,16 @@ def spans_of(model: Routed, plan: RouteBiasPlan) -> dict[int, dict[str, int]]:
     return found
 
 
-def _place(model: Routed, site: str) -> tuple[int, int, int]:
+def sites_of_blocks(model: Routed) -> dict[tuple[int, int], dict[str, int]]:
+    """For each anchor and block the sites in it where some route has a bias, and how many numbers that has."""
+    found: dict[tuple[int, int], dict[str, int]] = {}
+    for site in dict.fromkeys(site for spans in model.spans.values() for site in spans):
+        anchor, block, size = place_of(model, site)
+        found.setdefault((anchor, block), {})[site] = size
+    return found
+
+
+def place_of(model: Routed, site: str) -> tuple[int, int, int]:
     """The anchor and the block that a site lies in, and its outputs; PlanError where it lies in none."""
     path, rows = split_range(site)
     layer = get_module(model, path)

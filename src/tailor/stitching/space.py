@@ -45,7 +45,8 @@ class Space:
 class Shape:
     """What of an anchor its routes depend on: for each block its stage, its channels, and how many tokens leave it.
 
-    `maps` are (N,) tokens or (H, W) places. `spatial`: the channels stand before the places.
+    A stage is a list of blocks that run one after the other without another module in between. `maps` are (N,) tokens
+    or (H, W) places. `spatial`: the channels stand before the places.
     """
 
     stages: tuple[int, ...]
