@@ -3,7 +3,9 @@
 Read off the modules once, by the paths of the anatomy; everything else in this package goes by these data.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Hidden:
-    """The hidden units of an MLP: `fed` are the weights of one of them in the layers before, `outputs` behind."""
+    """The hidden units of an MLP: one costs `fed` products a token in the layers before `last`, and `outputs` in it."""
 
     path: str
     last: str
@@ -70,6 +72,19 @@ def find_places(model: nn.Module, anatomy: Anatomy) -> tuple[Place, ...]:
     if not any(block.attention or block.convolution for block in anatomy.blocks):
         raise _unfit(model, "its blocks have no attention", anatomy.family)
     return tuple(_place(model, anatomy, block) for block in anatomy.blocks)
+
+
+def heads_of(places: Sequence[Place]) -> tuple[Place, ...]:
+    """The heads of every attention as if they were hidden units of the layer behind them, and nothing else."""
+    return tuple(Place(place.block, None, _heads(place.attention) if place.attention else None) for place in places)
+
+
+def _heads(at: Attention) -> Hidden:
+    """Weights into a head and out of it, and its products with each token that it sees."""
+    tokens = prod(at.windows.padded) if at.windows else prod(at.grid) + at.prefix
+    seen = prod(at.windows.size) if at.windows else tokens
+    fed = at.channels * (3 * at.inputs + 2 * seen)
+    return Hidden(at.path, f"{at.path}.proj", at.heads, fed, at.channels * at.outputs, tokens)
 
 
 def value_bias(attention: Any, qkv: nn.Linear) -> Tensor | None:

@@ -132,7 +132,7 @@ def width_plan(model: nn.Module, example: Tensor, places: Sequence[Place], found
         group.id: wanted[member.tensor]
         for group in groups.groups
         for member in group.members
-        if member.dim == 1 and member.tensor in wanted
+        if group.label in ("hidden", "heads") and member.dim == 1 and member.tensor in wanted
     }
     if len(keep) < len(wanted):
         raise PlanError(

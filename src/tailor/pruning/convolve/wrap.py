@@ -151,16 +151,16 @@ def shifted_sum(x: Tensor) -> Tensor:
 
 
 class GatedUnits(nn.Module):
-    """The last layer of an MLP behind a gate for each hidden unit (UFFN)."""
+    """A layer behind a gate for each unit of its inputs: a hidden unit (UFFN), or the channels of a head."""
 
-    def __init__(self, layer: nn.Linear, start: float) -> None:
+    def __init__(self, layer: nn.Linear, gates: nn.Module, per: int = 1) -> None:
         super().__init__()
-        self.layer = layer
-        self.gates = Gates(layer.in_features, start, never_empty=True).to(layer.weight.device)
+        self.layer, self.per = layer, per
+        self.gates: Any = gates.to(layer.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output from the units (..., hidden) whose gates are open."""
-        return self.layer(x * self.gates().to(x.dtype))  # type: ignore[no-any-return]
+        """The layer's output from the units (..., units * per) whose gates are open."""
+        return self.layer(x * self.gates().to(x.dtype).repeat_interleave(self.per))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,7 @@ def _wrap_hidden_(model: nn.Module, hidden: Hidden | None, wrapping: Wrapping) -
         return None
     layer = get_module(model, hidden.last)
     assert isinstance(layer, nn.Linear)
-    units = GatedUnits(layer, wrapping.start)
+    gates = Gates(hidden.units, wrapping.start, never_empty=True)
+    units = GatedUnits(layer, gates, layer.in_features // hidden.units)
     set_module_(model, hidden.last, units)
     return units
