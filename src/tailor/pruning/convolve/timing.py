@@ -78,8 +78,9 @@ def _alike(places: Sequence[Place]) -> list[list[int]]:
 def _with(
     model: nn.Module, places: Sequence[Place], members: Sequence[int], operation: Operation, scope: Scope, order: Order
 ) -> nn.Module:
-    stays: Operation = "attention"
-    changed = [operation if i in members else stays for i in range(len(places))]
+    changed: list[Operation] = ["attention"] * len(places)
+    for index in members:
+        changed[index] = operation
     plan = swap_plan(Architecture(tuple(changed), ()), places, scope=scope, order=order, folded=True)
     return apply_swaps_(copy.deepcopy(model), plan).eval()
 
