@@ -89,6 +89,7 @@ def _halved(model: nn.Module, places: Sequence[Place], members: Sequence[int], e
     """Half of the units gone, the odd one stays."""
     wholes = [place.hidden.units if place.hidden else 0 for place in places]
     units = tuple(tuple(range(n - n // 2 if i in members else n)) for i, n in enumerate(wholes))
-    plan = width_plan(model, example, places, Architecture(("attention",) * len(places), units))
+    dense: list[Operation] = ["attention"] * len(places)
+    plan = width_plan(model, example, places, Architecture(tuple(dense), units))
     assert plan is not None
     return cut_(copy.deepcopy(model), plan)
