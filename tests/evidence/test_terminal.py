@@ -21,5 +21,10 @@ def test_marked_cells_are_marked_and_explained() -> None:
     assert text.splitlines()[-1].endswith(f"{MARK} whole matrix through a module")
 
 
+def test_without_blocks_there_is_nothing_to_shade() -> None:
+    assert heatmap_text((), (), ()) == ""
+    assert heatmap_text(((), ()), ROWS, ()) == ""
+
+
 def test_a_plan_of_nothing_is_blank() -> None:
     assert not set("░▒▓█") & set(heatmap_text(np.zeros((2, 2)), ROWS, COLUMNS))

@@ -47,8 +47,14 @@ def heatmap(
 ) -> Path:
     """Shares `(rows, columns)` of a budget, 0 to 1, blocks by operations; `marked` rings a cell (a structured site).
 
-    Colours go by the square root, so that a small share is told from none.
+    Colours go by the square root, so that a small share is told from none. Where there is no cell, as for a backbone
+    without described blocks, the sheet says so.
     """
+    if not rows or not columns:
+        figure, (ax,) = sheet(_NARROWEST, 1.5)
+        ax.set_axis_off()
+        head(ax, title, "the backbone has no described blocks to show it by")
+        return save(figure, out)
     table = np.nan_to_num(np.asarray(values, dtype=float))
     marks = np.zeros(table.shape, dtype=bool) if marked is None else np.asarray(marked, dtype=bool)
     assert table.shape == marks.shape == (len(rows), len(columns)), "one value and one mark a cell"

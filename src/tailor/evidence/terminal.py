@@ -15,8 +15,11 @@ def heatmap_text(
     """Shades of `values` `(rows, columns)`, none (blank) to the largest (full), and the shares of rows and columns.
 
     Shades go by the square root, so that small shares are seen; anything above zero has one. `marked` `(rows, columns)`
-    puts a mark into a cell (a structured site). The string has no colours and no trailing newline.
+    puts a mark into a cell (a structured site). The string has no colours and no trailing newline; it is empty where
+    there is no cell, as for a backbone without described blocks.
     """
+    if not rows or not columns:
+        return ""
     table = np.nan_to_num(np.asarray(values, dtype=float))
     marks = np.zeros(table.shape, dtype=bool) if marked is None else np.asarray(marked, dtype=bool)
     assert table.shape == marks.shape == (len(rows), len(columns)), "one value and one mark a cell"

@@ -58,8 +58,9 @@ class Summary:
             f"whole vectors           {self.whole} of {self.vectors}",
             f"single weights          {self.scalars:,}",
             "structured by operation " + "  ".join(f"{op} {n}/{of}" for op, n, of in self.per_operation),
-            "structured by block     " + " ".join(str(n) for n in self.per_block),
         ]
+        if self.per_block:
+            made.append("structured by block     " + " ".join(str(n) for n in self.per_block))
         if entries:
             rows, columns = (statistics.mean(getattr(m, side) for m in self.masks) for side in ("rows", "columns"))
             made.append(
