@@ -119,12 +119,12 @@ def test_empty_and_single_values_are_drawn(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("seed", range(4))
 def test_a_map_without_blocks_is_a_sheet_that_says_so(tmp_path: Path) -> None:
     found = words(heatmap((), (), (), "spt-lora: where 100 parameters went", tmp_path / "map.svg", marked=[]))
     assert any("no described blocks" in text for text in found)
 
 
+@pytest.mark.parametrize("seed", range(4))
 def test_no_name_covers_another_or_a_point(seed: int) -> None:
     random = np.random.default_rng(seed)
     figure, (ax,) = sheet(7, 4.5)
