@@ -25,10 +25,10 @@ def describe(model: Any) -> Anatomy:
     blocks, features = [], []
     for s, stage in enumerate(model.stages):
         width = int(model.feature_info[s]["num_chs"])
-        for b, block in enumerate(stage.blocks):
+        for b, block, wide in walk.blocks_in(stage.blocks, width):
             path = f"stages.{s}.blocks.{b}"
             layout = "nchw" if getattr(block, "use_conv_mlp", False) else "nhwc"
-            blocks.append(Block(path, s, width, None, f"{path}.mlp", "nchw", layout))  # type: ignore[arg-type]
+            blocks.append(Block(path, s, wide, None, f"{path}.mlp", "nchw", layout))  # type: ignore[arg-type]
         features.append(Feature(f"stages.{s}", width, int(model.feature_info[s]["reduction"])))
     heads = walk.heads_of(model)
     excluded = ("stem", *heads)

@@ -28,7 +28,7 @@ def describe(model: Any) -> Anatomy:
     blocks = []
     for s, stage in enumerate(model.blocks):
         level = next(i for i, info in enumerate(levels) if info["stage"] > s)
-        for b, block in enumerate(stage):
+        for b, block, _ in walk.blocks_in(stage, 0):
             width = int(block.feature_info("bottleneck")["num_chs"])
             blocks.append(Block(f"blocks.{s}.{b}", level, width, None, None, "nchw", "nchw"))
     heads = walk.heads_of(model)

@@ -25,8 +25,8 @@ def describe(model: Any) -> Anatomy:
             continue
         stage = int(path.removeprefix("layer")) - 1
         width = int(info["num_chs"])
-        count = len(model.get_submodule(path))
-        blocks += [Block(f"{path}.{b}", stage, width, None, None, "nchw", "nchw") for b in range(count)]
+        for b, _, wide in walk.blocks_in(model.get_submodule(path).children(), width):
+            blocks.append(Block(f"{path}.{b}", stage, wide, None, None, "nchw", "nchw"))
         features.append(Feature(path, width, int(info["reduction"])))
     heads = walk.heads_of(model)
     excluded = ("conv1", "bn1", *heads)

@@ -27,11 +27,11 @@ def describe(model: Any) -> Anatomy:
     for s, layer in enumerate(model.layers):
         width = int(model.feature_info[s]["num_chs"])
         after = f"layers.{s + 1}.downsample" if s + 1 < len(model.layers) else None
-        for b in range(len(layer.blocks)):
+        for b, module, wide in walk.blocks_in(layer.blocks, width):
             path = f"layers.{s}.blocks.{b}"
             # Both versions flatten the map before the MLP.
-            block = Block(path, s, width, f"{path}.attn", f"{path}.mlp", "windows", merging=after)
-            blocks.append(walk.swapped(layer.blocks[b], block))
+            block = Block(path, s, wide, f"{path}.attn", f"{path}.mlp", "windows", merging=after)
+            blocks.append(walk.swapped(module, block))
         features.append(Feature(f"layers.{s}", width, int(model.feature_info[s]["reduction"])))
     heads = walk.heads_of(model)
     inner = tuple(n for n, _ in model.named_modules() if n.endswith("cpb_mlp"))

@@ -32,9 +32,9 @@ def describe(model: Any) -> Anatomy:
     blocks = tuple(
         walk.swapped(
             block,
-            Block(f"blocks.{i}", 0, model.embed_dim, f"blocks.{i}.attn", _path(block, f"blocks.{i}", "mlp")),
+            Block(f"blocks.{i}", 0, width, f"blocks.{i}.attn", _path(block, f"blocks.{i}", "mlp")),
         )
-        for i, block in enumerate(model.blocks)
+        for i, block, width in walk.blocks_in(model.blocks, model.embed_dim)
     )
     heads = walk.heads_of(model)
     excluded = (*_EXCLUDED, *heads, *_tables(model))

@@ -6,6 +6,7 @@ from names beyond the labels of operations.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,6 +39,21 @@ def swapped(module: nn.Module, block: Block) -> Block:
     if not other:
         return block
     return replace(block, attention=None, convolution=block.attention if other == "convolution" else None)
+
+
+def blocks_in(holder: Iterable[Any], width: int) -> list[tuple[int, Any, int]]:
+    """The blocks of a list: position, module and width, which is `width` where the list does not say otherwise.
+
+    A bare layer among them joins two backbones: it is no block, and those before it are as wide as its inputs.
+    """
+    modules = list(holder)
+    joints = {i: m.weight.shape[1] for i, m in enumerate(modules) if isinstance(m, nn.Linear | nn.Conv2d)}
+    found = []
+    for position, module in enumerate(modules):
+        if position not in joints:
+            following = next((inputs for at, inputs in joints.items() if at > position), width)
+            found.append((position, module, following))
+    return found
 
 
 def sites_of(model: nn.Module, blocks: Sequence[Block], excluded: Sequence[str]) -> tuple[Site, ...]:

@@ -47,6 +47,7 @@ def joined(front: nn.Module, leave: nn.Module, stitch: nn.Module, tail: nn.Modul
     for name, value in vars(tail).items():  # widths that the head, or a fresh one, goes by
         if type(value) is int and type(vars(view).get(name)) is int:
             setattr(view, name, value)
+    _levels_(view, tail, owner)
     return view
 
 
@@ -85,6 +86,18 @@ def shape_of(model: nn.Module, anatomy: Anatomy) -> Shape:
         raise PlanError(f"the channels between the blocks of a `{anatomy.family}` backbone are not where expected")
     maps = tuple(tuple(shape[2:] if spatial else shape[1:-1]) for shape in shapes)
     return Shape(stages, widths, maps, spatial)
+
+
+def _levels_(view: nn.Module, tail: nn.Module, owner: list[str]) -> None:
+    """Let what the model says of its levels (timm's `feature_info`) be the tail's from the list of blocks on."""
+    mine, theirs = getattr(view, "feature_info", None), getattr(tail, "feature_info", None)
+    if not isinstance(mine, list) or not isinstance(theirs, list):
+        return
+    for position, info in enumerate(mine):
+        place = str(info["module"]).split(".")
+        if place == owner[: len(place)] and len(theirs) == len(mine):
+            setattr(view, "feature_info", [*mine[:position], *theirs[position:]])  # noqa: B010
+            return
 
 
 def _path(model: nn.Module, module: nn.Module) -> list[str]:
