@@ -11,6 +11,7 @@ import tiny
 from tailor import backbones
 from tailor.measure import count
 from tailor.pruning.convolve import convert, places, read_off, table, wrap
+from tailor.pruning.convolve.settings import Wrapping
 from tailor.tracing import cut_
 
 OPENED = {"none": (-1, -1, -1), "conv1": (1, -1, -1), "conv3": (1, 1, -1), "attention": (1, 1, 1)}
@@ -34,7 +35,7 @@ class Case:
     dense: nn.Module
     images: torch.Tensor
     places: tuple
-    wrapping: wrap.Wrapping
+    wrapping: Wrapping
     net: nn.Module
     gated: tuple
 
@@ -71,7 +72,7 @@ def case(make, operations, dtype=torch.float64, seed=0, **settings):
     """The supernet of a shaken model, its gates set to `operations` and to about half of the hidden units."""
     model = make().to(dtype)
     found = places.find_places(model, backbones.describe(model))
-    wrapping = wrap.Wrapping(**settings)
+    wrapping = Wrapping(**settings)
     net = copy.deepcopy(model)
     gated = wrap.wrap_(net, found, wrapping)
     generator = torch.Generator().manual_seed(seed)

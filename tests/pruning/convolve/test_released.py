@@ -10,7 +10,8 @@ from torch import nn
 
 from tailor import backbones, recipes
 from tailor.measure.count import macs, parameters
-from tailor.pruning.convolve import convert, places, read_off, table, written
+from tailor.pruning.convolve import convert, places, read_off, table
+from tailor.pruning.convolve.settings import LETTERS, Written
 
 IMAGE = (3, 224, 224)
 TABLE = {
@@ -39,13 +40,13 @@ def narrowed_(model, found, architecture):
 @pytest.mark.parametrize("name", TABLE)
 def test_sizes_and_costs(name):
     settings = recipes.read(f"spvit/{name}")
-    architecture = written.Written(**{**settings["swap"], "hidden": tuple(settings["swap"]["hidden"])})
+    architecture = Written(**{**settings["swap"], "hidden": tuple(settings["swap"]["hidden"])})
     with_norms, folded, released, counted = TABLE[name]
     with torch.device("meta"):
         model = timm.create_model(settings["name"]).eval()
         found = places.find_places(model, backbones.describe(model))
         wanted = read_off.Architecture(
-            tuple(written.LETTERS[letter] for letter in architecture.operations),
+            tuple(LETTERS[letter] for letter in architecture.operations),
             tuple(tuple(range(width)) for width in architecture.hidden),
         )
         costs = table.counted(found, macs(model, IMAGE))

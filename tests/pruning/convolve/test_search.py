@@ -13,7 +13,8 @@ from tailor import backbones
 from tailor.errors import ModelError, PlanError
 from tailor.measure import count
 from tailor.pruning.convolve import places, read_off, table
-from tailor.pruning.convolve.search import Search, check_target, search, supernet
+from tailor.pruning.convolve.search import check_target, search, supernet
+from tailor.pruning.convolve.settings import Search
 
 SETTINGS = Search(updates=60, gate_lr=0.1, lr=1e-3)
 

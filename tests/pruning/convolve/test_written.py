@@ -9,7 +9,7 @@ from tailor import backbones
 from tailor.errors import PlanError
 from tailor.measure import count
 from tailor.pruning.convolve import places, read_off, table, written
-from tailor.pruning.convolve.written import Written
+from tailor.pruning.convolve.settings import LETTERS, Written
 
 HOW = {"order": "bn-relu", "skip": "zero", "scope": "map", "folded": False}
 
@@ -32,7 +32,7 @@ def test_what_is_written_is_made(make, operations):
     assert result.architecture.widths == hidden
     assert result.model(images).isfinite().all()
     again = result.swaps.facts
-    assert again["operations"] == [written.LETTERS[letter] for letter in operations]
+    assert again["operations"] == [LETTERS[letter] for letter in operations]
 
 
 def test_the_units_with_the_largest_weights_stay():

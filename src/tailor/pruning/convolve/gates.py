@@ -5,12 +5,11 @@ sigmoid of that. Drawn from torch's default generator in train mode, once for th
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Closing = Literal["dominant", "product"]
+from tailor.pruning.convolve.plan import Closing
 
 
 class Gates(nn.Module):

@@ -13,6 +13,7 @@ Other = Literal["none", "conv1", "conv3"]
 Order = Literal["bn-relu", "relu-bn"]
 Skip = Literal["zero", "norm"]
 Scope = Literal["map", "window"]
+Closing = Literal["dominant", "product"]
 
 OPERATIONS: tuple[Operation, ...] = ("none", "conv1", "conv3", "attention")
 """Cheapest first."""

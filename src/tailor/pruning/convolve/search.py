@@ -8,87 +8,24 @@ aim. A number is a fixed pull towards the target from the start, as in the thesi
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.pruning.convolve.convert import apply_swaps_, searched_
-from tailor.pruning.convolve.gates import Closing
 from tailor.pruning.convolve.places import Place
-from tailor.pruning.convolve.plan import STRICT, Order, Scope, Skip
 from tailor.pruning.convolve.read_off import Found, architecture, cost, gates_of, settle_, swap_plan, width_plan
+from tailor.pruning.convolve.settings import Search
 from tailor.pruning.convolve.table import Table
-from tailor.pruning.convolve.wrap import Gated, Wrapping, wrap_
+from tailor.pruning.convolve.wrap import Gated, wrap_
 from tailor.tracing import cut_
 
-Part = Literal["attention", "hidden"]
 Loss = Callable[[nn.Module, Any], Tensor]
 _FIRST_PULL = 10.0
-
-
-@dataclass(frozen=True, config=STRICT)
-class Search:
-    """How long to search and how. `gate_lr` is the rate of the gates, `lr` that of the weights.
-
-    `start` is where gates start (chance 0.82), `order`, `skip`, `scope` and `closing` as in `Wrapping`; the released
-    models take `skip: norm` and a `temperature` of 0.01 (DeiT) or 100 (Swin). `descent` is the part of the search in
-    which the aim falls, `tolerance` how far from the target an adaptive search may end, in shares of the target.
-    `paths: multi` gives the convolutions weights of their own; `folded` leaves no batch norms in the model.
-    """
-
-    updates: int = 1000
-    gate_lr: float = 1e-2
-    lr: float = 1e-4
-    start: float = 1.5
-    pull: Literal["adaptive"] | float = "adaptive"
-    descent: float = 0.6
-    tolerance: float = 0.03
-    order: Order = "bn-relu"
-    skip: Skip = "zero"
-    scope: Scope = "map"
-    closing: Closing = "dominant"
-    temperature: float = 1.0
-    parts: tuple[Part, ...] = ("attention", "hidden")
-    paths: Literal["single", "multi"] = "single"
-    folded: bool = False
-
-    def __post_init__(self) -> None:
-        if self.gate_lr * self.updates < self.start:
-            least = math.ceil(self.start / self.gate_lr)
-            raise PlanError(
-                f"no gate could close: it starts at {self.start:g} and moves by at most {self.gate_lr:g} in each of "
-                f"{self.updates:,} updates",
-                hint=f"search at least {least:,} updates, {2 * least:,} to decide anything, or raise `gate_lr`",
-            )
-        if not self.parts:
-            raise PlanError("`parts` names nothing to search", hint="write `parts: [attention, hidden]`")
-        for name in ("gate_lr", "lr", "temperature"):
-            if not getattr(self, name) > 0:
-                raise PlanError(f"`{name}` must be above 0: {getattr(self, name):g}", hint=f"change `{name}`")
-        if not 0 <= self.descent <= 1 or not 0 < self.tolerance < 1:
-            raise PlanError("`descent` and `tolerance` are shares", hint="write for instance 0.6 and 0.03")
-        if not isinstance(self.pull, str) and not self.pull > 0:
-            raise PlanError(f"`pull` must be above 0: {self.pull:g}", hint="write for instance 30, or `adaptive`")
-
-    @property
-    def wrapping(self) -> Wrapping:
-        """What the supernet is told."""
-        return Wrapping(
-            order=self.order,
-            skip=self.skip,
-            scope=self.scope,
-            closing=self.closing,
-            temperature=self.temperature,
-            start=self.start,
-            attention="attention" in self.parts,
-            hidden="hidden" in self.parts,
-            paths=self.paths,
-        )
 
 
 class Train(Protocol):
@@ -103,7 +40,7 @@ class Train(Protocol):
     ) -> None: ...
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Now:
     """Where a search is: the cost of the open gates, the mean cost of a draw, and the aim, in shares of the dense cost.
 

@@ -10,35 +10,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
 from tailor.pruning.convolve.convert import searched_
 from tailor.pruning.convolve.places import Place, heads_of
-from tailor.pruning.convolve.plan import STRICT, SwapPlan
+from tailor.pruning.convolve.plan import SwapPlan
 from tailor.pruning.convolve.read_off import Found, architecture, cost, width_plan
 from tailor.pruning.convolve.search import Loss, Train
+from tailor.pruning.convolve.settings import Step
 from tailor.pruning.convolve.table import Table
 from tailor.pruning.convolve.wrap import Gated, GatedUnits
 from tailor.surgery import get_module, set_module_
 from tailor.tracing import cut_
-
-
-@dataclass(frozen=True, config=STRICT)
-class Step:
-    """How long to learn the scores, their rate and the weights' rate."""
-
-    updates: int = 1000
-    gate_lr: float = 1e-2
-    lr: float = 1e-4
-    start: float = 0.01
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("updates", "gate_lr", "lr", "start"):
-            if not getattr(self, name) > 0:
-                raise PlanError(f"`{name}` must be above 0: {getattr(self, name):g}", hint=f"change `{name}`")
 
 
 class Ranked(nn.Module):

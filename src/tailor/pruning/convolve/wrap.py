@@ -7,7 +7,7 @@ so its output is a sum of nine shifted means of values that the attention has co
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,32 +15,15 @@ from torch import Tensor, nn
 
 from tailor.backbones.windows import Windows, divide, join, undivided_
 from tailor.errors import PlanError
-from tailor.pruning.convolve.gates import Closing, Gates, chosen
+from tailor.pruning.convolve.gates import Gates, chosen
 from tailor.pruning.convolve.modules import TokenConvolution
 from tailor.pruning.convolve.places import Attention, Hidden, Place, value_bias
-from tailor.pruning.convolve.plan import CONVOLUTIONS, Order, Scope, Skip
+from tailor.pruning.convolve.plan import CONVOLUTIONS
+from tailor.pruning.convolve.settings import Wrapping
 from tailor.surgery import get_module, set_module_
 
 KERNELS = (1, 3)
 """The convolutions in order of cost; the attention comes after them."""
-
-
-@dataclass(frozen=True)
-class Wrapping:
-    """How the convolutions share weights and the gates choose: what the search and the conversion must agree on.
-
-    With `paths: multi` they share none: each is a path of its own, drawn at random (what the thesis compares with).
-    """
-
-    order: Order = "bn-relu"
-    skip: Skip = "zero"
-    scope: Scope = "map"
-    closing: Closing = "dominant"
-    temperature: float = 1.0
-    start: float = 1.5
-    attention: bool = True
-    hidden: bool = True
-    paths: Literal["single", "multi"] = "single"
 
 
 class Kept(nn.Module):

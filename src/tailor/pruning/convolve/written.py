@@ -9,46 +9,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
 from tailor.pruning.convolve.convert import apply_swaps_
 from tailor.pruning.convolve.places import Hidden, Place
-from tailor.pruning.convolve.plan import OPERATIONS, STRICT, Operation, Order, Scope, Skip
+from tailor.pruning.convolve.plan import OPERATIONS, Operation
 from tailor.pruning.convolve.read_off import Architecture, Found, cost, swap_plan, width_plan
+from tailor.pruning.convolve.settings import LETTERS, Written
 from tailor.pruning.convolve.table import Table
 from tailor.surgery import get_module
 from tailor.tracing import cut_
-
-LETTERS: dict[str, Operation] = {"S": "none", "1": "conv1", "3": "conv3", "A": "attention"}
-"""How an architecture is written, a letter a block."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class Written:
-    """An architecture as a file says it: `operations` a letter a block (A, 3, 1 or S; empty: every attention stays).
-
-    `hidden` is the number of hidden units by block (empty: all stay); the rest as in a search.
-    """
-
-    operations: str = ""
-    hidden: tuple[int, ...] = ()
-    order: Order = "bn-relu"
-    skip: Skip = "zero"
-    scope: Scope = "map"
-    folded: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.operations and not self.hidden:
-            raise PlanError(
-                "no architecture is written", hint="set `operations: 11AAAAAAAAAA`, `hidden: [...]` or both"
-            )
-        unknown = sorted(set(self.operations) - set(LETTERS))
-        if unknown:
-            raise PlanError(
-                f"`{unknown[0]}` is no operation", hint="write A (attention), 3, 1 (convolution) or S (none)"
-            )
 
 
 def as_written(model: nn.Module, places: Sequence[Place], settings: Written) -> Architecture:
