@@ -158,5 +158,5 @@ def test_pixels_are_a_mean_over_known_ones_and_auxiliary_heads_weigh_less():
 
 def test_points_of_small_images_are_fewer():
     assert points.count(512, 512) == 12_544
-    assert points.count(32, 32) == 256
+    assert points.count(32, 32) == 128
     assert points.count(1, 1) == 1

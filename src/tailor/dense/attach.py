@@ -1,0 +1,117 @@
+"""A decoder in the place of a backbone's classifier: the same model object, whose forward pass gives predictions.
+
+So every plan addresses the backbone by the paths it always had. The decoder reads levels by the modules that stood
+there when it was attached: where blocks are dropped, it reads the last one that is left at or before each.
+"""
+
+from collections.abc import Sequence
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tailor import backbones
+from tailor.anatomy import Feature
+from tailor.dense.predictions import MaskPredictions, PixelPredictions
+from tailor.errors import ModelError
+from tailor.surgery import get_module, set_module_
+
+
+class DenseHead(nn.Module):
+    """The decoder, and which of the backbone's `levels` it reads: `wanted` are positions in them."""
+
+    def __init__(self, decoder: nn.Module, levels: Sequence[nn.Module], wanted: Sequence[int]) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.levels = tuple(levels)  # in a tuple, so that they are not modules of the head
+        self.wanted = tuple(wanted)
+        self.read: tuple[tuple[Feature, nn.Module], ...] = ()  # of the last time, as long as it holds
+
+    @property
+    def stride(self) -> int:
+        """Images are padded to a multiple of it."""
+        return int(self.decoder.stride)  # type: ignore[arg-type]
+
+    def forward(self, maps: Sequence[Tensor]) -> Any:
+        """What the decoder gives for the maps of the levels it reads."""
+        return self.decoder(maps)
+
+    def features(self, model: nn.Module) -> backbones.Features:
+        """The maps that the decoder reads, of the model as it stands now."""
+        if not self.read or any(_at(model, level.path) is not module for level, module in self.read):
+            self.read = self._found(model)
+        found = backbones.features(model, [0])
+        return backbones.Features(model, tuple(level for level, _ in self.read), found.maps)
+
+    def _found(self, model: nn.Module) -> tuple[tuple[Feature, nn.Module], ...]:
+        now = [(level, get_module(model, level.path)) for level in backbones.features(model).levels]
+        inside = [{id(m) for m in module.modules()} for _, module in now]  # a level may stand in a wrapper now
+        was = [next((i for i, known in enumerate(self.levels) if id(known) in ids), -1) for ids in inside]
+        chosen = []
+        for wanted in self.wanted:
+            before = [i for i, position in enumerate(was) if position <= wanted]
+            chosen.append(now[before[-1] if before else 0])
+        return tuple(chosen)
+
+
+def _at(model: nn.Module, path: str) -> nn.Module | None:
+    """What stands at a path, None where nothing does."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def attach_(model: nn.Module, decoder: Any, classes: int, seed: int) -> nn.Module:
+    """Put the decoder with these settings in the place of the classifier, its start drawn from `seed`.
+
+    ModelError where the backbone has no levels, or the decoder cannot be made of them.
+    """
+    levels = backbones.features(model).levels
+    selected = decoder.select(levels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = decoder.build(selected, classes)
+    paths = backbones.describe(model).heads
+    if not paths:
+        raise ModelError(f"`{type(model).__name__}` has no classifier to replace", hint="use a timm classifier")
+    for path in paths:
+        set_module_(model, path, nn.Identity())
+    wanted = [levels.index(level) for level in selected]
+    head = DenseHead(module, [get_module(model, level.path) for level in levels], wanted)
+    like = next(model.parameters())
+    set_module_(model, paths[0], head.to(like.device, like.dtype))
+    model.forward = MethodType(_forward, model)  # type: ignore[method-assign]  # copied with the model, to the copy
+    return model
+
+
+def head_of(model: nn.Module) -> DenseHead:
+    """The dense head of a model that has one."""
+    return next(module for module in model.modules() if isinstance(module, DenseHead))
+
+
+def _forward(model: nn.Module, images: Tensor) -> Any:
+    """Predictions for images (B, 3, H, W) of any size: padded at the right and below, and cut again."""
+    head = head_of(model)
+    height, width = images.shape[-2:]
+    right, below = -width % head.stride, -height % head.stride
+    padded = F.pad(images, (0, right, 0, below)) if right or below else images
+    found = head(head.features(model)(padded))
+    return _cut(found, (height, width), (height + below, width + right)) if right or below else found
+
+
+def _cut(found: Any, seen: tuple[int, int], padded: tuple[int, int]) -> Any:
+    """Predictions without what was padded, to a cell of their maps."""
+    if isinstance(found, MaskPredictions):
+        return found._replace(pixels=_corner(found.pixels, seen, padded))
+    if isinstance(found, PixelPredictions):
+        auxiliary = tuple(_corner(one, seen, padded) for one in found.auxiliary)
+        return PixelPredictions(_corner(found.logits, seen, padded), auxiliary)
+    return found
+
+
+def _corner(maps: Tensor, seen: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    rows, columns = (-(-maps.shape[-2 + i] * seen[i] // padded[i]) for i in range(2))
+    return maps[..., :rows, :columns]
