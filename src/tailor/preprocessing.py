@@ -1,5 +1,6 @@
 """How an image becomes a backbone's input, as data: what a spec stores and what the transforms carry out."""
 
+import math
 from typing import Literal
 
 from pydantic import ConfigDict
@@ -8,6 +9,10 @@ from pydantic.dataclasses import dataclass
 from tailor.errors import DataError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+SMALLEST_STD, SMALLEST_CROP = 1e-6, 0.1
+"""Below these, pixels overflow and resized images fill the memory."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -30,9 +35,13 @@ class Preprocessing:
             raise DataError(
                 f"image size must be positive: {self.size[0]} x {self.size[1]}", hint="write for instance 224"
             )
-        if min(self.std) <= 0:
+        if not all(math.isfinite(mean) for mean in self.mean):
+            raise DataError(f"the mean of every channel is a number: {self.mean}", hint="ImageNet's are near 0.45")
+        if not all(SMALLEST_STD <= std < math.inf for std in self.std):
             raise DataError(
                 f"the standard deviation of every channel must be positive: {self.std}", hint="ImageNet's are near 0.23"
             )
-        if not 0 < self.crop_pct <= 1:
-            raise DataError(f"crop_pct must be above 0 and at most 1: {self.crop_pct}", hint="write for instance 0.9")
+        if not SMALLEST_CROP <= self.crop_pct <= 1:
+            raise DataError(
+                f"crop_pct must be from {SMALLEST_CROP} to 1, found: {self.crop_pct}", hint="write for instance 0.9"
+            )

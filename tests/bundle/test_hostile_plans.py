@@ -1,6 +1,8 @@
 """Plans from files that nobody made: each is refused with a sentence, before memory is taken or anything runs."""
 
 import json
+import os
+import shutil
 import time
 
 import pytest
@@ -10,7 +12,8 @@ from torch import nn
 import tailor
 from bundle.made import spec_and_model
 from tailor import bundle
-from tailor.bundle.manifest import DEEPEST, MOST_PLANS
+from tailor.bundle.manifest import MOST_PLANS
+from tailor.bundle.strangers import DEEPEST, LARGEST, MOST_PARTS
 from tailor.errors import BundleError, PlanError, TailorError
 from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.tracing import Cut, WidthPlan, cut_
@@ -221,6 +224,112 @@ def test_images_without_end_are_refused(written):
             bundle.read(out)
 
 
+NAN, INF = float("nan"), float("inf")
+OUT_OF_RANGE = {
+    "a mean that is no number": {"preprocessing": {"mean": [NAN, 0.5, 0.5]}},
+    "a mean without end": {"preprocessing": {"mean": [0.5, INF, 0.5]}},
+    "a deviation that is no number": {"preprocessing": {"std": [NAN, 0.5, 0.5]}},
+    "a deviation of zero": {"preprocessing": {"std": [0.5, 0.5, 0.0]}},
+    "a deviation that makes infinite pixels": {"preprocessing": {"std": [0.5, 0.5, 1e-300]}},
+    "a crop that resizes to a million pixels": {"preprocessing": {"crop_pct": 1e-6}},
+    "a crop that is no number": {"preprocessing": {"crop_pct": NAN}},
+    "an image of no pixel": {"preprocessing": {"size": [0, 64]}},
+    "a seed below zero": {"backbone": {"seed": -1}},
+    "a seed of many digits": {"head": {"seed": 1 << 64}},
+    "a seed with a fraction": {"head": {"seed": 1.5}},
+    "two classes of one name": {"head": {"classes": ["ash", "birch", "ash"]}},
+    "a classifier of one class": {"head": {"classes": ["ash"]}},
+}
+SETTINGS = {
+    "alpha": [NAN, INF, -1.0, 1e30],
+    "dropout": [NAN, -0.1, 1.0, 2.0],
+    "drop_path": [NAN, 1.0],
+    "rank": [-1, 1 << 20],
+}
+ROWS = [[96, 0], [-96, 96], [0, 10_000], [10_000, 10_001], [5, 5]]
+
+
+def changed(written, **parts):
+    """The bundle with parts of its spec replaced."""
+    out, manifest = written
+    spec = dict(manifest["spec"])
+    for part, change in parts.items():
+        spec[part] = {**spec[part], **change} if isinstance(change, dict) else change
+    (out / "bundle.json").write_text(json.dumps({**manifest, "spec": spec}))
+    return out
+
+
+@pytest.mark.parametrize("what", OUT_OF_RANGE)
+def test_a_number_out_of_range_is_refused_before_anything_is_built(written, what):
+    with pytest.raises(BundleError) as caught:
+        bundle.read(changed(written, **OUT_OF_RANGE[what]))
+    assert "not valid" in caught.value.message or "the spec" in caught.value.message
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in SETTINGS.items() for value in values])
+def test_a_setting_out_of_range_is_refused_before_anything_is_built(written, name, value):
+    plan = json.loads(json.dumps(written[1]["spec"]["plans"][0]))
+    plan["tunes"][0]["method"][name] = value
+    with pytest.raises(BundleError, match=f"`{name}`"):
+        bundle.read(changed(written, plans=[plan]))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows_out_of_order_or_range_are_refused(written, rows):
+    plan = json.loads(json.dumps(written[1]["spec"]["plans"][0]))
+    plan["tunes"][0]["rows"] = rows
+    with pytest.raises(BundleError, match=r"rows|fit the plan"):
+        tailor.load(changed(written, plans=[plan]))
+
+
+def test_rows_that_overlap_are_refused(written):
+    plan = json.loads(json.dumps(written[1]["spec"]["plans"][0]))
+    one = next(tune for tune in plan["tunes"] if tune["site"].startswith("blocks.0.attn.qkv"))
+    plan["tunes"] = [{**one, "rows": rows} for rows in ([0, 96], [95, 192])]
+    with pytest.raises(BundleError, match="overlap"):
+        tailor.load(changed(written, plans=[plan]))
+
+
+@pytest.mark.parametrize("verb", [bundle.read, lambda out: tailor.inspect(str(out))], ids=["read", "inspect"])
+def test_a_manifest_that_takes_long_is_refused_at_once(written, verb):
+    out, _ = written
+    for text in ("[" + "[]," * (MOST_PARTS + 1) + "0]", '{"a": ' + " " * LARGEST + "0}"):
+        (out / "bundle.json").write_text(text)
+        began = time.process_time()
+        with pytest.raises(BundleError, match="more than"):
+            verb(out)
+        assert time.process_time() - began < 2
+    (out / "bundle.json").write_text('{"a": [' + "{}," * (MOST_PARTS - 9) + "0]}")
+    began = time.process_time()
+    with pytest.raises(BundleError):
+        verb(out)
+    assert time.process_time() - began < 15
+
+
+def test_inspect_looks_at_digests_and_plans_too(written):
+    out = changed(written, plans=[WIDTH] * 10_000)
+    with pytest.raises(BundleError, match="10000 plans"):
+        tailor.inspect(str(out))
+    changed(written)
+    assert tailor.inspect(str(out))["kind"] == "bundle"
+    whole = (out / "README.md").read_bytes()
+    (out / "README.md").write_bytes(whole + b" ")
+    with pytest.raises(BundleError, match="digest"):
+        tailor.inspect(str(out))
+    (out / "README.md").write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "README.md", "bundle.json"])
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_link_of_either_kind_is_refused(written, tmp_path, name, link):
+    copy = tmp_path / "copy"
+    shutil.copytree(changed(written), copy)
+    (copy / name).rename(tmp_path / "elsewhere")
+    link(tmp_path / "elsewhere", copy / name)
+    with pytest.raises(BundleError, match="link"):
+        bundle.read(copy)
+
+
 @pytest.mark.parametrize("depth", [DEEPEST + 1, 500, 100_000])
 def test_nesting_is_refused_before_anything_recurses(written, depth):
     out, manifest = written
@@ -236,5 +345,5 @@ def test_nesting_is_refused_before_anything_recurses(written, depth):
 def test_inspect_says_it_in_a_sentence(written, spec):
     out, manifest = written
     (out / "bundle.json").write_text(json.dumps({**manifest, "spec": spec}))
-    with pytest.raises(TailorError, match="not one that tailor writes"):
+    with pytest.raises(TailorError, match="the spec is not valid at"):
         tailor.inspect(str(out))

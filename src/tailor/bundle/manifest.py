@@ -6,6 +6,7 @@ where the list stood.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,15 +15,15 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from tailor.errors import BundleError, PlanError
+from tailor.bundle.strangers import AGAIN
+from tailor.errors import BundleError, TailorError
 from tailor.spec import MOST_PIXELS, SPEC, Spec
 from tailor.tuning.method import STRICT
 
 FORMAT = 1
 MANIFEST, TENSORS, CARD = "bundle.json", "tensors.safetensors", "README.md"
 LONGEST_LIST = 1000
-MOST_PLANS, DEEPEST, LARGEST_SETTING = 256, 40, 1 << 16
-AGAIN = "the bundle is damaged or was edited by hand; make or copy it again"
+MOST_PLANS, LARGEST_SETTING = 256, 1 << 16
 INDEX_PREFIX = "plan:"
 """Names of index tensors begin with this; no parameter of a module can."""
 
@@ -82,12 +83,11 @@ def unpack(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Spec:
             return tensor.tolist()
         return {key: give(inner) for key, inner in value.items()}
 
-    check_depth(values)
     if isinstance(plans := values.get("plans"), list) and len(plans) > MOST_PLANS:
         raise BundleError(f"the spec holds {len(plans)} plans, more than {MOST_PLANS}", hint=AGAIN)
     try:
         return _sane(SPEC.validate_json(json.dumps(give(values))))
-    except PlanError as error:  # a plan that contradicts itself
+    except TailorError as error:  # a plan that contradicts itself, a preprocessing that cannot be
         raise BundleError(f"the spec is not valid: {error.message}", hint=AGAIN) from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -100,27 +100,26 @@ def _sane(spec: Spec) -> Spec:
     pixels = (*spec.preprocessing.size, spec.backbone.image_size or 1)
     if not all(1 <= n <= MOST_PIXELS for n in pixels):
         raise BundleError(f"the spec asks for images of {max(pixels)} pixels, more than {MOST_PIXELS}", hint=AGAIN)
+    if not all(0 <= seed < 1 << 63 for seed in (spec.backbone.seed, spec.head.seed)):
+        raise BundleError("a seed of the spec is below 0 or has more than 63 bits", hint=AGAIN)
+    classes = spec.head.classes
+    if len(set(classes)) < len(classes):
+        twice = next(name for name, count in Counter(classes).items() if count > 1)
+        raise BundleError(f"the spec has two classes of one name: {twice!r}", hint=AGAIN)
     for plan in spec.tuning:
         for tune in plan.tunes:
+            if tune.rows and not 0 <= tune.rows[0] < tune.rows[1]:
+                raise BundleError(f"the rows of the method at `{tune.site}` are not in order: {tune.rows}", hint=AGAIN)
             for name, value in vars(tune.method).items():
-                if isinstance(value, int) and not 0 <= value <= LARGEST_SETTING:
+                low, high = _RANGES.get(name, _RANGE)
+                if isinstance(value, int | float) and not low <= value <= high:
                     raise BundleError(f"`{name}` of the method at `{tune.site}` is out of range: {value}", hint=AGAIN)
     return spec
 
 
-def check_depth(values: Any) -> None:
-    """BundleError where lists and objects are nested deeper than any spec's, before anything recurses into them."""
-    level, depth = [values], 0
-    while level:
-        if depth > DEEPEST:
-            raise BundleError(f"the JSON is nested deeper than {DEEPEST} levels", hint=AGAIN)
-        inner = [
-            v
-            for one in level
-            if isinstance(one, (dict, list))
-            for v in (one.values() if isinstance(one, dict) else one)
-        ]
-        level, depth = [one for one in inner if isinstance(one, (dict, list))], depth + 1
+_RANGE = (0, LARGEST_SETTING)
+_RANGES = {"dropout": (0, 0.99), "drop_path": (0, 0.99), "scale": (-LARGEST_SETTING, LARGEST_SETTING)}
+"""What a method's settings may be; NaN is in no range."""
 
 
 def _digest(tensor: Tensor) -> str:

@@ -3,7 +3,6 @@
 `tailor adapt --plan-only` writes it, a person may read and edit it, `tailor fit` trains what it says.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tailor.bundle.files import dumps, replacing, write_text
 from tailor.bundle.manifest import FORMAT, pack, unpack
+from tailor.bundle.strangers import read_json
 from tailor.errors import BundleError
 from tailor.spec import Spec
 
@@ -44,9 +44,9 @@ def read_plan(path: Path) -> PlanFile:
     if not file.is_file():
         raise BundleError(f"there is no `{PLAN}` in `{path}`", hint="make one with `tailor adapt ... --plan-only`")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = read_json(file)
         lists = load_file(file.with_name(LISTS)) if file.with_name(LISTS).is_file() else {}
-    except (ValueError, RecursionError, SafetensorError) as error:
+    except SafetensorError as error:
         raise BundleError(f"`{file}` cannot be read: {error}", hint="check the last edit of the file") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or not isinstance(raw.get("spec"), dict):
         raise BundleError(f"`{file}` is not a plan of format {FORMAT}", hint="make it again with `--plan-only`")

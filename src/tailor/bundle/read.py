@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from tailor.build import build
 from tailor.bundle.files import sha256
-from tailor.bundle.manifest import AGAIN, FORMAT, INDEX_PREFIX, MANIFEST, TENSORS, Manifest, check_depth, unpack
+from tailor.bundle.manifest import FORMAT, INDEX_PREFIX, MANIFEST, TENSORS, Manifest, unpack
+from tailor.bundle.strangers import AGAIN, is_link, read_json
 from tailor.errors import BundleError, PlanError
 from tailor.spec import Spec
 from tailor.surgery import load_changed_
 
-_LARGEST_MANIFEST = 64 << 20
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
@@ -46,13 +46,7 @@ def read_manifest(path: Path) -> Manifest:
         hint = "continue it with `--resume`" if unfinished else "give a folder that `tailor adapt` wrote"
         what = "an unfinished run" if unfinished else "not a bundle"
         raise BundleError(f"`{path}` is {what}: it has no `{MANIFEST}`", hint=hint)
-    if file.stat().st_size > _LARGEST_MANIFEST:
-        raise BundleError(f"`{file}` is larger than a manifest can be", hint=AGAIN)
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise BundleError(f"`{file}` is not JSON: it was cut short or changed", hint=AGAIN) from None
-    check_depth(raw)
+    raw = read_json(file)
     if isinstance(raw, dict) and raw.get("format") != FORMAT:
         raise BundleError(
             f"`{file}` has format {raw.get('format')!r}, this tailor reads {FORMAT}", hint="update tailor, or " + AGAIN
@@ -70,8 +64,8 @@ def read(path: Path) -> Bundle:
     manifest = read_manifest(path)
     for name, file in manifest.files.items():
         place = path / name
-        if Path(name).name != name or place.is_symlink():
-            raise BundleError(f"the bundle names a file outside its folder: `{name}`", hint=AGAIN)
+        if Path(name).name != name or is_link(place):
+            raise BundleError(f"the bundle names a file outside its folder, or a link: `{name}`", hint=AGAIN)
         if not place.is_file():
             raise BundleError(f"the bundle `{path}` lacks `{name}`", hint=AGAIN)
         if place.stat().st_size != file.bytes or sha256(place) != file.sha256:

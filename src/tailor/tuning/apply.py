@@ -7,6 +7,7 @@ from torch import nn
 
 from tailor.errors import PlanError
 from tailor.surgery import freeze_, get_module, get_parameter, set_module_, split_range, write_through_
+from tailor.tuning.layers import innermost, matrix_shape
 from tailor.tuning.method import Module
 from tailor.tuning.plan import Tune, TunePlan
 from tailor.tuning.sparse import merge_entries_, tune_entries_
@@ -122,5 +123,12 @@ def _check(model: nn.Module, plan: TunePlan) -> None:
         tensor, span = split_range(name)
         if span and not 0 <= span[0] < span[1] <= get_parameter(model, tensor).numel():
             raise PlanError(f"the plan tunes `{name}`, which is not a range of it", hint="make the plan again")
-    for tune in plan.tunes:
-        get_module(model, tune.path)
+    for group in _groups(plan):
+        rows = sorted(tune.rows for tune in group if tune.rows is not None)
+        outputs = matrix_shape(innermost(get_module(model, group[0].path)))[0] if rows else 0
+        ends = [0, *(end for pair in rows for end in pair), outputs]
+        if rows and (ends != sorted(ends) or any(a == b for a, b in rows)):
+            raise PlanError(
+                f"the rows {rows} of `{group[0].path}`, which has {outputs}, overlap or are not there",
+                hint="make the plan again",
+            )

@@ -39,7 +39,7 @@ def inspect(
             raise UsageError(f"`{name}` holds no model, so it has no groups", hint="name a bundle or a backbone")
         return describe_groups(name, image_size, seed, report)
     if is_bundle(name):
-        return {"kind": "bundle", **bundle.summary(bundle.read_manifest(place))}
+        return {"kind": "bundle", **bundle.summary(bundle.read(place).manifest)}
     if (place / PLAN).is_file() or place.name == PLAN:
         return _plan(place)
     return _backbone(name, image_size) if model else _data(name, seed, report)
