@@ -11,6 +11,7 @@ from tailor.backbones import convnext, efficientnet, generic, resnet, swin, vit,
 from tailor.backbones.composition import Part, Parts
 from tailor.backbones.create import Config, attach_head_, config_of, create, set_drop_path_
 from tailor.backbones.levels import Features
+from tailor.backbones.local import local
 from tailor.backbones.weights import digest
 from tailor.errors import ModelError
 
@@ -70,6 +71,7 @@ __all__ = [
     "describe",
     "digest",
     "features",
+    "local",
     "parts",
     "set_drop_path_",
 ]

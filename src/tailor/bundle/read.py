@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from tailor import backbones
 from tailor.build import build
 from tailor.bundle.files import sha256
 from tailor.bundle.manifest import FORMAT, INDEX_PREFIX, MANIFEST, TENSORS, Manifest, unpack
@@ -112,16 +113,19 @@ def _finite(name: str, tensor: Tensor, path: Path) -> None:
         raise BundleError(f"tensor `{name}` in `{path}` holds NaN or infinite values", hint="train the model again")
 
 
-def restore(bundle: Bundle, weights: str | None = None) -> nn.Module:
+def restore(bundle: Bundle, weights: str | None = None, download: bool = False) -> nn.Module:
     """The bundle's model, built and loaded, in eval mode, as it was when it was written (tunes unmerged).
 
-    `weights` replaces where the backbone's weights are looked for (a moved checkpoint file).
+    `weights` replaces where the backbone's weights are looked for (a moved checkpoint file). Without `download` the
+    network is not used: ModelError says what of the backbone would have to be fetched.
     """
     spec = bundle.spec
     if bundle.manifest.complete:
         spec = _elsewhere(spec, "random")  # every tensor is in the bundle: the backbone's own need not be found
     elif weights is not None:
         spec = _elsewhere(spec, weights)
+    if not download:
+        spec = _here(spec)
     stored = sum(tensor.numel() for tensor in bundle.tensors.values())
     try:
         model = build(spec, not bundle.manifest.complete, most=stored)  # what a plan puts in, the bundle has to hold
@@ -136,7 +140,7 @@ def restore(bundle: Bundle, weights: str | None = None) -> nn.Module:
 
 def blank(bundle: Bundle) -> nn.Module:
     """The bundle's architecture on random weights, in eval mode: nothing is looked for, no tensor is loaded."""
-    return build(_elsewhere(bundle.spec, "random"), check=False).eval()
+    return build(_here(_elsewhere(bundle.spec, "random")), check=False).eval()
 
 
 def load_all_(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
@@ -158,9 +162,18 @@ def _elsewhere(spec: Spec, weights: str) -> Spec:
     return replace(spec, backbone=replace(spec.backbone, weights=weights))
 
 
-def load(path: str | Path, weights: str | None = None) -> nn.Module:
-    """The plain `nn.Module` of the bundle in folder `path`, in eval mode; `weights` names a moved checkpoint file."""
-    return restore(read(Path(path)), weights)
+def _here(spec: Spec) -> Spec:
+    """The spec with its backbone as it lies on this machine."""
+    name, weights = backbones.local(spec.backbone.name, spec.backbone.weights)
+    return replace(spec, backbone=replace(spec.backbone, name=name, weights=weights))
+
+
+def load(path: str | Path, weights: str | None = None, download: bool = False) -> nn.Module:
+    """The plain `nn.Module` of the bundle in folder `path`, in eval mode.
+
+    `weights` names a moved checkpoint file; `download` allows to fetch the backbone's, which is refused without it.
+    """
+    return restore(read(Path(path)), weights, download)
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
