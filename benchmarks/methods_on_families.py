@@ -53,6 +53,7 @@ TWELVE = (
     "xcit",
 )
 PASS = "sensitivity"
+SIZES = (64, 96, 128, 160, 192, 224, 256)
 
 
 def squares(output: Tensor, _: Any) -> Tensor:
@@ -172,7 +173,7 @@ def measure(name: str, every_method: bool) -> dict[str, Any]:
     for module in model.modules():
         if hasattr(module, "qkv_bias_separate"):  # as `backbones.create` does
             module.qkv_bias_separate = True
-    x = example_for(name, model)
+    x = example_for(name, model, SIZES)
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, *x.shape[-2:])}
     anatomy = describe(model)
     row: dict[str, Any] = {"size": x.shape[-1], "anatomy": anatomy.family, "sites": len(anatomy.sites)}

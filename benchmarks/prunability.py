@@ -90,11 +90,11 @@ def create(name: str) -> nn.Module:
     return shake_(timm.create_model(name, **SMALLER.get(name, {})).double()).eval()
 
 
-def example_for(name: str, model: nn.Module) -> Tensor:
+def example_for(name: str, model: nn.Module, sizes: tuple[int, ...] = SIZES) -> Tensor:
     """Two images of the smallest size that the model accepts, or of its own."""
     cfg = model.default_cfg
     own = SMALLER.get(name, {}).get("img_size", cfg["input_size"][-1])
-    for size in (own,) if cfg.get("fixed_input_size") else (*SIZES, own):
+    for size in (own,) if cfg.get("fixed_input_size") else (*sizes, own):
         x = torch.randn(
             2, cfg["input_size"][0], size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
         )

@@ -35,6 +35,7 @@ from tailor.verbs.reaching import Scored, counts_for
 
 CRITERIA = ("l2", "taylor")
 SHARE, NEAR = 0.5, 0.02
+SIZES = (64, 96, 128, 160, 192, 224, 256)
 BATCH, ROUNDS, LEAST = 4, 6, 0.5
 
 
@@ -48,7 +49,7 @@ def loss(output: Tensor, targets: Tensor) -> Tensor:
 def measure(name: str) -> dict[str, Any]:
     """One family's row."""
     model = create(name)
-    x = example_for(name, model)
+    x = example_for(name, model, SIZES)
     traced = settle(model, trace(model, x), x)
     row: dict[str, Any] = {"size": x.shape[-1], "groups": len(traced.groups.groups)}
     for criterion in CRITERIA:
