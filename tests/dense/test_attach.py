@@ -75,9 +75,7 @@ def test_levels_move_with_the_blocks_that_are_left():
     images = torch.randn(1, 3, 32, 32)
     values(model, images)
     blocks = [f"blocks.{i}" for i in range(6)]
-    plan = LayerPlan(
-        kept=("blocks.0", "blocks.2", "blocks.3"), dropped=("blocks.1", "blocks.4", "blocks.5"), method="test"
-    )
+    plan = LayerPlan(kept=(0, 2, 3), dropped=tuple(blocks[i] for i in (1, 4, 5)), method="test")
     seen = {}
     for i in (0, 2, 3):
         model.get_submodule(blocks[i]).register_forward_hook(lambda m, a, out, i=i: seen.update({i: out}))
