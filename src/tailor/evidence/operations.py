@@ -27,7 +27,8 @@ class Hybrid:
 
 def operations(hybrids: Sequence[Hybrid], out: Path | str, *, title: str = "What stands in each block") -> Path:
     """A panel an architecture: a mark a block for its operation, a bar for its hidden units in the dense outline."""
-    figure, axes = sheet(1.6 + 0.42 * max(len(h.operations) for h in hybrids), 0.9 + 2.0 * len(hybrids), len(hybrids))
+    width = max(5.6, 1.6 + 0.42 * max(len(h.operations) for h in hybrids))
+    figure, axes = sheet(width, 0.9 + 2.0 * len(hybrids), len(hybrids))
     for ax, hybrid in zip(axes, hybrids, strict=True):
         x, tallest = range(1, len(hybrid.hidden) + 1), max(hybrid.dense) or 1
         ax.bar(x, hybrid.dense, 0.74, fill=False, edgecolor=GREY, linewidth=0.9)

@@ -32,7 +32,8 @@ class Train(Protocol):
     """Trains every parameter of a module for the search's updates: the engine, with data and recipe given already.
 
     `step(module, share)` is the loss of a share; `apart` are optimiser groups with a `lr` and a `weight_decay` of their
-    own; `before(update)` is to be called before each update, counted from 0.
+    own; `before(update)` is to be called before each update, counted from 0. What may be resumed is for it to say: all
+    state of a search is in the module's parameters and batch norms, and in the optimiser.
     """
 
     def __call__(  # noqa: D102

@@ -31,7 +31,7 @@ class Wrapping:
 
 @dataclass(frozen=True, config=STRICT)
 class Search:
-    """How long to search and how. `gate_lr` is the rate of the gates, `lr` that of the weights.
+    """How long to search and how. `gate_lr` is the rate of the gates, which have no weight decay, `lr` the weights'.
 
     `start` is where gates start (chance 0.82), `order`, `skip`, `scope` and `closing` as in `Wrapping`; the released
     models take `skip: norm` and a `temperature` of 0.01 (DeiT) or 100 (Swin). `descent` is the part of the search in
@@ -40,8 +40,10 @@ class Search:
     """
 
     updates: int = 1000
+    batch_size: int = 32
     gate_lr: float = 1e-2
     lr: float = 1e-4
+    weight_decay: float = 0.05
     start: float = 1.5
     pull: Literal["adaptive"] | float = "adaptive"
     descent: float = 0.6
@@ -65,9 +67,7 @@ class Search:
             )
         if not self.parts:
             raise PlanError("`parts` names nothing to search", hint="write `parts: [attention, hidden]`")
-        for name in ("gate_lr", "lr", "temperature"):
-            if not getattr(self, name) > 0:
-                raise PlanError(f"`{name}` must be above 0: {getattr(self, name):g}", hint=f"change `{name}`")
+        _above_zero(self, "batch_size", "gate_lr", "lr", "temperature")
         if not 0 <= self.descent <= 1 or not 0 < self.tolerance < 1:
             raise PlanError("`descent` and `tolerance` are shares", hint="write for instance 0.6 and 0.03")
         if not isinstance(self.pull, str) and not self.pull > 0:
@@ -120,16 +120,38 @@ class Written:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Drawn:
+    """Of which parts a random architecture is drawn; the rest as in a search."""
+
+    parts: tuple[Part, ...] = ("attention", "hidden")
+    order: Order = "bn-relu"
+    skip: Skip = "zero"
+    scope: Scope = "map"
+    folded: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise PlanError("`parts` names nothing to draw", hint="write `parts: [attention, hidden]`")
+
+
+@dataclass(frozen=True, config=STRICT)
 class Step:
-    """How long to learn the scores, their rate and the weights' rate."""
+    """How long to learn the scores, their rate and the weights'; scores start as normal numbers of size `start`."""
 
     updates: int = 1000
+    batch_size: int = 32
     gate_lr: float = 1e-2
     lr: float = 1e-4
+    weight_decay: float = 0.05
     start: float = 0.01
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("updates", "gate_lr", "lr", "start"):
-            if not getattr(self, name) > 0:
-                raise PlanError(f"`{name}` must be above 0: {getattr(self, name):g}", hint=f"change `{name}`")
+        _above_zero(self, "updates", "batch_size", "gate_lr", "lr", "start")
+
+
+def _above_zero(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not value > 0:
+            raise PlanError(f"`{name}` must be above 0: {value:g}", hint=f"change `{name}`")
