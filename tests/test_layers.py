@@ -18,6 +18,7 @@ LAYERS = (
     ("plans",),
     ("spec",),
     ("build",),
+    ("palette",),
     ("bundle",),
     ("measure", "training", "data"),
     ("evidence", "deploy"),

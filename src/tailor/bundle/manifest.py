@@ -86,7 +86,7 @@ def unpack(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Spec:
     if isinstance(plans := values.get("plans"), list) and len(plans) > MOST_PLANS:
         raise BundleError(f"the spec holds {len(plans)} plans, more than {MOST_PLANS}", hint=AGAIN)
     try:
-        return _sane(SPEC.validate_json(json.dumps(give(values))))
+        return sane(SPEC.validate_json(json.dumps(give(values))))
     except TailorError as error:  # a plan that contradicts itself, a preprocessing that cannot be
         raise BundleError(f"the spec is not valid: {error.message}", hint=AGAIN) from None
     except ValidationError as error:
@@ -95,7 +95,7 @@ def unpack(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Spec:
         raise BundleError(f"the spec is not valid at `{where}`: {first['msg']}", hint=AGAIN) from None
 
 
-def _sane(spec: Spec) -> Spec:
+def sane(spec: Spec) -> Spec:
     """The spec, or BundleError where it would take memory that no spec of ours takes before a tensor is compared."""
     pixels = (*spec.preprocessing.size, spec.backbone.image_size or 1)
     if not all(1 <= n <= MOST_PIXELS for n in pixels):

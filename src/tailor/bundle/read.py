@@ -6,9 +6,10 @@ memory. Nothing is unpickled.
 
 import json
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -18,13 +19,17 @@ from torch import Tensor, nn
 from tailor import backbones
 from tailor.build import build
 from tailor.bundle.files import sha256
-from tailor.bundle.manifest import FORMAT, INDEX_PREFIX, MANIFEST, TENSORS, Manifest, unpack
+from tailor.bundle.manifest import FORMAT, INDEX_PREFIX, MANIFEST, TENSORS, File, Manifest, unpack
 from tailor.bundle.strangers import AGAIN, is_link, read_json
 from tailor.errors import BundleError, PlanError
 from tailor.spec import Spec
 from tailor.surgery import load_changed_
 
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+PALETTE_KIND = "palette"
+T = TypeVar("T")
+Declared = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Each tensor's type and shape."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,16 @@ class Bundle:
 
 def read_manifest(path: Path) -> Manifest:
     """`bundle.json`, validated; BundleError where the folder is no bundle, unfinished, or of another format."""
+    raw = read_raw(path)
+    if isinstance(raw, dict) and raw.get("kind") == PALETTE_KIND:
+        raise BundleError(
+            f"`{path}` is a palette of several models", hint=f"pick one: `tailor pick {path} --macs 50% -o OUT`"
+        )
+    return validated(_MANIFEST, raw, path / MANIFEST)
+
+
+def read_raw(path: Path) -> Any:
+    """The JSON of `bundle.json` of any kind of bundle, of our format and not too deep."""
     file = path / MANIFEST
     if not path.exists():
         raise BundleError(f"there is no bundle `{path}`", hint="give a folder that `tailor adapt` wrote")
@@ -52,8 +67,15 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(
             f"`{file}` has format {raw.get('format')!r}, this tailor reads {FORMAT}", hint="update tailor, or " + AGAIN
         )
+    return raw
+
+
+def validated(adapter: TypeAdapter[T], raw: Any, file: Path) -> T:
+    """The values as the type that they should be; BundleError where they are not."""
     try:
-        return _MANIFEST.validate_json(json.dumps(raw))
+        return adapter.validate_json(json.dumps(raw))
+    except PlanError as error:
+        raise BundleError(f"`{file}` is not valid: {error.message}", hint=AGAIN) from None
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise BundleError(f"`{file}` is not valid at `{where}`: {error.errors()[0]['msg']}", hint=AGAIN) from None
@@ -63,7 +85,16 @@ def read(path: Path) -> Bundle:
     """The bundle in folder `path`, every file checked against its digest."""
     path = Path(path)
     manifest = read_manifest(path)
-    for name, file in manifest.files.items():
+    check_files(path, manifest.files)
+    tensors = read_tensors(path / TENSORS, manifest.tensors)
+    lists = {name: t for name, t in tensors.items() if name.startswith(INDEX_PREFIX)}
+    spec = unpack(manifest.spec, lists)
+    return Bundle(path, manifest, spec, {name: t for name, t in tensors.items() if name not in lists})
+
+
+def check_files(path: Path, files: Mapping[str, File]) -> None:
+    """BundleError unless every file that the manifest names is in the folder, as it was written, the tensors too."""
+    for name, file in files.items():
         place = path / name
         if Path(name).name != name or is_link(place):
             raise BundleError(f"the bundle names a file outside its folder, or a link: `{name}`", hint=AGAIN)
@@ -71,25 +102,23 @@ def read(path: Path) -> Bundle:
             raise BundleError(f"the bundle `{path}` lacks `{name}`", hint=AGAIN)
         if place.stat().st_size != file.bytes or sha256(place) != file.sha256:
             raise BundleError(f"`{place}` was changed or cut short: its digest differs from the manifest", hint=AGAIN)
-    if TENSORS not in manifest.files:
+    if TENSORS not in files:
         raise BundleError(f"the bundle `{path}` names no `{TENSORS}`", hint=AGAIN)
-    tensors = _tensors(path / TENSORS, manifest)
-    lists = {name: t for name, t in tensors.items() if name.startswith(INDEX_PREFIX)}
-    spec = unpack(manifest.spec, lists)
-    return Bundle(path, manifest, spec, {name: t for name, t in tensors.items() if name not in lists})
 
 
-def _tensors(path: Path, manifest: Manifest) -> dict[str, Tensor]:
-    """The tensors of the file, whose names, types and shapes must be the manifest's."""
+def read_tensors(path: Path, declared: Declared, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of the file, whose names, types and shapes must be those declared; with `wanted`, these only."""
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
-            if names != manifest.tensors.keys():
-                odd = sorted(names ^ manifest.tensors.keys())[0]
+            if names != declared.keys():
+                odd = sorted(names ^ declared.keys())[0]
                 raise BundleError(f"`{path}` and its manifest disagree about tensor `{odd}`", hint=AGAIN)
-            _fits(path, manifest)
+            _fits(path, declared)
             tensors = {}
-            for name, (kind, shape) in manifest.tensors.items():
+            for name, (kind, shape) in declared.items():
+                if wanted is not None and name not in wanted:
+                    continue
                 if tuple(file.get_slice(name).get_shape()) != shape:
                     raise BundleError(f"tensor `{name}` in `{path}` has another shape than declared", hint=AGAIN)
                 tensors[name] = file.get_tensor(name)
@@ -101,11 +130,11 @@ def _tensors(path: Path, manifest: Manifest) -> dict[str, Tensor]:
     return tensors
 
 
-def _fits(path: Path, manifest: Manifest) -> None:
+def _fits(path: Path, declared: Declared) -> None:
     """The declared elements take no more bytes than the file has."""
-    declared = sum(math.prod(shape) for _, shape in manifest.tensors.values())
-    if declared > path.stat().st_size or any(size < 0 for _, shape in manifest.tensors.values() for size in shape):
-        raise BundleError(f"the manifest declares {declared:,} numbers, more than `{path}` can hold", hint=AGAIN)
+    count = sum(math.prod(shape) for _, shape in declared.values())
+    if count > path.stat().st_size or any(size < 0 for _, shape in declared.values() for size in shape):
+        raise BundleError(f"the manifest declares {count:,} numbers, more than `{path}` can hold", hint=AGAIN)
 
 
 def _finite(name: str, tensor: Tensor, path: Path) -> None:

@@ -1,0 +1,289 @@
+"""A palette on disk: what one task trained, and the base it stands on, which all tasks of a family share.
+
+`base/` holds the least-squares starts of the stitching layers, which no name gives again, and the tensors of anchors
+that were no plain backbones; `bundle.json` names it by digest. Reading takes from both what the routes asked for need.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tailor.bundle.files import dumps, replacing, sha256, write_text
+from tailor.bundle.manifest import FORMAT, MANIFEST, TENSORS, File, sane
+from tailor.bundle.read import check_files, read_raw, read_tensors, validated
+from tailor.bundle.strangers import AGAIN, read_json
+from tailor.errors import BundleError, PlanError
+from tailor.palette import PALETTE, Palette, excerpt, routed
+from tailor.stitching.adapt import adapt_, heads_of
+from tailor.stitching.routed import Routed
+from tailor.surgery import changed, load_changed_
+from tailor.tuning.apply import cost
+from tailor.tuning.method import STRICT
+
+BASE, BASE_JSON = "base", "base.json"
+
+
+@dataclass(frozen=True, config=STRICT)
+class RouteRecord:
+    """What is known of a route: costs by count, milliseconds and accuracy where they were measured."""
+
+    route: str
+    macs: int
+    params: int
+    interval: int
+    deployed: bool = False
+    score: float = 0.0
+    visits: int = 0
+    latency_ms: float | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class BaseRef:
+    """Where the base lies (relative to the palette, or absolute) and the sha256 of its `base.json`."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class PaletteManifest:
+    """The content of a palette's `bundle.json`."""
+
+    format: int
+    palette: dict[str, Any]
+    base: BaseRef
+    routes: tuple[RouteRecord, ...]
+    files: dict[str, File]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    kind: Literal["palette"] = "palette"
+
+
+@dataclass(frozen=True, config=STRICT)
+class BaseManifest:
+    """The content of `base.json`: anchors by name and digest, the layers' places, files; `facts` say of what images."""
+
+    format: int
+    anchors: tuple[tuple[str, str], ...]
+    layers: tuple[tuple[int, int, int, int], ...]
+    files: dict[str, File]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    facts: dict[str, Any] = Field(default_factory=dict)
+    kind: Literal["base"] = "base"
+
+
+_MANIFEST: TypeAdapter[PaletteManifest] = TypeAdapter(PaletteManifest)
+_BASE: TypeAdapter[BaseManifest] = TypeAdapter(BaseManifest)
+
+
+@plain_dataclass(frozen=True)
+class Read:
+    """A palette as read: its folder and manifest, the palette, and the base with its folder. No tensor is loaded."""
+
+    path: Path
+    manifest: PaletteManifest
+    palette: Palette
+    base: BaseManifest
+    base_path: Path
+
+
+def write_base(folder: Path, palette: Palette, model: Routed, facts: Mapping[str, Any]) -> str:
+    """Write the started model's base and return its digest. `model` has nothing wrapped yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {f"layers.{n}": layer for n, layer in enumerate(model.layers)}
+    kept |= {f"anchors.{n}": anchor for n, anchor in enumerate(model.anchors) if palette.stored[n]}
+    heads = tuple(f"{path}." for path in heads_of(model))
+    tensors = {
+        f"{root}.{name}": tensor.detach().cpu().contiguous().clone()
+        for root, module in kept.items()
+        for name, tensor in module.state_dict().items()
+        if not f"{root}.{name}".startswith(heads)
+    }
+    _save(folder / TENSORS, tensors)
+    manifest = BaseManifest(
+        format=FORMAT,
+        anchors=_anchors(palette),
+        layers=_layers(palette),
+        files=_files(folder, (TENSORS,)),
+        tensors=_declared(tensors),
+        facts=dict(facts),
+    )
+    write_text(folder / BASE_JSON, dumps(_BASE.dump_python(manifest, mode="json")))
+    return sha256(folder / BASE_JSON)
+
+
+def read_base(folder: Path, palette: Palette) -> BaseManifest:
+    """The base in `folder`, whole and made for these anchors and layers; BundleError else."""
+    file = folder / BASE_JSON
+    if not file.is_file():
+        raise BundleError(f"there is no stitch base in `{folder}`", hint="name the one it was made with, `--base DIR`")
+    base = validated(_BASE, read_json(file), file)
+    check_files(folder, base.files)
+    if base.anchors != _anchors(palette) or base.layers != _layers(palette):
+        raise BundleError(
+            f"the base in `{folder}` is of other anchors or another stitching space",
+            hint="give another `--base`, or leave it out and one is made",
+        )
+    return base
+
+
+def load_base_(model: Routed, folder: Path, base: BaseManifest) -> Routed:
+    """Give the stitching layers of a model with nothing wrapped their start."""
+    wanted = [f"layers.{n}.{name}" for n, layer in enumerate(model.layers) for name in layer.state_dict()]
+    _load_(model.layers, _read(folder, base, wanted), "layers.")
+    return model
+
+
+def write_palette(
+    out: Path,
+    palette: Palette,
+    model: Routed,
+    base: BaseRef,
+    routes: Sequence[RouteRecord],
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Write what the routed model's training has changed, the manifest last."""
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in changed(model).items()}
+    _save(out / TENSORS, tensors)
+    manifest = PaletteManifest(
+        format=FORMAT,
+        palette=PALETTE.dump_python(palette, mode="json"),
+        base=base,
+        routes=tuple(routes),
+        files=_files(out, (TENSORS,)),
+        tensors=_declared(tensors),
+        metrics=dict(metrics),
+        provenance=dict(provenance),
+    )
+    write_text(out / MANIFEST, dumps(_MANIFEST.dump_python(manifest, mode="json")))
+    return out
+
+
+def is_palette(path: Path) -> bool:
+    """Whether the folder holds a palette that was written to its end."""
+    try:
+        raw = read_json(path / MANIFEST)
+    except (OSError, BundleError):
+        return False
+    return isinstance(raw, dict) and raw.get("kind") == "palette"
+
+
+def read_palette(path: Path, base: Path | None = None) -> Read:
+    """The palette in folder `path`, every file checked against its digest; `base` names a base that was moved."""
+    path = Path(path)
+    manifest = validated(_MANIFEST, read_raw(path), path / MANIFEST)
+    check_files(path, manifest.files)
+    try:
+        palette = PALETTE.validate_json(json.dumps(manifest.palette))
+    except PlanError as error:
+        raise BundleError(f"the palette is not valid: {error.message}", hint=AGAIN) from None
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise BundleError(f"the palette is not valid at `{where}`: {error.errors()[0]['msg']}", hint=AGAIN) from None
+    for spec in palette.anchors:
+        sane(spec)
+    if tuple(record.route for record in manifest.routes) != tuple(route.name for route in palette.plan.routes):
+        raise BundleError(f"`{path}` does not list the routes that it has", hint=AGAIN)
+    folder = base or path / manifest.base.path
+    found = read_base(folder, palette)
+    if sha256(folder / BASE_JSON) != manifest.base.sha256:
+        raise BundleError(
+            f"the base in `{folder}` is not the one that `{path}` was trained on", hint="name it with `--base DIR`"
+        )
+    return Read(path, manifest, palette, found, folder)
+
+
+def restore_palette(found: Read, routes: Sequence[int] | None = None) -> tuple[Routed, Palette]:
+    """The routed model of the palette, or of these routes of it alone (in this order), and the palette that it is.
+
+    Only tensors of what the routes cross are read, and only their anchors are made.
+    """
+    part = excerpt(found.palette, tuple(routes if routes is not None else range(len(found.palette.plan.routes))))
+
+    def fill(number: int, anchor: nn.Module) -> nn.Module:
+        root = f"anchors.{part.anchors[number]}."
+        own = [name for name in found.base.tensors if name.startswith(root)]
+        return _load_(anchor, _read(found.base_path, found.base, own), root)
+
+    try:
+        _bounded(found)
+        model = routed(part.palette, fill)
+        wanted = {
+            part.whole(f"layers.{n}.{k}"): f"layers.{n}.{k}" for n, m in enumerate(model.layers) for k in m.state_dict()
+        }
+        starts = _read(found.base_path, found.base, list(wanted))
+        _load_(model.layers, {wanted[name]: tensor for name, tensor in starts.items()}, "layers.")
+        asked, held = cost(model, replace(part.palette.tune, full=())), _numbers(found.manifest.tensors)
+        if asked > held:
+            raise PlanError(f"{held:,} stored numbers do not fit the plan, whose modules have {asked:,} parameters")
+        adapt_(model, part.palette.tune, part.palette.biases, part.palette.anchors[0].head.seed)
+        names = {part.whole(name): name for name in changed(model)}
+        tensors = read_tensors(found.path / TENSORS, found.manifest.tensors, names)
+        load_changed_(model, {names[name]: tensor for name, tensor in tensors.items()})
+    except PlanError as error:
+        raise BundleError(f"`{found.path}`: {error.message}", hint=error.hint) from None
+    return model.eval(), part.palette
+
+
+def _bounded(found: Read) -> None:
+    """PlanError where the layers would have more numbers than the base holds."""
+    asked = sum(layer.inputs * layer.outputs for layer in found.palette.plan.layers)
+    if asked > _numbers(found.base.tensors):
+        raise PlanError(f"the stitching layers have {asked:,} numbers, more than the base holds", AGAIN)
+
+
+def _numbers(declared: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
+    return sum(prod(shape) for _, shape in declared.values())
+
+
+def _load_(module: nn.Module, tensors: Mapping[str, Tensor], root: str) -> nn.Module:
+    """Copy tensors, called `root` and the module's own name, into the module; heads that were not stored stay."""
+    own = module.state_dict()
+    for name, tensor in tensors.items():
+        mine = own.get(name.removeprefix(root))
+        if mine is None or mine.shape != tensor.shape:
+            raise PlanError(f"tensor `{name}` does not fit the palette", AGAIN)
+        mine.copy_(tensor)
+    return module
+
+
+def _read(folder: Path, base: BaseManifest, wanted: Sequence[str]) -> dict[str, Tensor]:
+    missing = [name for name in wanted if name not in base.tensors]
+    if missing:
+        raise PlanError(f"the base lacks tensor `{missing[0]}`", AGAIN)
+    return read_tensors(folder / TENSORS, base.tensors, wanted)
+
+
+def _anchors(palette: Palette) -> tuple[tuple[str, str], ...]:
+    return tuple((spec.backbone.name, spec.backbone.digest) for spec in palette.anchors)
+
+
+def _layers(palette: Palette) -> tuple[tuple[int, int, int, int], ...]:
+    """Anchors and widths of every layer."""
+    return tuple((layer.front, layer.tail, layer.inputs, layer.outputs) for layer in palette.plan.layers)
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": f"tailor-{FORMAT}"})
+
+
+def _files(folder: Path, names: Sequence[str]) -> dict[str, File]:
+    return {name: File((folder / name).stat().st_size, sha256(folder / name)) for name in names}
+
+
+def _declared(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {n: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for n, t in tensors.items()}
