@@ -1,5 +1,8 @@
 """Bundled configurations are found by name, read as the verb's arguments, and misspelt ones name the nearest."""
 
+import re
+import time
+
 import pytest
 
 from tailor import recipes
@@ -39,3 +42,46 @@ def test_the_command_line_takes_a_name_and_its_backbone(capsys):
         main(["prune", "--config", "isomorphic/deit-0.6g", "--retrain", "none", "--criterion", "l1"])
     assert done.value.code == 2
     assert "`deit_tiny_distilled_patch16_224.fb_in1k` has no classes yet" in capsys.readouterr().err
+
+
+def refusal(tmp_path, text):
+    (tmp_path / "x.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError) as caught:
+        recipes.read(str(tmp_path / "x.yaml"))
+    assert "\n" not in caught.value.message and caught.value.hint and len(caught.value.message) < 400
+    return caught.value.message
+
+
+LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lr: 0.1\nlr: 0.2\n", "`lr` stands twice, line 2"),
+        ("recipe:\n  lr: 0.1\n  epochs: 3\n  lr: 0.2\n", "`lr` stands twice, line 4"),
+        ("[" * 5000 + "]" * 5000, "deeper than"),
+        ("a:\n" + "".join(" " * i + f"k{i}:\n" for i in range(1, 60)), "deeper than"),
+        (LAUGHS, r"refers to `\*a`, line 2"),
+        ("a: &a\n  b: *a\n", "refers to"),
+        ("a: 1\n" + "#" * recipes.LARGEST, "bytes, more than"),
+        ("a: !!python/object/apply:os.system [true]\n", "not YAML"),
+        ("a: 2026-13-40\n", "not YAML"),
+        ("a: [1\n", "not YAML.*line"),
+        ("? [a, b]\n: 1\n", "not YAML"),
+        (b"a: \xff\n", "not YAML"),
+        ("a: \x07\n", "not YAML"),
+        ("- a\n- b\n", "no settings"),
+        ("", "no settings"),
+    ],
+)
+def test_a_file_of_a_stranger_is_refused_in_a_line(tmp_path, text, says):
+    assert re.search(says, refusal(tmp_path, text))
+
+
+def test_the_largest_file_is_read_in_bounded_time(tmp_path):
+    for text in ("a: [" + "0, " * 21_000 + "0]\n", "".join(f"k{i}: {{}}\n" for i in range(6000))):
+        (tmp_path / "x.yaml").write_text(text)
+        began = time.process_time()
+        recipes.read(str(tmp_path / "x.yaml"))
+        assert time.process_time() - began < 20
