@@ -22,7 +22,8 @@ from benchmarks.quality import TASKS
 from benchmarks.rows import Row, Rows
 from tailor import bundle as bundles
 from tailor.measure.machine import machine
-from tailor.pruning.layers import LayerPlan, Sls, walk
+from tailor.pruning.layers import LayerPlan, walk
+from tailor.pruning.settings import Sls
 
 MODEL, BUDGET, ALPHA, LEAST = "tailor_mini_ti", "2%", 0.3, 0.35
 ADAPTERS = ("convpass", "repadapter")

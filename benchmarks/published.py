@@ -17,8 +17,8 @@ from tailor.pruning.blocks import keep_blocks
 from tailor.pruning.layers import apply_layers_
 from tailor.pruning.width import kept, random_scores
 from tailor.tracing import as_published, cut_, plan_widths, trace
-from tailor.verbs.narrow import Goal, settings_of
-from tailor.verbs.reaching import Scored, counts_for
+from tailor.workflow.counts import Scored, counts_for
+from tailor.workflow.planners.widths import Goal, settings_of
 
 IMAGE = (3, 224, 224)
 PUBLISHED = {

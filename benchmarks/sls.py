@@ -25,9 +25,10 @@ from tailor.anatomy import Anatomy
 from tailor.data.images import open_data
 from tailor.data.loading import Batch
 from tailor.measure.machine import machine
-from tailor.pruning.layers import Sls, walk
+from tailor.pruning.layers import walk
+from tailor.pruning.settings import Sls
 from tailor.pruning.sls import collect, measure
-from tailor.verbs.images import in_order, preprocessing_of
+from tailor.workflow.data import in_order, preprocessing_of
 
 CLASSES, HALF = 20, 6
 

@@ -24,6 +24,7 @@ from tailor.data.transforms import eval_transform, preprocessing_of
 from tailor.errors import PlanError
 from tailor.tuning.spt import settings as spt
 from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.candidates import candidates
 from tailor.tuning.spt.curve import rank
 from tailor.tuning.spt.report import summary
 from tailor.tuning.spt.scores import Scores, sensitivity
@@ -47,7 +48,7 @@ def scored(name: str, where: str, images: int) -> tuple[Any, Any, Scores]:
 
 def densities(scores: Scores, anatomy: Any, tau: int) -> dict[str, float]:
     """Of 10,000 weights of each operation's matrices, how many are among the `tau` most sensitive of all."""
-    everything = spt.candidates(anatomy)
+    everything = candidates(anatomy)
     counts = torch.bincount(rank([c.view(scores.tensors) for c in everything], tau).segment, minlength=len(everything))
     found = {}
     for operation in OPERATIONS:

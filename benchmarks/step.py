@@ -23,8 +23,9 @@ from benchmarks.storage import random_scores
 from tailor import backbones
 from tailor import build as builder
 from tailor.measure.machine import machine
-from tailor.spec import BackboneRef, ClassifierHead
+from tailor.spec import BackboneRef
 from tailor.surgery import trainable
+from tailor.tasks.classification import ClassifierHead
 from tailor.tuning.apply import apply_
 from tailor.tuning.spt import settings as spt
 from tailor.tuning.spt.allocate import allocate

@@ -13,11 +13,13 @@ import torch
 from tailor import build as builder
 from tailor import bundle
 from tailor.preprocessing import Preprocessing
-from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.spec import BackboneRef, Spec
+from tailor.tasks.classification import ClassifierHead
 from tailor.tuning import planner
 from tailor.tuning.plan import TunePlan
 from tailor.tuning.spt import settings as spt
 from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.candidates import candidates
 from tailor.tuning.spt.scores import Scores
 
 METHODS = ("linear", "bias", "vpt-shallow-50", "vpt-deep-50", "lora-8", "adapter-8", "adaptformer-64", "convpass-8",
@@ -29,7 +31,7 @@ def random_scores(made: builder.Base) -> Scores:
     """Scores whose largest entries crowd into few rows and columns, as real ones do: products of two random factors."""
     generator = torch.Generator().manual_seed(0)
     tensors = {}
-    for candidate in spt.candidates(made.anatomy):
+    for candidate in candidates(made.anatomy):
         parameter = made.model.get_parameter(candidate.tensor)
         if candidate.tensor not in tensors:
             rows = torch.randn(parameter.shape[0], 1, generator=generator).exp()

@@ -28,8 +28,9 @@ from tailor.measure.machine import machine
 from tailor.measure.memory import peak_memory_bytes
 from tailor.measure.speed import throughput
 from tailor.preprocessing import Preprocessing
-from tailor.spec import BackboneRef, ClassifierHead
+from tailor.spec import BackboneRef
 from tailor.surgery import trainable
+from tailor.tasks.classification import ClassifierHead
 from tailor.tuning import planner
 from tailor.tuning.apply import apply_, merge_, merges
 

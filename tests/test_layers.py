@@ -9,7 +9,8 @@ import tailor
 
 ROOT = Path(tailor.__file__).parent
 LAYERS = (
-    ("errors", "events", "settings"),
+    ("errors", "events"),
+    ("settings",),
     ("anatomy", "surgery", "preprocessing"),
     ("criteria", "backbones", "tracing", "budget", "recipes", "ridge"),
     ("tuning", "pruning", "dense"),

@@ -9,16 +9,17 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_VERBS = ("adapt", "bench", "evaluate", "export", "fit", "inspect", "merge", "predict", "prune")
+_READY = ("load", "Predictor")
+_VERBS = ("adapt", "bench", "evaluate", "export", "fit", "inspect", "list", "merge", "predict", "prune")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        return importlib.import_module("tailor.bundle").load
+    if name in _READY:
+        return getattr(importlib.import_module("tailor.deploy.predictor"), name)
     if name in _VERBS:
-        return getattr(importlib.import_module("tailor.verbs"), name)
+        return importlib.import_module("tailor.verbs").VERBS[name]
     raise AttributeError(f"module `tailor` has no attribute `{name}`")
 
 
 def __dir__() -> list[str]:
-    return sorted([*_VERBS, "load", "__version__"])
+    return sorted([*_VERBS, *_READY, "__version__"])

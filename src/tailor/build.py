@@ -3,39 +3,65 @@
 The only way to make a model.
 """
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from tailor import backbones
 from tailor.anatomy import Anatomy
-from tailor.backbones import Config
-from tailor.errors import BundleError, PlanError
-from tailor.pruning.layers import LayerPlan, apply_layers_
-from tailor.spec import AnyPlan, BackboneRef, ClassifierHead, Spec
-from tailor.tracing import cut_
-from tailor.tuning.apply import apply_, cost, merge_
-from tailor.tuning.plan import TunePlan
+from tailor.errors import BundleError
+from tailor.plans import PLANS, AnyPlan, Setting
+from tailor.preprocessing import Interpolation, Preprocessing
+from tailor.spec import BackboneRef, Spec
+from tailor.tasks import Head, task_of
+from tailor.tuning.apply import merge_
 
 
 @dataclass(frozen=True)
-class Base:
-    """A backbone with its head, before any plan: what a planner looks at."""
+class Opened:
+    """A model and what is known of it: its spec, and its anatomy as it is now.
 
+    `complete` says that a bundle of it has to hold every tensor; `weights` is where its backbone's tensors are looked
+    for, if not where the spec says; `whole` counts the parameters of its backbone before any plan, the head left out.
+    """
+
+    spec: Spec
     model: nn.Module
     anatomy: Anatomy
-    config: Config
-    reference: BackboneRef
+    complete: bool = False
+    weights: str | None = None
+    whole: int = 0
 
 
-def base(reference: BackboneRef, head: ClassifierHead, check: bool = True) -> Base:
-    """Make the backbone and its head. With `check`, the weights must have the digest that the reference records.
+def base(reference: BackboneRef, head: Head, *, interpolation: Interpolation = "bicubic", check: bool = True) -> Opened:
+    """The backbone with a fresh head, before any plan.
 
-    A reference without a digest gets one. ModelError where the backbone cannot be made; BundleError on other weights.
+    With `check`, the weights must have the digest that the reference records; a reference without a digest gets one.
+    ModelError where the backbone cannot be made; BundleError on other weights.
     """
     model = backbones.create(reference.name, reference.weights, reference.image_size, reference.seed)
+    config = backbones.config_of(model)
+    preprocessing = Preprocessing.of(config.input_size[1:], config.mean, config.std, interpolation)
+    return _headed(model, Spec(reference, head, preprocessing), check)
+
+
+def continued(
+    source: Spec, tensors: Mapping[str, Tensor], reference: BackboneRef, head: Head, *, check: bool = True
+) -> Opened:
+    """Another model, merged, with a fresh head: `source` is its spec and `tensors` are all it holds.
+
+    Its plans that take away lead the new spec; `reference` is checked as in `base`.
+    """
+    made = base(replace(source.backbone, weights="random"), source.head, check=False)
+    model = apply_plans_(made, source.pruning).model
+    model.load_state_dict(dict(tensors))
+    return _headed(model, Spec(reference, head, source.preprocessing, source.pruning), check)
+
+
+def _headed(model: nn.Module, spec: Spec, check: bool) -> Opened:
+    """The model with the spec's head, fresh, once its weights have been held against their digest."""
+    reference = spec.backbone
     digest = reference.digest
     if check or not digest:
         digest = backbones.digest(model)
@@ -45,31 +71,24 @@ def base(reference: BackboneRef, head: ClassifierHead, check: bool = True) -> Ba
                 f"{digest[:19]}..., expected {reference.digest[:19]}...",
                 hint="get the same weights again, or give the right file with `--weights FILE`",
             )
-    config = backbones.config_of(model)
-    backbones.attach_head_(model, len(head.classes), head.seed)
+    task_of(spec.head).attach_(model, spec.head)
     anatomy = backbones.describe(model)
-    return Base(model, anatomy, config, dataclasses.replace(reference, digest=digest))
+    roots = tuple(f"{path}." for path in anatomy.heads)
+    whole = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(roots))
+    spec = replace(spec, backbone=replace(reference, digest=digest))
+    return Opened(spec, model, anatomy, reference.weights == "random", whole=whole)
 
 
-def apply_plans_(made: Base, plans: Sequence[AnyPlan], seed: int = 0, most: int | None = None) -> nn.Module:
-    """Apply the plans to the base's model, in order, and return it.
+def apply_plans_(opened: Opened, plans: Sequence[AnyPlan], most: int | None = None) -> Opened:
+    """Apply further plans to the opened model, in order: its spec has them, its anatomy is as before.
 
     With `most`, PlanError before modules of more parameters than that are made.
     """
+    setting = Setting(opened.anatomy.heads, opened.spec.head.seed, most)
     for plan in plans:
-        match plan:
-            case TunePlan():
-                asked = cost(made.model, dataclasses.replace(plan, full=(), entries=()))
-                if most is not None and asked > most:
-                    raise PlanError(
-                        f"{most:,} stored numbers do not fit the plan, whose modules have {asked:,} parameters"
-                    )
-                apply_(made.model, plan, made.anatomy.heads, seed)
-            case LayerPlan():
-                apply_layers_(made.model, plan)
-            case _:
-                cut_(made.model, plan)
-    return made.model
+        PLANS[plan.kind].apply_(opened.model, plan, setting)
+    spec = replace(opened.spec, plans=(*opened.spec.plans, *plans))
+    return replace(opened, spec=spec)
 
 
 def build(spec: Spec, check: bool = True, most: int | None = None) -> nn.Module:
@@ -77,8 +96,7 @@ def build(spec: Spec, check: bool = True, most: int | None = None) -> nn.Module:
 
     `most` bounds the parameters of the modules that the plans put in.
     """
-    made = base(spec.backbone, spec.head, check)
-    return apply_plans_(made, spec.plans, spec.head.seed, most).eval()
+    return apply_plans_(base(spec.backbone, spec.head, check=check), spec.plans, most).model.eval()
 
 
 def merged_(model: nn.Module, spec: Spec) -> nn.Module:

@@ -14,8 +14,8 @@ class Event:
     text: str = ""
 
 
-Report = Callable[[Event], None]
+Tell = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Report to nobody."""
+    """Tell nobody."""

@@ -17,13 +17,13 @@ from torch import nn
 from tailor import backbones
 from tailor.build import build
 from tailor.errors import PlanError
+from tailor.settings import STRICT
 from tailor.spec import Spec
 from tailor.stitching.adapt import adapt_
 from tailor.stitching.plan import RouteBiasPlan, StitchPlan
 from tailor.stitching.route import Continuation
 from tailor.stitching.routed import Routed
 from tailor.surgery import split_range
-from tailor.tuning.method import STRICT
 from tailor.tuning.plan import TunePlan
 
 

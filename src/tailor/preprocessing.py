@@ -1,12 +1,13 @@
 """How an image becomes a backbone's input, as data: what a spec stores and what the transforms carry out."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import DataError
+from tailor.settings import STRICT
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -15,7 +16,7 @@ SMALLEST_STD, SMALLEST_CROP = 1e-6, 0.1
 """Below these, pixels overflow and resized images fill the memory."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True, config=STRICT)
 class Preprocessing:
     """How an image becomes the model's input: `size` (H, W), and the mean and standard deviation of each channel.
 
@@ -45,3 +46,10 @@ class Preprocessing:
             raise DataError(
                 f"crop_pct must be from {SMALLEST_CROP} to 1, found: {self.crop_pct}", hint="write for instance 0.9"
             )
+
+    @classmethod
+    def of(
+        cls, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], interpolation: Interpolation
+    ) -> "Preprocessing":
+        """That of a backbone with this configuration."""
+        return cls(size, tuple(mean), tuple(std), interpolation)  # type: ignore[arg-type]  # three channels, checked

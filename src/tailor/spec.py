@@ -4,31 +4,31 @@
 plans leave.
 """
 
-from typing import Annotated, Literal
-
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from tailor import plans as kinds
 from tailor.errors import PlanError
+from tailor.plans import AnyPlan
 from tailor.preprocessing import Preprocessing
-from tailor.pruning.layers import LayerPlan
-from tailor.pruning.plan import WidthPlan
-from tailor.tuning.method import STRICT
+from tailor.settings import STRICT
+from tailor.tasks.heads import AnyHead
 from tailor.tuning.plan import TunePlan
 
 MOST_PIXELS = 1 << 14
 """The largest side of an image that a spec may ask for."""
 
-AnyPlan = Annotated[TunePlan | LayerPlan | WidthPlan, Field(discriminator="kind")]
-"""Every kind of plan that a spec may hold."""
+BUNDLE = "bundle:"
+"""What `weights` begins with where the backbone is another bundle's model."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class BackboneRef:
     """Which backbone: its name, where its weights come from, and the digest they had.
 
-    `weights` is `pretrained` (the hub or the package), `random` (drawn from `seed`; the bundle holds every tensor), or
-    the path of a checkpoint file. `image_size` is None for the backbone's own.
+    `weights` is `pretrained` (the hub or the package), `random` (drawn from `seed`; the bundle holds every tensor), the
+    path of a checkpoint file, or `bundle:` and the path of a bundle whose plans the spec repeats and whose tensors it
+    goes on from. `image_size` is None for the backbone's own.
     """
 
     name: str
@@ -45,38 +45,23 @@ class BackboneRef:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ClassifierHead:
-    """A fresh linear classifier over `classes`, its start drawn from `seed`."""
-
-    classes: tuple[str, ...]
-    seed: int = 0
-    kind: Literal["classifier"] = "classifier"
-
-    def __post_init__(self) -> None:
-        if len(self.classes) < 2:
-            raise PlanError(
-                f"a classifier needs two classes or more, found {len(self.classes)}", hint="name more classes"
-            )
-
-
-@dataclass(frozen=True, config=STRICT)
 class Spec:
     """Backbone + head + preprocessing + plans in order: everything `build` needs besides the tensors."""
 
     backbone: BackboneRef
-    head: ClassifierHead
+    head: AnyHead
     preprocessing: Preprocessing
     plans: tuple[AnyPlan, ...] = ()
 
     @property
     def tuning(self) -> tuple[TunePlan, ...]:
         """The plans that say what trains, in order."""
-        return tuple(plan for plan in self.plans if isinstance(plan, TunePlan))
+        return kinds.tuning(self.plans)
 
     @property
-    def pruning(self) -> tuple[LayerPlan | WidthPlan, ...]:
+    def pruning(self) -> tuple[AnyPlan, ...]:
         """The plans that take something away, in order."""
-        return tuple(plan for plan in self.plans if not isinstance(plan, TunePlan))
+        return kinds.pruning(self.plans)
 
 
 SPEC: TypeAdapter[Spec] = TypeAdapter(Spec)

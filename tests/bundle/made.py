@@ -4,8 +4,9 @@ import torch
 
 from tailor import build as builder
 from tailor.preprocessing import Preprocessing
-from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.spec import BackboneRef, Spec
 from tailor.surgery import trainable, write_through_
+from tailor.tasks.classification import ClassifierHead
 from tailor.tuning import planner
 from tailor.tuning.plan import Entries, TunePlan
 

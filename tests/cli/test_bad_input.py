@@ -149,7 +149,7 @@ def test_no_train_split_is_said_before_anything_is_written(capsys, photos, tmp_p
 
 
 def test_a_corrupt_image_of_a_large_data_set_is_left_out_while_training(capsys, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("tailor.verbs.images.LOOKED_OVER", 2)
+    monkeypatch.setattr("tailor.workflow.data.LOOKED_OVER", 2)
     (photos / "ash" / "0.png").write_bytes((photos / "ash" / "1.png").read_bytes()[:40])
     for method in ("linear", "bias"):
         out = tmp_path / method

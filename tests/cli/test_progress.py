@@ -2,8 +2,8 @@
 
 import pytest
 
-from tailor.cli import progress
 from tailor.events import Event
+from tailor.evidence import progress
 
 
 @pytest.fixture

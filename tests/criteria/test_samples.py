@@ -15,7 +15,8 @@ from tailor.pruning.elements import element_scores
 from tailor.pruning.salience import head_saliences
 from tailor.tracing import trace
 from tailor.tuning.apply import apply_
-from tailor.tuning.noah import Noah, evaluator, full, plan
+from tailor.tuning.noah.search import evaluator, full, plan
+from tailor.tuning.noah.settings import Noah
 from tailor.tuning.spt.scores import sensitivity
 
 

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 import tiny
 from tailor.backbones import describe
 from tailor.errors import PlanError
-from tailor.pruning.layers import LayerPlan, Sls, apply_layers_, choose
+from tailor.pruning.layers import LayerPlan, apply_layers_, choose
+from tailor.pruning.settings import Sls
 from tailor.surgery import changed
 from tailor.tuning import planner
 from tailor.tuning.apply import apply_, merge_, merges

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 import tiny
 from tailor.backbones import describe
 from tailor.errors import PlanError
-from tailor.pruning.layers import Sls, choose
+from tailor.pruning.layers import choose
 from tailor.pruning.regions import coverage, means
+from tailor.pruning.settings import Sls
 from tailor.pruning.sls import collect, collect_regions, measure
 
 

@@ -11,7 +11,8 @@ from tailor.backbones import describe
 from tailor.criteria.silhouette import silhouette
 from tailor.errors import PlanError
 from tailor.pruning import sls
-from tailor.pruning.layers import Sls, choose
+from tailor.pruning.layers import choose
+from tailor.pruning.settings import Sls
 from tailor.pruning.sls import Features, again, collect, measure
 
 

@@ -21,8 +21,8 @@ from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import kept, random_scores, widths
 from tailor.tracing import as_published, cut_, mac_cost, parameter_cost, plan_widths, trace
 from tailor.training import read_recipe
-from tailor.verbs.narrow import Goal, settings_of
-from tailor.verbs.reaching import Scored, counts_for
+from tailor.workflow.counts import Scored, counts_for
+from tailor.workflow.planners.widths import Goal, settings_of
 
 IMAGE = (3, 224, 224)
 FLAGS = ("emb", "heads", "dim", "mlp", "macs")

@@ -13,7 +13,7 @@ import tiny
 from tailor.errors import ModelError
 from tailor.tracing import awakened, cut_, plan_widths, settle, trace, verify
 
-NARROW = importlib.import_module("tailor.verbs.narrow")
+NARROW = importlib.import_module("tailor.workflow.planners.widths")
 
 
 def fresh():

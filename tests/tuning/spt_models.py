@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tailor import backbones
 from tailor.anatomy import Anatomy
+from tailor.tuning.spt.candidates import candidates
 from tailor.tuning.spt.scores import Scores
-from tailor.tuning.spt.settings import candidates
 
 FAMILIES = {
     "vit": ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}),

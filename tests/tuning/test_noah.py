@@ -18,7 +18,8 @@ from tailor.tuning.apply import apply_, cost
 from tailor.tuning.methods.adapter import AdaptedOutput
 from tailor.tuning.methods.lora import LoraLinear
 from tailor.tuning.methods.vpt_deep import PromptedBlock, PromptedWindows
-from tailor.tuning.noah import Noah, draw, evaluator, full, plan, search, sliced, step
+from tailor.tuning.noah.search import draw, evaluator, full, plan, search, sliced, step
+from tailor.tuning.noah.settings import Noah
 from tailor.tuning.plan import TunePlan
 
 SMALL = Noah(widths=(1, 2, 4), depths=(1, 2), generations=4, population=8, mutations=4, crossovers=4, top=3)

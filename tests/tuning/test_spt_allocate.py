@@ -17,8 +17,9 @@ from tailor.tuning.apply import apply_, cost
 from tailor.tuning.methods import MODULES
 from tailor.tuning.plan import TunePlan
 from tailor.tuning.spt.allocate import SWEEP, allocate
+from tailor.tuning.spt.candidates import candidates, price
 from tailor.tuning.spt.scores import Scores
-from tailor.tuning.spt.settings import SPT, Spt, candidates, named, price
+from tailor.tuning.spt.settings import SPT, Spt, named
 
 FAMILIES = tuple(spt_models.FAMILIES)
 SITE_SETTINGS = [

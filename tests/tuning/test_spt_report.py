@@ -8,8 +8,9 @@ from tailor.surgery import get_parameter
 from tailor.tuning.methods.lora import Lora
 from tailor.tuning.plan import Entries, Tune, TunePlan
 from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.candidates import candidates
 from tailor.tuning.spt.report import sensitive_shares, summary
-from tailor.tuning.spt.settings import Spt, candidates
+from tailor.tuning.spt.settings import Spt
 
 BIAS = "blocks.0.attn.qkv.bias"
 

@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 from tailor.errors import PlanError
 from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.candidates import candidates
 from tailor.tuning.spt.scores import Scores, class_means, load, sensitivity
-from tailor.tuning.spt.settings import Spt, candidates
+from tailor.tuning.spt.settings import Spt
 
 
 def by_loop(model, names, images, labels):

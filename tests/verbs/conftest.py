@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-PRUNE = importlib.import_module("tailor.verbs.prune")
+PRUNE = importlib.import_module("tailor.workflow.prune")
 
 
 @pytest.fixture

@@ -9,20 +9,24 @@ from torch.testing import assert_close
 
 import tiny
 from tailor.backbones import describe
-from tailor.build import merge_
+from tailor.build import Opened, merge_
 from tailor.errors import PlanError
+from tailor.plans import PLANS
 from tailor.preprocessing import Preprocessing
 from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import choose, random_scores
-from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.spec import BackboneRef, Spec
 from tailor.surgery import changed, load_changed_
+from tailor.tasks.classification import ClassifierHead
 from tailor.tracing import cut_, plan_widths, verify
 from tailor.tuning import planner
 from tailor.tuning.apply import apply_, merges
 from tailor.tuning.beside import Names, Narrowing, names_of
 from tailor.tuning.methods.lora import Lora
 from tailor.tuning.plan import Entries, Tune
-from tailor.verbs.beside import folded, left, narrowed, trace_beside
+from tailor.workflow.context import Decision
+from tailor.workflow.tunes_beside import folded, trace_beside
+from tailor.workflow.tunes_beside import left as left_of
 
 EXACTLY = Widths(round_to=1)
 CASES = [
@@ -46,6 +50,16 @@ def spec_of(plan):
     head = ClassifierHead(tuple("abcde"))
     pre = Preprocessing(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
     return Spec(BackboneRef("none", "random"), head, pre, (plan,))
+
+
+def narrowed(spec, cut):
+    """The spec once the cut is added to its plans."""
+    return dataclasses.replace(spec, plans=PLANS["width"].add(spec.plans, cut, ()))
+
+
+def left(model, spec, anatomy, cut, narrow):
+    """The tensors that the cut leaves."""
+    return left_of(Opened(spec, model, anatomy), Decision((cut,)), narrow)
 
 
 def tuned(family, method, entries=False):
@@ -79,7 +93,9 @@ def test_a_cut_beside_the_tunes_is_exact_and_rebuilt_on_the_stock_class(family, 
     assert masked.exact and len(cut.cuts) > 2, masked
     width, fitting = narrowed(spec, cut).plans
     again = apply_(cut_(copy.deepcopy(stock), width), fitting, anatomy.heads).eval()
-    load_changed_(again, {n: t for n, t in left(model, (plan,), cut, again).items() if n in changed(again)})
+    load_changed_(
+        again, {n: t for n, t in left(model, spec_of(plan), anatomy, cut, again).items() if n in changed(again)}
+    )
     with torch.no_grad():
         found, expected = again(x), cut_(folded(model), cut)(x)
         assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -114,7 +130,7 @@ def test_cutting_twice_composes():
         for width in spec.pruning:
             cut_(fresh, width)
         model = apply_(fresh, spec.tuning[0], anatomy.heads).eval()
-        tensors = left(before[0], before[1].tuning, cut, model)
+        tensors = left(*before, anatomy, cut, model)
         load_changed_(model, {n: tensors[n] for n in changed(model)})
         with torch.no_grad():
             assert_close(model(x), expected(x), rtol=1e-5, atol=1e-5)
@@ -127,7 +143,7 @@ def test_a_tune_that_cannot_follow_is_named():
     width, fitting = narrowed(spec_of(plan), cut).plans
     again = apply_(cut_(copy.deepcopy(stock), width), fitting, anatomy.heads)
     with pytest.raises(PlanError, match="cannot be cut beside its layer"):
-        left(model, (plan,), cut, again)
+        left(model, spec_of(plan), anatomy, cut, again)
 
 
 def test_names_are_found_through_every_wrapper():

@@ -16,11 +16,16 @@ from tailor.cli import main
 from tailor.data.images import open_data
 from tailor.errors import UsageError
 from tailor.pruning.layers import LayerPlan, apply_layers_
+from tailor.tasks.classification import Classification
 from tailor.tracing import cut_
 from tailor.training import Recipe
-from tailor.verbs.images import divided
+from tailor.workflow.context import Decision
+from tailor.workflow.data import divided
+from tailor.workflow.opened import merged, open_bundle, thawed, with_head
+from tailor.workflow.planners.widths import CutWidths
+from tailor.workflow.smaller import extended, smaller
 
-VERB, DENSE = (importlib.import_module(f"tailor.verbs.{name}") for name in ("prune", "dense"))
+VERB = importlib.import_module("tailor.workflow.prune")
 NAME, STAGE = "convnext_atto", "stages.2.blocks"
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 pytestmark = pytest.mark.usefixtures("hurried")
@@ -51,7 +56,7 @@ def test_widths_go_then_blocks_and_the_bundle_is_the_model_cut_by_hand(cut, phot
     assert layers.dropped != tuple(f"{STAGE}.{i}" for i in (3, 4, 5))  # so those that stay have new numbers
     assert all(len(c.keep) % 2 == 0 and len(c.keep) < c.size for c in width.cuts)
     images = divided(open_data(photos), 1, lambda event: None)
-    whole = DENSE.from_name(NAME, "random", 32, images, Recipe(seed=1)).model
+    whole = with_head(NAME, "random", 32, images, Classification(), Recipe(seed=1)).model
     by_hand = apply_layers_(cut_(whole, width), layers).eval()
     model = tailor.load(cut.bundle)
     assert type(model) is type(timm.create_model(NAME))
@@ -62,12 +67,12 @@ def test_widths_go_then_blocks_and_the_bundle_is_the_model_cut_by_hand(cut, phot
 
 @pytest.mark.parametrize("how", ["merged", "thawed"])
 def test_what_was_renumbered_trains_whole_when_it_is_cut_again(cut, how):
-    dense = DENSE.from_bundle(cut.bundle, None)
-    again = DENSE.merged(dense, "full") if how == "merged" else DENSE.thawed(dense)
+    dense = open_bundle(cut.bundle)
+    again = merged(dense, "full") if how == "merged" else thawed(dense)
     left = len(describe(again.model).blocks) - 1
     last = describe(again.model).blocks[left].path
-    for spec in (again.spec, DENSE.with_layers(again, LayerPlan(tuple(range(left)), (last,)))):
-        model = DENSE.smaller(again, spec, None).model
+    for plans in ((), (LayerPlan(tuple(range(left)), (last,)),)):
+        model = smaller(again, extended(again, plans), Decision(plans)).model
         assert [name for name, p in model.named_parameters() if not p.requires_grad] == []
 
 
@@ -97,7 +102,7 @@ def test_the_whole_configuration_runs_from_the_command_line(photos, tmp_path, ca
 
 def test_scoring_reports_how_far_it_is(photos, tmp_path):
     events = []
-    chosen = settings(retrain="none", widths={"round_to": 4}, data=photos, out=tmp_path / "b", report=events.append)
+    chosen = settings(retrain="none", widths={"round_to": 4}, data=photos, out=tmp_path / "b", progress=events.append)
     tailor.prune(**chosen)
     told = [event for event in events if event.stage == "scoring"]
     assert [(e.done, e.total) for e in (told[0], told[-1])] == [(0, 24), (24, 24)]
@@ -110,7 +115,7 @@ def test_a_resumed_run_keeps_the_blocks_it_chose(photos, tmp_path, monkeypatch):
         patch.setattr(VERB, "train_", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             tailor.prune(**chosen)
-    monkeypatch.setattr(VERB, "narrower", None)
+    monkeypatch.setattr(CutWidths, "plan", None)
     made = tailor.prune(**chosen, resume=True)
     assert made.kept_blocks == made.blocks - 3
     assert tailor.evaluate(made.bundle, photos).accuracy == made.accuracy_after
@@ -118,11 +123,11 @@ def test_a_resumed_run_keeps_the_blocks_it_chose(photos, tmp_path, monkeypatch):
 
 def test_a_backbone_keeps_its_own_classifier_where_the_classes_are_its_own():
     images = SimpleNamespace(classes=tuple(f"class {i}" for i in range(200)))
-    made = DENSE.from_name("tailor_mini_s", "pretrained", None, images, Recipe(), own=True)
+    made = with_head("tailor_mini_s", "pretrained", None, images, Classification(), Recipe(), own=True)
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         assert torch.equal(made.model(x), backbones.create("tailor_mini_s")(x))
-        fresh = DENSE.from_name("tailor_mini_s", "pretrained", None, images, Recipe()).model
+        fresh = with_head("tailor_mini_s", "pretrained", None, images, Classification(), Recipe()).model
         assert not torch.equal(made.model(x), fresh(x))
 
 

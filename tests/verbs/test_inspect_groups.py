@@ -16,7 +16,7 @@ from tailor.errors import ModelError, UsageError
 from tailor.tracing import settle, trace
 from tailor.tuning.apply import merges
 
-WIDTHS = importlib.import_module("tailor.verbs.widths")
+WIDTHS = importlib.import_module("tailor.workflow.groups")
 MINI = "tailor_mini_ti"
 
 

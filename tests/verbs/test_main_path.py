@@ -14,7 +14,7 @@ from tailor.data.images import open_data
 from tailor.errors import BundleError, PlanError, UsageError
 from tailor.preprocessing import Preprocessing
 from tailor.tuning.spt import scores
-from tailor.verbs.images import divided, in_order
+from tailor.workflow.data import divided, in_order
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 SHORT = {"model": "tailor_mini_s", "epochs": 1, "batch_size": 8}
@@ -96,7 +96,7 @@ def test_another_budget_takes_the_saved_scores(photos, adapted, tmp_path):
     told = []
     settings = {**SHORT, "method": "spt-lora", "budget": "2%", "plan_only": True}
     fresh = tailor.adapt(photos, out=tmp_path / "fresh", **settings)
-    again = tailor.adapt(photos, out=tmp_path / "again", scores=adapted.bundle, report=told.append, **settings)
+    again = tailor.adapt(photos, out=tmp_path / "again", scores=adapted.bundle, progress=told.append, **settings)
     assert any("scores taken from" in event.text for event in told)
     assert read_plan(tmp_path / "again").spec == read_plan(tmp_path / "fresh").spec
     assert again.map == fresh.map

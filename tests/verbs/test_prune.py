@@ -25,9 +25,13 @@ from tailor.pruning.sls import Curve
 from tailor.surgery import changed
 from tailor.tracing import cut_
 from tailor.training.teacher import apart
-from tailor.verbs.teach import guide
+from tailor.workflow.context import Decision
+from tailor.workflow.draw import drawn
+from tailor.workflow.opened import open_bundle
+from tailor.workflow.smaller import extended, smaller
+from tailor.workflow.teacher import guide
 
-VERB, SHORTEN, DENSE = (importlib.import_module(f"tailor.verbs.{name}") for name in ("prune", "shorten", "dense"))
+VERB, SLS = (importlib.import_module(f"tailor.{name}") for name in ("workflow.prune", "pruning.sls"))
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 SHORT = {"epochs": 1, "batch_size": 12}
 pytestmark = pytest.mark.usefixtures("hurried")
@@ -49,7 +53,7 @@ def half_way(features, settings, **_):
 def pruned(adapted, photos, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VERB, "SECONDS", 0.2)
-        patch.setattr(SHORTEN, "measure", half_way)
+        patch.setattr(SLS, "measure", half_way)
         return tailor.prune(adapted.bundle, data=photos, alpha=0.9, out=tmp_path_factory.mktemp("run") / "b")
 
 
@@ -57,7 +61,7 @@ def test_what_only_training_would_use_is_said(adapted, tmp_path):
     said = []
     given = {"epochs": 7, "teacher": adapted.bundle}
     tailor.prune(
-        adapted.bundle, method="uniform", mlp="50%", criterion="l1", out=tmp_path / "b", report=said.append, **given
+        adapted.bundle, method="uniform", mlp="50%", criterion="l1", out=tmp_path / "b", progress=said.append, **given
     )
     (warning,) = [event.text for event in said if event.stage == "warning"]
     assert "`--epochs 7`, `--teacher" in warning and "--retrain" in warning
@@ -158,7 +162,7 @@ def test_an_interrupted_retraining_decides_nothing_again(adapted, photos, tmp_pa
         patch.setattr(VERB, "train_", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             tailor.prune(adapted.bundle, **settings)
-    monkeypatch.setattr(SHORTEN, "collect", None)
+    monkeypatch.setattr(SLS, "collect", None)
     made = tailor.prune(adapted.bundle, resume=True, **settings)
     assert made.retrain == "1clr" and made.accuracy_cut <= 1
     assert tailor.evaluate(made.bundle, photos).accuracy == made.accuracy_after
@@ -181,11 +185,11 @@ def test_a_fresh_start_has_the_bundles_backbone_and_new_tunes(adapted, photos, t
     run = adapted
     if weights == "random":
         run = tailor.adapt(photos, model="tailor_mini_s", weights=weights, method="lora-2", out=tmp_path / "a", **SHORT)
-    dense = DENSE.from_bundle(run.bundle, None)
+    dense = open_bundle(run.bundle)
     layers = LayerPlan(tuple(range(7)), tuple(f"blocks.{i}" for i in range(7, 12)))
-    spec = DENSE.with_layers(dense, layers)
+    spec = extended(dense, (layers,))
     whole = dense.model.state_dict()
-    left, fresh = (DENSE.smaller(dense, spec, None, fresh=fresh).model for fresh in (False, True))
+    left, fresh = (smaller(dense, spec, Decision((layers,)), fresh=fresh).model for fresh in (False, True))
     anew = changed(build(spec))
     assert all(torch.equal(tensor, whole[name]) for name, tensor in left.state_dict().items())
     assert all(torch.equal(tensor, anew[name]) for name, tensor in changed(fresh).items())
@@ -200,13 +204,13 @@ def test_the_images_are_drawn_evenly_and_stay_in_order():
         Split("train", tuple(Record(f"t{i}", i % 2) for i in range(40))),
         Split("val", tuple(Record(f"v{i}", 1) for i in range(20))),
     ]
-    parts = SHORTEN.drawn(splits, 30, 0)
+    parts = drawn(splits, 30, 0)
     labels = [label for part in parts for label in part.labels]
     assert len(labels) == 30 and labels.count(0) == 10
     for part in parts:
         numbers = [int(r.source[1:]) for r in part.records]
         assert numbers == sorted(numbers)
-    assert [len(p) for p in SHORTEN.drawn(splits, 1000, 0)] == [40, 20]
+    assert [len(p) for p in drawn(splits, 1000, 0)] == [40, 20]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +335,7 @@ def test_a_narrow_model_is_the_merged_one_cut(narrowed, adapted, tmp_path):
 
 
 def test_layers_go_from_a_narrow_model_and_it_is_retrained(narrowed, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(SHORTEN, "measure", half_way)
+    monkeypatch.setattr(SLS, "measure", half_way)
     both = tailor.prune(narrowed.bundle, data=photos, out=tmp_path / "b", retrain="ft", **SHORT)
     assert both.kept_blocks == 7 and both.macs_before == narrowed.macs_after
     assert [plan.kind for plan in bundle.read(both.bundle).spec.plans] == ["tune", "width", "layers"]

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 import tailor
 from tailor import bundle
 from tailor.errors import UsageError
+from tailor.workflow.planners.widths import CutWidths
 
-VERB = importlib.import_module("tailor.verbs.prune")
+VERB = importlib.import_module("tailor.workflow.prune")
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 SHORT = {"epochs": 1, "batch_size": 12}
 pytestmark = pytest.mark.usefixtures("hurried")
@@ -120,14 +121,14 @@ def test_an_interrupted_retraining_of_kept_tunes_decides_nothing_again(adapted, 
         with pytest.raises(KeyboardInterrupt):
             cut(adapted.bundle, photos, tmp_path / "b", **settings)
     whole = cut(adapted.bundle, photos, tmp_path / "whole", **settings)
-    monkeypatch.setattr(VERB, "narrower", None)
+    monkeypatch.setattr(CutWidths, "plan", None)
     made = cut(adapted.bundle, photos, tmp_path / "b", resume=True, **settings)
     assert torch.equal(outputs(made.bundle), outputs(whole.bundle))
 
 
 def test_steps_score_anew_meet_the_target_and_resume(adapted, photos, tmp_path, monkeypatch):
-    seen, narrower = [], VERB.narrower
-    monkeypatch.setattr(VERB, "narrower", lambda *a: seen.append(a[4]) or narrower(*a))
+    seen, plan = [], CutWidths.plan
+    monkeypatch.setattr(CutWidths, "plan", lambda self, context: seen.append(self.goal) or plan(self, context))
     settings = {"macs": "50%", "adapters": "keep", "steps": 2, "recover": 1, "batch_size": 12}
     made = cut(adapted.bundle, photos, tmp_path / "s", **settings)
     assert len(seen) == 2 and made.steps == 2
@@ -169,7 +170,7 @@ class Stub:
     """Milliseconds that follow the MACs, so that no clock decides."""
 
     def __init__(self, monkeypatch, floor=0.0):
-        reaching = importlib.import_module("tailor.verbs.reaching")
+        reaching = importlib.import_module("tailor.workflow.counts")
         self.macs, self.floor = reaching.macs, floor
         monkeypatch.setattr(reaching, "latency", self)
 

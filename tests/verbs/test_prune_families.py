@@ -14,7 +14,7 @@ from tailor import backbones, bundle
 from tailor.backbones import describe
 from tailor.surgery import get_module
 
-VERB = importlib.import_module("tailor.verbs.prune")
+VERB = importlib.import_module("tailor.workflow.prune")
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 SHORT = {"epochs": 1, "batch_size": 12}
 

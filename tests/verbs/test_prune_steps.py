@@ -15,8 +15,9 @@ import tailor
 from tailor import bundle
 from tailor.cli import show
 from tailor.errors import BundleError, PlanError
+from tailor.workflow.smaller import smaller
 
-VERB, REACHING = (importlib.import_module(f"tailor.verbs.{name}") for name in ("prune", "reaching"))
+VERB, REACHING = (importlib.import_module(f"tailor.workflow.{name}") for name in ("prune", "counts"))
 SHORT = {"epochs": 1, "batch_size": 12}
 pytestmark = pytest.mark.usefixtures("hurried")
 
@@ -199,6 +200,9 @@ def test_every_process_takes_what_the_main_one_decided(adapted, tmp_path, monkey
             shutil.copytree(theirs.bundle, tmp_path / "b", dirs_exist_ok=True)
 
     monkeypatch.setattr(VERB, "processes_here", Second)
-    monkeypatch.setattr(VERB, "_write", lambda order, spec, *_: seen.append(spec))
+    monkeypatch.setattr(VERB, "write_bundle", lambda *_: None)
+    monkeypatch.setattr(
+        VERB, "smaller", lambda dense, spec, decision, **k: seen.append(spec) or smaller(dense, spec, decision, **k)
+    )
     cut(adapted, tmp_path / "b", mlp="50%", criterion="random", seed=2)
     assert seen == [bundle.read(theirs.bundle).spec]

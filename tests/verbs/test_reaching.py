@@ -8,9 +8,9 @@ from tailor.events import silent
 from tailor.pruning.settings import Widths
 from tailor.pruning.width import random_scores
 from tailor.tracing import Cost, trace
-from tailor.verbs.reaching import Scored, counts_for
+from tailor.workflow.counts import Scored, counts_for
 
-REACHING = importlib.import_module("tailor.verbs.reaching")
+REACHING = importlib.import_module("tailor.workflow.counts")
 
 
 def test_a_model_that_cannot_be_priced_is_cut_and_counted_instead(monkeypatch):

@@ -11,7 +11,7 @@ from tailor.cli import main
 from tailor.errors import PlanError, UsageError
 from tailor.pruning.sls import Curve
 
-SHORTEN = importlib.import_module("tailor.verbs.shorten")
+SLS = importlib.import_module("tailor.pruning.sls")
 RANDOM = {"weights": "random", "alpha": 0.9}
 pytestmark = pytest.mark.usefixtures("hurried")
 
@@ -22,7 +22,7 @@ def curve(monkeypatch):
 
     def is_(*scores):
         maps = lambda features: {i: value[:, :2].numpy() for i, value in enumerate(features.values)}  # noqa: E731
-        monkeypatch.setattr(SHORTEN, "measure", lambda features, settings, **_: Curve(scores, maps(features)))
+        monkeypatch.setattr(SLS, "measure", lambda features, settings, **_: Curve(scores, maps(features)))
 
     return is_
 
@@ -55,7 +55,7 @@ def test_a_last_block_that_separates_nothing_can_have_a_threshold_from_the_file(
         ({"sls": {"alpha": 0.2}}, UsageError, "no setting `alpha`"),
         ({"sls": {"below_zero": "drop"}}, UsageError, "`below_zero` of `sls:`"),
         ({"sls": {"lowest": 0}}, PlanError, "at least one block, found: 0"),
-        ({"sls": {"lowest": 2}, "method": "uniform", "mlp": "50%", "alpha": None}, UsageError, "is for blocks"),
+        ({"sls": {"lowest": 2}, "method": "uniform", "mlp": "50%", "alpha": None}, UsageError, "is not for `uniform`"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_before_anything_is_opened(settings, error, says, tmp_path):

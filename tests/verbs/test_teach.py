@@ -9,9 +9,10 @@ import torch.nn.functional as F
 import tiny
 from tailor.errors import UsageError
 from tailor.preprocessing import Preprocessing
-from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.spec import BackboneRef, Spec
+from tailor.tasks.classification import ClassifierHead
 from tailor.tracing import half, plan_widths, trace
-from tailor.verbs.teach import Guide
+from tailor.workflow.teacher import Guide
 
 HEAD = ClassifierHead(("a", "b", "c"))
 SEEN = Preprocessing((32, 32), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

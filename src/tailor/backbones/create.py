@@ -52,6 +52,11 @@ def create(name: str, source: str = "pretrained", image_size: int | None = None,
     return model.eval()
 
 
+def names() -> tuple[str, ...]:
+    """Every name that needs no path: the minis first, then timm's."""
+    return (*bundled.WIDTHS, *timm.list_models())
+
+
 def _architecture(name: str, pretrained: bool, image_size: int | None) -> nn.Module:
     if name in bundled.WIDTHS:
         return bundled.create(name, image_size)

@@ -5,9 +5,9 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from tailor.pruning.layers import LayerPlan
-from tailor.spec import AnyPlan, Spec
-from tailor.tuning.plan import TunePlan
+from tailor.plans import PLANS
+from tailor.spec import Spec
+from tailor.tasks import task_of
 
 _CARD = """\
 # {{ spec.backbone.name }}, fitted with tailor
@@ -16,7 +16,7 @@ _CARD = """\
 |---|---|
 | backbone | `{{ spec.backbone.name }}`, weights `{{ spec.backbone.weights }}` |
 | weights' digest | `{{ spec.backbone.digest }}` |
-| task | classification, {{ classes|length }} classes |
+| task | {{ task }} |
 | input | {{ spec.preprocessing.size[0] }} x {{ spec.preprocessing.size[1] }} px, \
 {{ spec.preprocessing.interpolation }}, {{ spec.preprocessing.crop }} |
 {% for plan in plans -%}
@@ -31,10 +31,12 @@ _CARD = """\
 {% for name, value in metrics -%}
 | {{ name }} | {{ value }} |
 {% endfor %}
+{% if classes -%}
 ## Classes
 
 {{ classes|join(", ") }}
 
+{% endif -%}
 ## Use
 
 ```python
@@ -58,24 +60,15 @@ def card(spec: Spec, metrics: Mapping[str, Any], provenance: Mapping[str, Any], 
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_CARD)
     return template.render(
         spec=spec,
+        task=f"{task_of(spec.head).kind}, {len(spec.head.classes)} classes"
+        if spec.head.classes
+        else task_of(spec.head).kind,
         classes=[_plain(name) for name in spec.head.classes],
-        plans=[_line(plan) for plan in spec.plans],
+        plans=[PLANS[plan.kind].line(plan) for plan in spec.plans],
         metrics=[(k, _figure(v)) for k, v in metrics.items() if isinstance(v, int | float | str)],
         provenance=[(k, v) for k, v in provenance.items() if isinstance(v, int | float | str)],
         bytes=size,
     )
-
-
-def _line(plan: AnyPlan) -> str:
-    match plan:
-        case TunePlan():
-            return f"tune: `{plan.method}`, {plan.cost:,} trainable parameters without the classifier"
-        case LayerPlan():
-            why = plan.facts.get("reason", "")
-            return f"layers: `{plan.method}`, {len(plan.kept)} of {plan.blocks} blocks" + (f"; {why}" if why else "")
-        case _:
-            kept, whole = (sum(sizes) for sizes in zip(*((len(c.keep), c.size) for c in plan.cuts)))
-            return f"width: {kept:,} of {whole:,} units in {len(plan.cuts)} groups"
 
 
 def _figure(value: float | int | str) -> str:

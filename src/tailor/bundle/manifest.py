@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tailor.bundle.strangers import AGAIN
 from tailor.errors import BundleError, TailorError
+from tailor.settings import STRICT
 from tailor.spec import MOST_PIXELS, SPEC, Spec
-from tailor.tuning.method import STRICT
 
 FORMAT = 1
 MANIFEST, TENSORS, CARD = "bundle.json", "tensors.safetensors", "README.md"

@@ -23,11 +23,11 @@ from tailor.bundle.read import check_files, read_raw, read_tensors, validated
 from tailor.bundle.strangers import AGAIN, read_json
 from tailor.errors import BundleError, PlanError
 from tailor.palette import PALETTE, Palette, excerpt, routed
+from tailor.settings import STRICT
 from tailor.stitching.adapt import adapt_, heads_of
 from tailor.stitching.routed import Routed
 from tailor.surgery import changed, load_changed_
 from tailor.tuning.apply import cost
-from tailor.tuning.method import STRICT
 
 BASE, BASE_JSON = "base", "base.json"
 

@@ -46,7 +46,7 @@ def write(folder: Path, model: nn.Module, spec: Spec) -> int:
 
 
 def _only_lora(spec: Spec) -> TunePlan:
-    plans = [p for p in spec.plans if isinstance(p, TunePlan)]
+    plans = spec.tuning
     plain = len(plans) == len(spec.plans) == 1 and not plans[0].full and not plans[0].entries
     methods = {tune.method for plan in plans for tune in plan.tunes}
     if (

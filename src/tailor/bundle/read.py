@@ -17,14 +17,20 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tailor import backbones
-from tailor.build import build
+from tailor import build as builder
+from tailor.build import Opened
 from tailor.bundle.files import sha256
 from tailor.bundle.manifest import FORMAT, INDEX_PREFIX, MANIFEST, TENSORS, File, Manifest, unpack
 from tailor.bundle.strangers import AGAIN, is_link, read_json
 from tailor.errors import BundleError, PlanError
-from tailor.spec import Spec
+from tailor.plans import PLANS
+from tailor.preprocessing import Interpolation
+from tailor.spec import BUNDLE, BackboneRef, Spec
 from tailor.surgery import load_changed_
+from tailor.tasks import Head
 
+MOST_LINKS = 16
+"""How many bundles may go on from one another."""
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 PALETTE_KIND = "palette"
 T = TypeVar("T")
@@ -142,11 +148,14 @@ def _finite(name: str, tensor: Tensor, path: Path) -> None:
         raise BundleError(f"tensor `{name}` in `{path}` holds NaN or infinite values", hint="train the model again")
 
 
-def restore(bundle: Bundle, weights: str | None = None, download: bool = False) -> nn.Module:
+def restore(
+    bundle: Bundle, weights: str | None = None, download: bool = False, through: tuple[Path, ...] = ()
+) -> nn.Module:
     """The bundle's model, built and loaded, in eval mode, as it was when it was written (tunes unmerged).
 
-    `weights` replaces where the backbone's weights are looked for (a moved checkpoint file). Without `download` the
-    network is not used: ModelError says what of the backbone would have to be fetched.
+    `weights` replaces where the backbone's weights are looked for (a moved checkpoint file, or the bundle that this one
+    goes on from). Without `download` the network is not used: ModelError says what of the backbone would have to be
+    fetched. `through` are the bundles that led here.
     """
     spec = bundle.spec
     if bundle.manifest.complete:
@@ -157,7 +166,9 @@ def restore(bundle: Bundle, weights: str | None = None, download: bool = False) 
         spec = _here(spec)
     stored = sum(tensor.numel() for tensor in bundle.tensors.values())
     try:
-        model = build(spec, not bundle.manifest.complete, most=stored)  # what a plan puts in, the bundle has to hold
+        made = base(spec.backbone, spec.head, check=not bundle.manifest.complete, through=(*through, bundle.path))
+        # What a plan puts in, the bundle has to hold.
+        model = builder.apply_plans_(made, spec.plans[len(made.spec.plans) :], stored).model
         if bundle.manifest.complete:
             load_all_(model, bundle.tensors)
         else:
@@ -169,7 +180,34 @@ def restore(bundle: Bundle, weights: str | None = None, download: bool = False) 
 
 def blank(bundle: Bundle) -> nn.Module:
     """The bundle's architecture on random weights, in eval mode: nothing is looked for, no tensor is loaded."""
-    return build(_here(_elsewhere(bundle.spec, "random")), check=False).eval()
+    return builder.build(_here(_elsewhere(bundle.spec, "random")), check=False).eval()
+
+
+def base(
+    reference: BackboneRef,
+    head: Head,
+    *,
+    interpolation: Interpolation = "bicubic",
+    check: bool = True,
+    through: tuple[Path, ...] = (),
+) -> Opened:
+    """The backbone with a fresh head, by `build.base`, or another bundle's model where the reference names one.
+
+    That is merged, its head replaced, and its plans lead the spec.
+    """
+    if not reference.weights.startswith(BUNDLE):
+        return builder.base(reference, head, interpolation=interpolation, check=check)
+    loaded = read(Path(reference.weights.removeprefix(BUNDLE)))
+    if len(through) > MOST_LINKS or loaded.path.resolve() in {path.resolve() for path in through}:
+        raise BundleError(f"`{through[0]}` goes on from bundles that lead back to it, or from too many", hint=AGAIN)
+    plain = builder.merged_(restore(loaded, through=through), loaded.spec).state_dict()
+    return builder.continued(loaded.spec, plain, reference, head, check=check)
+
+
+def continued(path: Path, head: Head, seed: int) -> Opened:
+    """The model of the bundle in folder `path` as a backbone for another task."""
+    spec = read(path).spec
+    return base(replace(spec.backbone, weights=BUNDLE + str(path), digest="", seed=seed), head)
 
 
 def load_all_(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
@@ -188,6 +226,8 @@ def load_all_(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def _elsewhere(spec: Spec, weights: str) -> Spec:
+    if spec.backbone.weights.startswith(BUNDLE) and (Path(weights) / MANIFEST).is_file():
+        weights = BUNDLE + weights
     return replace(spec, backbone=replace(spec.backbone, weights=weights))
 
 
@@ -229,22 +269,5 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
 
 
 def _plan_line(plan: dict[str, Any]) -> dict[str, Any]:
-    if plan.get("kind") == "layers":
-        kept = len(plan["kept"])
-        return {"kind": "layers", "kept": kept, "blocks": kept + len(plan["dropped"]), **plan["facts"]}
-    if plan.get("kind") == "width":
-        return {"kind": "width", "groups": len(plan["cuts"]), "units": sum(cut["size"] for cut in plan["cuts"])}
-    if plan.get("kind") != "tune":
-        return {"kind": plan.get("kind")}
-    kinds: dict[str, int] = {}
-    for tune in plan["tunes"]:
-        kinds[tune["method"]["kind"]] = kinds.get(tune["method"]["kind"], 0) + 1
-    return {
-        "kind": "tune",
-        "method": plan["method"],
-        "cost": plan["cost"],
-        "modules": kinds,
-        "whole": len(plan["full"]),
-        "sparse_tensors": len(plan["entries"]),
-        "facts": plan["facts"],
-    }
+    kind = str(plan.get("kind"))
+    return {"kind": kind, **(PLANS[kind].summary(plan) if kind in PLANS else {})}

@@ -5,7 +5,6 @@ a bundle.
 """
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,34 +34,32 @@ RUN_FILES = (
     "heatmap.png",
     "layers.png",
     "tsne.png",
+    "history.png",
     "checkpoints",
     "supernet",
     "steps",
 )
-"""Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` removes, and nothing else."""
+"""Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` replaces, and nothing else."""
 
-_PLANNED = ("plan.json", "plan.safetensors", "sensitivity.safetensors", "heatmap.png")
+PLANNED = ("plan.json", "plan.safetensors", "sensitivity.safetensors", "heatmap.png")
 _ANYONES = (CARD, "config.yaml", "report.html", "data.json", "checkpoints", "steps")
 """Names that a folder of other work may hold: they are removed only beside what no one else writes."""
 
 
-def prepare(out: Path, overwrite: bool, resume: bool = False, planned: bool = False) -> Path:
+def prepare(out: Path, resume: bool = False, planned: bool = False) -> Path:
     """Make the output folder ready before anything costly starts; `planned`: it holds the plan that will be trained.
 
-    BundleError where it holds something else and neither `overwrite` nor `resume` is set, where `overwrite` would
-    remove what no run left there, or where it cannot be written.
+    BundleError where it holds something else and `resume` is not set, or where it cannot be written.
     """
     try:
         if out.exists() and not out.is_dir():
             raise BundleError(f"`{out}` is a file, not a folder", hint="choose another `-o` folder")
         held = out.is_dir() and ((out / MANIFEST).exists() if planned else any(out.iterdir()))
         if held and not resume:
-            if not overwrite:
-                raise BundleError(
-                    f"`{out}` holds a bundle already" if planned else f"`{out}` exists and is not empty",
-                    hint="choose another `-o` folder, add `--overwrite`, or continue it with `--resume`",
-                )
-            _clear(out, _PLANNED if planned else ())
+            raise BundleError(
+                f"`{out}` holds a bundle already" if planned else f"`{out}` exists and is not empty",
+                hint="choose another `-o` folder, add `--overwrite`, or continue it with `--resume`",
+            )
         _sweep(out)
         out.mkdir(parents=True, exist_ok=True)
         probe = out / f".write-probe-{os.getpid()}"
@@ -80,18 +77,15 @@ def _sweep(out: Path) -> None:
             half.unlink()
 
 
-def _clear(out: Path, spared: tuple[str, ...]) -> None:
-    """Remove what a run left, the manifest first."""
+def check_ours(out: Path) -> list[str]:
+    """Which files of a run the folder holds; BundleError where they may be somebody else's."""
     present = [name for name in RUN_FILES if os.path.lexists(out / name)]
     if present and all(name in _ANYONES for name in present) and not (out / "steps" / "1").exists():
         raise BundleError(
             f"`{out}` holds `{present[0]}`, and nothing that shows a run left it there",
             hint="choose another `-o` folder",
         )
-    for name in present:
-        path = out / name
-        if name not in spared:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return present
 
 
 def state(model: nn.Module, complete: bool) -> dict[str, Tensor]:

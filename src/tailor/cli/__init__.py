@@ -3,6 +3,7 @@
 Data on stdout, progress on stderr, errors as one line and a hint with exit code 2.
 """
 
+import json
 import os
 import sys
 import traceback
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(error.format_message())
         sys.exit(0)
     except click.NoSuchOption as error:
-        sys.exit(_say(f"no such flag `{error.option_name}`", _options_like(error)))
+        sys.exit(_say(*_no_such_flag(error)))
     except click.ClickException as error:
         sys.exit(_say(error.format_message().rstrip(".").replace("'", "`"), _help_hint(error)))
     except (click.Abort, KeyboardInterrupt):
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _group(given: Sequence[str]) -> click.Group:
     """The verbs as a group; the heavy imports happen only where a verb is really called for."""
     group = _Verbs(
+        given,
         "tailor",
         help="Fit a large pre-trained model to your data and your hardware.",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -58,6 +60,10 @@ def _group(given: Sequence[str]) -> click.Group:
 
 class _Verbs(click.Group):
     """Loads a verb when it is asked for: `tailor --help` and `--version` answer at once, without torch."""
+
+    def __init__(self, given: Sequence[str], *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.given = given
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Names of the verbs."""
@@ -74,29 +80,49 @@ class _Verbs(click.Group):
             raise click.UsageError(f"unknown verb `{name}`; {nearest(name, list(SUMMARY))}")
         from tailor.verbs import VERBS
 
-        return command(name, VERBS[name], _run)
+        return command(name, VERBS[name], _run, self.given)
 
 
 def _run(name: str, verb: Callable[..., Any], arguments: dict[str, Any], as_json: bool, debug: bool) -> None:
     """Call the verb with a progress display, then print what it returned."""
-    from tailor.cli.progress import Drawn
-    from tailor.cli.show import print_json, print_people
+    from tailor.cli.show import print_json, print_people, print_prediction
+    from tailor.evidence.progress import Drawn
 
     files = arguments.pop("files", ())
     path = (arguments.pop("path"),) if files else ()
     main_process = int(os.environ.get("RANK", "0")) == 0
+    if name == "predict" and main_process:
+        arguments["each"] = lambda one: print_prediction(one, as_json)
+    if name == "list":
+        print_names(verb(**arguments), as_json)
+        return
     with Drawn() as drawn:
-        if main_process:
-            arguments["report"] = drawn
-        result = verb(*path, *files, **arguments)
-    if main_process:
+        result = verb(*path, *files, **arguments, progress=drawn)
+    if main_process and name != "predict":
         (print_json if as_json else print_people)(name, result)
 
 
-def _options_like(error: click.NoSuchOption) -> str:
+def print_names(names: Sequence[str], as_json: bool) -> None:
+    """One name a line."""
+    print(json.dumps(list(names)) if as_json else "\n".join(names))
+
+
+def _no_such_flag(error: click.NoSuchOption) -> tuple[str, str]:
+    """The error for an unknown flag: one of another method is told as that."""
+    from tailor.workflow.planners import known
+
+    context = getattr(error, "ctx", None)
+    verb = context.info_name if context else ""
+    others = known(verb) if verb in ("adapt", "prune") else {}
+    plain = error.option_name.lstrip("-").replace("-", "_")
+    if plain in others:
+        return f"no such flag `{error.option_name}` for this method", f"it is one of `--method {others[plain]}`"
     if error.possibilities:
-        return "did you mean " + " or ".join(f"`{p}`" for p in sorted(error.possibilities)) + "?"
-    return _help_hint(error)
+        return (
+            f"no such flag `{error.option_name}`",
+            "did you mean " + " or ".join(f"`{p}`" for p in sorted(error.possibilities)) + "?",
+        )
+    return f"no such flag `{error.option_name}`", _help_hint(error)
 
 
 def _help_hint(error: click.ClickException) -> str:

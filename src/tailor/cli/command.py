@@ -1,4 +1,4 @@
-"""A click command made from a verb's signature: what Python can pass, the command line can, under the same name.
+"""A click command made from a verb's signature and its planners' flags: what Python can pass, the command line can.
 
 click rather than jsonargparse or tyro: flags with hyphens, "did you mean", a configuration file as the default map, and
 errors whose form is ours to set, without a parser of our own.
@@ -7,68 +7,133 @@ errors whose form is ours to set, without a parser of our own.
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import click
+import yaml
 
 from tailor import recipes
 from tailor.cli.options import HELP, INSPECTED, METAVAR, POSITIONAL, SHORT, SUMMARY
 from tailor.errors import UsageError, nearest
+from tailor.settings import flags, section
+from tailor.workflow import planners
 
-_FILE_ONLY = ("recipe", "spt", "noah", "widths", "sls", "classifier")
-_SECTIONS = ("recipe", "spt", "noah", "widths", "sls")
-_INNER = ("report", *_FILE_ONLY)
-"""Parameters of a verb that are no flags: the callback, and what only a configuration file can hold."""
+_FILE_ONLY = ("recipe", "classifier")
+_INNER = ("progress", "each", *_FILE_ONLY)
+"""Parameters of a verb that are no flags: the callbacks, and what only a configuration file can hold."""
+_FLAG_ONLY = ("overwrite", "resume")
+"""What no file may say: it would destroy, or go on with, something that the command does not show."""
 
 
-def command(name: str, verb: Callable[..., Any], run: Callable[..., None]) -> click.Command:
-    """The command `name`; `run(verb, arguments, as_json, debug)` is called with what was parsed."""
+def command(name: str, verb: Callable[..., Any], run: Callable[..., None], given: Sequence[str]) -> click.Command:
+    """The command `name`; `run(verb, arguments, as_json, debug)` is called with what was parsed of `given`.
+
+    Of a verb with planners, the flags are those of the methods that `given` names.
+    """
     signature = inspect.signature(verb)
-    hints = typing.get_type_hints(verb)
+    hints = typing.get_type_hints(verb, localns=_Anything())
     positional = POSITIONAL[name]
     parameters: list[click.Parameter] = []
     for key in positional:
         many = signature.parameters[key].kind is inspect.Parameter.VAR_POSITIONAL
         metavar = INSPECTED if name == "inspect" else METAVAR[key]
         parameters.append(click.Argument([key], nargs=-1 if many else 1, required=True, metavar=metavar))
+    own = []
     for key, parameter in signature.parameters.items():
-        if key not in positional and key not in _INNER:
-            parameters.append(_option(key, hints[key], parameter.default))
-    parameters += [
+        plain = parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        if key not in positional and key not in _INNER and plain:
+            own.append(_option(key, hints[key], parameter.default, HELP[key]))
+    settings = _file(given)
+    added, sections = _of_planners(name, signature, settings, given)
+    parameters += [*own, *added]
+    known = (*signature.parameters, *(one.name for one in added if one.name), *sections)
+    parameters += _common(tuple(key for key in known if key not in ("progress", "each", "settings")), sections)
+
+    def callback(as_json: bool, debug: bool, print_config: bool, **arguments: Any) -> None:
+        context = click.get_current_context()
+        for key in (*(set(_FILE_ONLY) & signature.parameters.keys()), *sections):
+            arguments[key] = context.meta.get(f"tailor.{key}")
+        if print_config:
+            click.echo(yaml.safe_dump(_plain_values(arguments), sort_keys=False).rstrip())
+            return
+        run(name, verb, arguments, as_json, debug)
+
+    text = inspect.cleandoc(verb.__doc__ or "").split("\n\nArgs:")[0]
+    return click.Command(name, params=parameters, callback=callback, help=text, short_help=SUMMARY[name])
+
+
+class _Anything(dict[str, Any]):
+    """Names that a signature mentions and that are imported only for type checkers."""
+
+    def __missing__(self, key: str) -> Any:
+        if key in ("Prediction",):
+            return Any
+        raise KeyError(key)
+
+
+def _common(known: tuple[str, ...], sections: Sequence[str]) -> list[click.Parameter]:
+    """The flags that every verb has."""
+    return [
         click.Option(
             ["--config"],
             metavar="FILE|NAME",
             is_eager=True,
             expose_value=False,
-            callback=_configured(tuple(signature.parameters)),
+            callback=_configured(known, sections),
             help="a YAML file (flags, and sections such as `recipe:`), or a bundled one: `isomorphic/deit-4.2g`",
         ),
+        click.Option(["--print-config"], is_flag=True, help="print what the flags and the file come to, and stop"),
         click.Option(["--json", "as_json"], is_flag=True, help="make the last line of stdout one JSON object"),
         click.Option(["--debug"], is_flag=True, help="show a traceback where something fails"),
     ]
 
-    def callback(as_json: bool, debug: bool, **arguments: Any) -> None:
-        context = click.get_current_context()
-        for key in set(_FILE_ONLY) & signature.parameters.keys():
-            arguments[key] = context.meta.get(f"tailor.{key}")
-        run(name, verb, arguments, as_json, debug)
 
-    text = inspect.cleandoc(verb.__doc__ or "")
-    return click.Command(name, params=parameters, callback=callback, help=text, short_help=SUMMARY[name])
+def _of_planners(
+    verb: str, signature: inspect.Signature, settings: Mapping[str, Any], given: Sequence[str]
+) -> tuple[list[click.Option], tuple[str, ...]]:
+    """The flags of the methods that are named, and the names of their sections in a file."""
+    if verb not in planners.PLANNERS:
+        return [], ()
+    asked = _value("--method", given) or str(settings.get("method") or signature.parameters["method"].default)
+    found: dict[str, click.Option] = {}
+    sections: dict[str, None] = {}
+    for name in filter(None, (part.strip() for part in asked.split(","))):
+        planner = planners.named(verb, name, {})
+        for key, (kind, flag) in flags(type(planner)).items():
+            found.setdefault(key, _option(key, kind, getattr(planner, key), flag.help))
+        if section(planner):
+            sections[section(planner)] = None
+    return list(found.values()), tuple(sections)
 
 
-def _option(key: str, hint: Any, default: Any) -> click.Option:
+def _value(flag: str, given: Sequence[str]) -> str | None:
+    """What a flag is given, looked up before anything is parsed."""
+    for index, word in enumerate(given):
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+        if word == flag and index + 1 < len(given):
+            return given[index + 1]
+    return None
+
+
+def _file(given: Sequence[str]) -> Mapping[str, Any]:
+    """The configuration file that is named, if any."""
+    name = _value("--config", given)
+    return recipes.read(name) if name and not {"--help", "-h"} & set(given) else {}
+
+
+def _option(key: str, hint: Any, default: Any, text: str) -> click.Option:
     """One flag: `--plan-only`, `--lr FLOAT`, `--corrupt [skip|fail]`."""
     names = [key, *([SHORT[key]] if key in SHORT else []), "--" + key.replace("_", "-")]
     kind = _plain(hint)
-    settings: dict[str, Any] = {"help": HELP[key], "default": default}
+    settings: dict[str, Any] = {"help": text, "default": default}
     if default is inspect.Parameter.empty:
         settings["required"] = True
         del settings["default"]
     if kind is bool:
-        return click.Option(names, is_flag=True, help=HELP[key])
+        return click.Option(names, is_flag=True, help=text)
     if typing.get_origin(kind) is Literal:
         settings["type"] = click.Choice(typing.get_args(kind))
     else:
@@ -83,25 +148,35 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def _configured(known: tuple[str, ...]) -> Callable[..., None]:
+def _plain_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file could say: no empty settings, tuples as lists."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in arguments.items()
+        if value is not None and key not in _FLAG_ONLY
+    }
+
+
+def _configured(known: tuple[str, ...], sections: Sequence[str]) -> Callable[..., None]:
     """A callback that reads the configuration file into click's default map, so that flags still win."""
+    inner = (*sections, "recipe")
 
     def read(context: click.Context, _option: click.Parameter, name: str | None) -> None:
         if name is None:
             return
-        settings = recipes.read(name)
-        names = [key for key in known if key not in ("report", "files")]
+        file = Path(name).name
         defaults: dict[str, Any] = {}
-        for key, value in settings.items():
+        for key, value in recipes.read(name).items():
             plain = str(key).replace("-", "_")
-            if plain not in names:
-                raise UsageError(f"`{Path(name).name}` has an unknown key `{key}`", hint=nearest(plain, names))
-            if plain in _SECTIONS and not isinstance(value, dict | None):
+            if plain in _FLAG_ONLY:
+                raise UsageError(f"`{key}` in `{file}` counts as a flag only", hint=f"write `--{plain}` instead")
+            if plain not in known:
+                raise UsageError(f"`{file}` has an unknown key `{key}`", hint=nearest(plain, [*known]))
+            if plain in inner and not isinstance(value, dict | None):
                 raise UsageError(
-                    f"`{key}` in `{Path(name).name}` is no section of settings: {value!r}",
-                    hint=f"write `{key}: {{NAME: VALUE}}`",
+                    f"`{key}` in `{file}` is no section of settings: {value!r}", hint=f"write `{key}: {{NAME: VALUE}}`"
                 )
-            if plain in _FILE_ONLY:
+            if plain in inner or plain in _FILE_ONLY:
                 context.meta[f"tailor.{plain}"] = value or {}
             elif value is not None:
                 defaults[plain] = value

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tailor.cli.evaluation import print_evaluation
 from tailor.cli.grouped import group_lines
 
 _HIDDEN = ("map", "machine", "report")
@@ -19,7 +20,8 @@ _WIDEST = 1000
 def as_values(result: Any) -> Any:
     """Dataclasses as dictionaries, NaN as null: what JSON can hold."""
     if is_dataclass(result) and not isinstance(result, type):
-        return as_values(asdict(result))
+        own = getattr(type(result), "values", None)
+        return as_values(own(result) if own else asdict(result))
     if isinstance(result, dict):
         return {str(k): as_values(v) for k, v in result.items()}
     if isinstance(result, list | tuple):
@@ -30,27 +32,31 @@ def as_values(result: Any) -> Any:
 
 
 def print_json(verb: str, result: Any) -> None:
-    """One JSON object on the last line; `predict` one a line, a list of methods one list."""
-    values = as_values(result)
-    for line in values if verb == "predict" else [values]:
-        print(json.dumps(line, ensure_ascii=False))
+    """One JSON object on the last line; a list of methods one list."""
+    print(json.dumps(as_values(result), ensure_ascii=False))
+
+
+def print_prediction(one: Any, as_json: bool) -> None:
+    """A line as soon as it is known: the path, then what was found there."""
+    values = as_values(one)
+    if as_json:
+        print(json.dumps(values, ensure_ascii=False), flush=True)
+        return
+    score = f"  {values['score']:.1%}" if "score" in values else ""
+    print(f"{values['path']}  {values.get('label', values.get('value'))}{score}", flush=True)
 
 
 def print_people(verb: str, result: Any) -> None:
     """The result for a person."""
     console = Console(soft_wrap=True, highlight=False)
     values = as_values(result)
-    if verb == "predict":
-        for one in values:
-            console.print(f"{one['path']}  [bold]{one['label']}[/bold]  {one['score']:.1%}", markup=True)
+    if verb == "evaluate":
+        print_evaluation(console, values)
         return
     if isinstance(values, dict) and values.get("kind") == "groups":
         print(*group_lines(values), sep="\n")
         return
     rows = values if isinstance(values, list) else [values]
-    for row in rows:
-        for line in row.get("map") or ():
-            print(line)
     if isinstance(values, list):
         table = _side_by_side(rows) if verb == "bench" else _comparison(rows)
         console.width = max(
@@ -70,6 +76,8 @@ def print_people(verb: str, result: Any) -> None:
         if key not in _HIDDEN and value not in (None, "", [], {}):
             table.add_row(key.replace("_", " "), _cell(key, value))
     console.print(table)
+    for line in values.get("map") or ():
+        print(line)
 
 
 def _side_by_side(rows: list[dict[str, Any]]) -> Table:

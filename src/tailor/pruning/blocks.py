@@ -91,3 +91,13 @@ def resizing(model: nn.Module, blocks: Sequence[str], example: Tensor) -> set[st
         for handle in handles:
             handle.remove()
     return found
+
+
+def number_after(name: str, dropped: Collection[str]) -> str:
+    """The name of a parameter once the blocks `dropped` (paths) have gone and its own has moved up in its list."""
+    for holder, gone in lists_of(tuple(dropped)).items():
+        number, _, rest = name.removeprefix(f"{holder}.").partition(".")
+        if name.startswith(f"{holder}.") and number.isdecimal():
+            above = sum(int(path.rpartition(".")[2]) < int(number) for path in gone)
+            return f"{holder}.{int(number) - above}.{rest}"
+    return name

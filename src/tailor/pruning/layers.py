@@ -8,14 +8,14 @@ are a residual network's patch merging), as the mergings between stages do, so e
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
 from tailor.errors import PlanError
+from tailor.pruning.settings import Sls
+from tailor.settings import STRICT
 from tailor.surgery import get_module
-
-STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -50,31 +50,6 @@ class LayerPlan:
     def blocks(self) -> int:
         """How many blocks there were."""
         return len(self.kept) + len(self.dropped)
-
-
-@dataclass(frozen=True, config=STRICT)
-class Sls:
-    """The settings: `alpha` is the share of the last block's separation that a block must reach.
-
-    Where the last block's separation is not positive a share of it means nothing: `keep` keeps every block, `shift`
-    takes the threshold SC_N - (1 - alpha) |SC_N|. `lowest` is the smallest depth the walk may reach.
-    """
-
-    alpha: float = 0.3
-    below_zero: Literal["keep", "shift"] = "keep"
-    lowest: int = 1
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.alpha <= 1:
-            raise PlanError(f"alpha lies between -1 and 1, found: {self.alpha:g}", hint="write for instance 0.3")
-        if self.lowest < 1:
-            raise PlanError(f"a model keeps at least one block, found: {self.lowest}", hint="set `lowest` to 1")
-
-    def threshold(self, last: float) -> float:
-        """What a block must reach, given the last block's separation."""
-        if last > 0 or self.below_zero == "keep":
-            return self.alpha * last
-        return last - (1 - self.alpha) * abs(last)
 
 
 @dataclass(frozen=True, config=STRICT)

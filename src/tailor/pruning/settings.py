@@ -1,21 +1,45 @@
-"""What a width method is told: the share of each part that goes, and how units are ranked, rounded and kept."""
+"""What the pruners are told: how far down SLS walks; how units are ranked, rounded and kept."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import PlanError, UsageError
-from tailor.tracing.graph.groups import Label
+from tailor.settings import STRICT
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
 Normaliser = Literal["mean", "max", "none"]
 Rounding = Literal["nearest", "down"]
 Part = Literal["embedding", "heads", "head_dim", "hidden"]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
+class Sls:
+    """The settings: `alpha` is the share of the last block's separation that a block must reach.
+
+    Where the last block's separation is not positive a share of it means nothing: `keep` keeps every block, `shift`
+    takes the threshold SC_N - (1 - alpha) |SC_N|. `lowest` is the smallest depth the walk may reach.
+    """
+
+    alpha: float = 0.3
+    below_zero: Literal["keep", "shift"] = "keep"
+    lowest: int = 1
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.alpha <= 1:
+            raise PlanError(f"alpha lies between -1 and 1, found: {self.alpha:g}", hint="write for instance 0.3")
+        if self.lowest < 1:
+            raise PlanError(f"a model keeps at least one block, found: {self.lowest}", hint="set `lowest` to 1")
+
+    def threshold(self, last: float) -> float:
+        """What a block must reach, given the last block's separation."""
+        if last > 0 or self.below_zero == "keep":
+            return self.alpha * last
+        return last - (1 - self.alpha) * abs(last)
+
+
+@dataclass(frozen=True, config=STRICT)
 class Shares:
     """What share of the units goes, for each part a group can play; 0 leaves it alone."""
 
@@ -25,10 +49,11 @@ class Shares:
     hidden: float = 0.0
 
     def __post_init__(self) -> None:
-        for label in get_args(Label):
-            if not 0 <= self.of(label) < 1:
+        for part in get_args(Part):
+            if not 0 <= getattr(self, part) < 1:
                 raise PlanError(
-                    f"the share of {label} units that goes must be at least 0 and below 100 %: {self.of(label):.0%}",
+                    f"the share of {part.replace('_', ' ')} units that goes must be at least 0 and below 100 %: "
+                    f"{getattr(self, part):.0%}",
                     hint="write for instance `50%`; to remove whole blocks use `--method sls`",
                 )
 
@@ -42,7 +67,7 @@ def part_of(label: str) -> str:
     return label.replace(" ", "_")
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Widths:
     """How units are chosen; all but `ranking`, which is the method's, stands in the `widths:` section of a file.
 

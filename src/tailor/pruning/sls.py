@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from tailor.anatomy import Anatomy, Block
 from tailor.criteria.silhouette import Separation, separation
 from tailor.errors import PlanError
-from tailor.pruning.layers import Sls, walk
+from tailor.pruning.layers import walk
 from tailor.pruning.regions import means
+from tailor.pruning.settings import Sls
 from tailor.surgery import eval_mode, get_module
 
 WORTH_A_PROCESS = 300

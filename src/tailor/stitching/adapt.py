@@ -13,10 +13,10 @@ from pydantic.dataclasses import dataclass
 
 from tailor.anatomy import Anatomy, Site
 from tailor.errors import PlanError
+from tailor.settings import STRICT
 from tailor.stitching.plan import RouteBiasPlan
 from tailor.stitching.routed import Routed, give_biases_, spans_of
 from tailor.tuning.apply import apply_, cost
-from tailor.tuning.method import STRICT
 from tailor.tuning.methods.lora import Lora
 from tailor.tuning.plan import Tune, TunePlan
 

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import PlanError
-from tailor.tuning.method import STRICT
+from tailor.settings import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -15,12 +15,12 @@ from torch import nn
 from tailor import backbones
 from tailor.errors import PlanError
 from tailor.pruning.layers import LayerPlan, apply_layers_
+from tailor.settings import STRICT
 from tailor.stitching.join import joined, stitching_layer
 from tailor.stitching.plan import Layer
 from tailor.stitching.routed import Routed
 from tailor.surgery import get_module
 from tailor.tracing import WidthPlan, cut_
-from tailor.tuning.method import STRICT
 
 ShapePlan = Annotated[LayerPlan | WidthPlan, Field(discriminator="kind")]
 _SHAPES: dict[str, Callable[..., nn.Module]] = {"layers": apply_layers_, "width": cut_}

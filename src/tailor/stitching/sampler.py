@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from tailor.errors import PlanError, TrainingError
-from tailor.tuning.method import STRICT
+from tailor.settings import STRICT
 
 STREAM = 4  # what this random stream is for
 

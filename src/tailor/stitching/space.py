@@ -12,8 +12,8 @@ from itertools import pairwise
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import PlanError
+from tailor.settings import STRICT
 from tailor.stitching.plan import Layer, Leg, Route, StitchPlan
-from tailor.tuning.method import STRICT
 
 Pair = tuple[int, int, int]
 """The front's last block, the tail's first, and the number of the stitching layer: (j, k, layer)."""

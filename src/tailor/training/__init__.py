@@ -2,8 +2,8 @@
 
 from tailor.training.engine import Progress, Result, fit
 from tailor.training.features import Features, collect, head_only
-from tailor.training.metrics import Scores, accuracy
-from tailor.training.objective import Batch, Share, Step, classification, objective
+from tailor.training.metrics import evaluate
+from tailor.training.objective import Batch, Share, Step, supervised
 from tailor.training.processes import Interrupted, processes_here
 from tailor.training.recipe import Distil, Recipe, read_recipe, retraining
 from tailor.training.teacher import Teacher
@@ -16,17 +16,15 @@ __all__ = [
     "Progress",
     "Recipe",
     "Result",
-    "Scores",
     "Share",
     "Step",
     "Teacher",
-    "accuracy",
-    "classification",
     "collect",
+    "evaluate",
     "fit",
     "head_only",
-    "objective",
     "processes_here",
     "read_recipe",
     "retraining",
+    "supervised",
 ]

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from tailor.errors import TrainingError
 from tailor.surgery import changed, load_changed_, trainable
+from tailor.tasks import Task
 from tailor.training import checkpoint
-from tailor.training.objective import Batch, Step, classification
+from tailor.training.objective import Batch, Step, supervised
 from tailor.training.optimizer import Groups, decayed
 from tailor.training.processes import Interrupted, Stop, first, processes_here, same_, seed_, stopping
 from tailor.training.recipe import Recipe
@@ -34,7 +35,10 @@ POSITION = ("epoch", "done", "loss", "counted", "images", "seconds", "rows", "be
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is after `update` of `updates`, in `epoch` of `epochs`: the loss and the rate of that update."""
+    """Where a run is after `update` of `updates`, in `epoch` of `epochs`: the loss and the rate of that update.
+
+    `value` is what the last validation found, `best` the best of all.
+    """
 
     epoch: int
     epochs: int
@@ -44,6 +48,8 @@ class Progress:
     lr: float
     images_per_second: float
     seconds_left: float
+    value: float | None = None
+    best: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Result:
 def fit(
     model: nn.Module,
     recipe: Recipe,
+    task: Task,
     *,
     batches: Batches,
     steps_per_epoch: int,
@@ -87,12 +94,12 @@ def fit(
 
     `batches(epoch, start, process, processes)` gives this process's shares of the global batches from `start` to
     `steps_per_epoch` of an epoch, the same whenever asked; a share may be empty. `step(model, share)` is the mean loss
-    over a share, by default that of a classifier (with a `teacher`, distilled); it and the modules may draw from
-    torch's default generator, which is seeded for each update. `before(update)` is called before each update, also the
-    first after a resume. `validate(model)` is called in eval mode on every process; of the main one's numbers the
-    first, larger is better, chooses the epoch. `groups` replaces the optimiser groups, `seed` the recipe's seed.
-    Modules with a `write_through_` have it called after each update. Batch norms none of whose parameters train are
-    held in eval mode, so their statistics stay.
+    over a share, by default the task's (with a `teacher`, distilled); it and the modules may draw from torch's default
+    generator, which is seeded for each update. A share counts for what the task weighs it by. `before(update)` is
+    called before each update, also the first after a resume. `validate(model)` is called in eval mode on every process;
+    of the main one's numbers the first chooses the epoch, the largest or, as the task says, the smallest. `groups`
+    replaces the optimiser groups, `seed` the recipe's seed. Modules with a `write_through_` have it called after each
+    update. Batch norms none of whose parameters train are held in eval mode, so their statistics stay.
 
     Writes `run`/metrics.jsonl and `run`/checkpoints; without `resume` those of an earlier run are removed. With it, the
     run goes on from the newest whole checkpoint, and on a CPU ends bit for bit as if never stopped.
@@ -117,11 +124,12 @@ def fit(
                 recipe=recipe,
                 processes=processes,
                 steps_per_epoch=steps_per_epoch,
-                step=step or classification(recipe, teacher),
+                step=step or supervised(task, recipe, teacher),
+                weigh=task.weight,
                 seed=recipe.seed if seed is None else seed,
                 groups=decayed(model) if groups is None else groups,
             )
-            loop = _Loop(updater, batches, steps_per_epoch, run, validate, report, before, stop)
+            loop = _Loop(updater, batches, steps_per_epoch, run, validate, report, before, stop, task.larger)
             return loop.start(resume)
         finally:
             for module, mode in modes.items():
@@ -140,6 +148,7 @@ class _Loop:
     report: Callable[[Progress], None] | None
     before: Callable[[int], None] | None
     stop: Stop
+    larger: bool
     epoch: int = 0
     done: int = 0
     loss: float = 0.0  # of the open epoch, summed over `counted` images
@@ -150,6 +159,7 @@ class _Loop:
     best: tuple[int, float] | None = None  # the epoch and its value
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     best_stored: checkpoint.Stored | None = None
+    metric: str = ""
 
     def __post_init__(self) -> None:
         self.model, self.recipe = self.updater.model, self.updater.recipe
@@ -213,7 +223,9 @@ class _Loop:
             speed = (self.images - self.seen[1]) / max(self.seconds - self.seen[0], 1e-9)
             left = (updates - self.number) * self.images / self.number / max(speed, 1e-9)
             epoch, rate = self.epoch + 1, self.updater.rate
-            self.report(Progress(epoch, self.recipe.epochs, self.number, updates, loss, rate, speed, left))
+            known = [row[self.metric] for row in self.rows if self.metric in row]
+            value, best = known[-1] if known else None, self.best[1] if self.best else None
+            self.report(Progress(epoch, self.recipe.epochs, self.number, updates, loss, rate, speed, left, value, best))
         return stop
 
     def close_epoch(self) -> None:
@@ -236,8 +248,10 @@ class _Loop:
         self.model.eval()
         found = validate(self.model)
         metrics = dict(zip(found, first(self.processes, [float(v) for v in found.values()]), strict=True))
-        value = next(iter(metrics.values()), math.nan)
-        if value > (-math.inf if self.best is None else self.best[1]):
+        self.metric = next(iter(metrics), "")
+        value = metrics.get(self.metric, math.nan)
+        better = self.best is None or (value > self.best[1] if self.larger else value < self.best[1])
+        if better and not math.isnan(value):
             self.best, self.best_stored = (self.epoch, value), None
             self.best_tensors = {name: t.detach().cpu().clone() for name, t in changed(self.model).items()}
         self.updater.swap()

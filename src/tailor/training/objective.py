@@ -1,4 +1,4 @@
-"""What a step minimises: cross-entropy with label smoothing, mixed images and a teacher; and what a batch is.
+"""What a step minimises: the task's loss, on mixed images and with a teacher; and what a batch is.
 
 Mixing (mixup, Zhang et al. 2018; CutMix, Yun et al. 2019) is our own: timm's `Mixup` draws from numpy's global
 generator and refuses a batch of odd size, which the last one often is. Like timm's, it mixes a batch with its mirror.
@@ -6,17 +6,17 @@ generator and refuses a batch of odd size, which the last one often is. Like tim
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from tailor.errors import TrainingError
-from tailor.training.recipe import Distil, Recipe
+from tailor.tasks import Task
+from tailor.training.recipe import Recipe
 from tailor.training.teacher import Teacher, apart, entering_classifier
 
 
@@ -53,6 +53,14 @@ class Share:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def loss(self, task: Task, output: Any) -> Tensor:
+        """The task's mean loss over the share, of mixed images the mixture of both."""
+        own = task.loss(output, self.targets).sum() / max(task.weight(self.targets), 1)
+        if self.keep == 1.0:
+            return own
+        other = task.loss(output, self.partners).sum() / max(task.weight(self.partners), 1)
+        return self.keep * own + (1 - self.keep) * other
 
     def part(self, start: int, stop: int) -> "Share":
         """The images from `start` to `stop`."""
@@ -100,42 +108,44 @@ def mix(share: Share, recipe: Recipe, generator: np.random.Generator) -> Share:
     return replace(share, images=images, partners=share.targets.flip(0), keep=keep)
 
 
-def objective(logits: Tensor, share: Share, recipe: Recipe) -> Tensor:
-    """Mean cross-entropy of `logits` (B, K) with the labels of a share, mixed or not, smoothed as the recipe says."""
-    logits = _full(logits)
-    loss = F.cross_entropy(logits, share.targets, label_smoothing=recipe.label_smoothing)
-    if share.keep == 1.0:
-        return loss
-    other = F.cross_entropy(logits, share.partners, label_smoothing=recipe.label_smoothing)
-    return share.keep * loss + (1 - share.keep) * other
+def smoothed(task: Task, recipe: Recipe) -> Task:
+    """The task with the recipe's label smoothing; TrainingError where its loss knows none."""
+    if not recipe.label_smoothing:
+        return task
+    if not any(field.name == "label_smoothing" for field in fields(task)):  # type: ignore[arg-type]
+        raise TrainingError(f"{task.kind} has no label smoothing", hint="set `label_smoothing: 0` in the recipe")
+    return replace(task, label_smoothing=recipe.label_smoothing)  # type: ignore[type-var]
 
 
-def classification(recipe: Recipe, teacher: Teacher | None = None) -> Step:
-    """The step of a classifier, `model(images) -> (B, K)`; with a teacher, it learns from that as well.
+def supervised(task: Task, recipe: Recipe, teacher: Teacher | None = None) -> Step:
+    """The step of a model that learns a task, `model(images)`; with a teacher, it learns from that as well.
 
-    The teacher sees the same, mixed images; it must be in eval mode and on the device. TrainingError where it tells
-    another number of classes apart, or has features of another size that are to be learnt.
+    The teacher sees the same, mixed images; it must be in eval mode and on the device. TrainingError where the task
+    cannot learn from one, where it tells another number of classes apart, or has features of another size that are to
+    be learnt.
     """
-    distil = recipe.distil
+    distil, labelled = recipe.distil, smoothed(task, recipe)
+    if teacher is None:
+        return lambda model, share: share.loss(labelled, model(share.images))
+    learn = getattr(labelled if distil.kind == "two-heads" else task, "learn", None)
+    if learn is None:
+        raise TrainingError(f"{task.kind} has no way to learn from a teacher", hint="leave `--teacher` out")
 
-    def step(model: nn.Module, share: Share) -> Tensor:
-        if teacher is None:
-            return objective(model(share.images), share, recipe)
-        if not distil.features:
-            return from_logits(model, share, teacher(share.images))
-        with entering_classifier(teacher.model) as theirs, entering_classifier(model) as ours:
-            loss = from_logits(model, share, teacher(share.images))
-        return loss + distil.features * apart(_full(ours[0]), _full(teacher.wanted(theirs[0])))
-
-    def from_logits(model: nn.Module, share: Share, target: Tensor) -> Tensor:
+    def from_output(model: nn.Module, share: Share, wanted: Tensor) -> Tensor:
         if distil.kind == "two-heads":
             with _both_heads(model):
-                logits, taught = model(share.images)
+                output, taught = model(share.images)
         else:
-            logits = taught = model(share.images)
-        smoothing = recipe.label_smoothing if distil.kind == "two-heads" else 0.0
-        learnt = distillation(taught, target, distil, smoothing)
-        return (1 - distil.weight) * objective(logits, share, recipe) + distil.weight * learnt
+            output = taught = model(share.images)
+        learnt = learn(taught, wanted, distil.kind != "soft", distil.temperature).mean()
+        return (1 - distil.weight) * share.loss(labelled, output) + distil.weight * learnt
+
+    def step(model: nn.Module, share: Share) -> Tensor:
+        if not distil.features:
+            return from_output(model, share, teacher(share.images))
+        with entering_classifier(teacher.model) as theirs, entering_classifier(model) as ours:
+            loss = from_output(model, share, teacher(share.images))
+        return loss + distil.features * apart(_full(ours[0]), _full(teacher.wanted(theirs[0])))
 
     return step
 
@@ -153,20 +163,6 @@ def _both_heads(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.distilled_training = before
-
-
-def distillation(logits: Tensor, target: Tensor, distil: Distil, smoothing: float = 0.0) -> Tensor:
-    """How far `logits` (B, K) are from the teacher's (B, K); see `Distil`."""
-    if logits.shape[1:] != target.shape[1:]:
-        raise TrainingError(
-            f"the teacher has {target.shape[-1]} classes, the model {logits.shape[-1]}",
-            hint="distil from a bundle that was adapted to the same data",
-        )
-    logits, target = _full(logits), _full(target)
-    if distil.kind != "soft":
-        return F.cross_entropy(logits, target.argmax(dim=-1), label_smoothing=smoothing)
-    student, wanted = F.log_softmax(logits / distil.temperature, -1), F.log_softmax(target / distil.temperature, -1)
-    return F.kl_div(student, wanted, reduction="batchmean", log_target=True) * distil.temperature**2
 
 
 def _full(logits: Tensor) -> Tensor:

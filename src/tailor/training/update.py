@@ -6,6 +6,7 @@ nothing drawn elsewhere (validation, callbacks) shifts a run. Processes come fro
 """
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,7 @@ class Updater:
     step: Step
     seed: int
     groups: Groups
+    weigh: Callable[[Any], int]
 
     def __post_init__(self) -> None:
         self.parameters = trainable(self.model)
@@ -60,13 +62,13 @@ class Updater:
         device, process = self.processes.device, self.processes.process_index
         share = place(batch, device, self.dtype)
         share = mix(share, self.recipe, np.random.default_rng([MIX, self.seed, number, process]))
-        count, stops = total(self.processes, len(share), stop)
-        if not count:  # every image was unreadable
+        count, weight, stops = total(self.processes, len(share), self.weigh(share.targets) if len(share) else 0, stop)
+        if not weight:  # every image was unreadable, or nothing in them is to be learnt
             return 0.0, 0, stops > 0
         self.schedule.step_update(number)
         self.optimizer.zero_grad(set_to_none=True)
         seed_(device, UPDATE, self.seed, number, process)
-        (loss,) = total(self.processes, self.backward(share, count))
+        (loss,) = total(self.processes, self.backward(share, weight))
         self.check("loss", loss, number, share)
         sum_gradients_(self.processes, list(self.parameters.values()))
         self.scaler.unscale_(self.optimizer)
@@ -79,14 +81,14 @@ class Updater:
         self.follow(number)
         return loss, int(count), stops > 0
 
-    def backward(self, share: Share, count: float) -> float:
-        """Add the gradient of this share's part in the mean over `count` images; that part of the loss."""
+    def backward(self, share: Share, weight: float) -> float:
+        """Add the gradient of this share's part in the mean over all that weighs `weight`; that part of the loss."""
         size, loss = max(1, math.ceil(len(share) / self.recipe.accumulate)), 0.0
         for start in range(0, len(share), size):
             piece = share.part(start, start + size)
             with self.autocast():
                 mean = self.step(self.model, piece)
-            weighted = mean * (len(piece) / count)
+            weighted = mean * (self.weigh(piece.targets) / weight)
             self.scaler.scale(weighted).backward()
             loss += float(weighted.detach())
         return loss

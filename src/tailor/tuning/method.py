@@ -2,15 +2,12 @@
 
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import nn
 
 from tailor.anatomy import Anatomy, Block, Layout
 from tailor.errors import PlanError
-
-STRICT = ConfigDict(extra="forbid", strict=True)
-"""How every plan is read from JSON: no coercion, no unknown key."""
+from tailor.settings import STRICT
 
 Rows = tuple[tuple[int, int], ...]
 """Ranges of a layer's outputs; empty means all of them."""

@@ -2,14 +2,21 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import PlanError
-from tailor.tuning.method import STRICT, Geometry
-from tailor.tuning.methods import AnyModule
+from tailor.settings import STRICT
+from tailor.tuning.method import Geometry, Module
+from tailor.tuning.methods import MODULES
+
+if TYPE_CHECKING:
+    AnyModule = Module
+else:
+    AnyModule = Union[tuple(MODULES.values())]  # noqa: UP007
+    """One of `MODULES`, for plans read from JSON."""
 
 
 @dataclass(frozen=True, config=STRICT)

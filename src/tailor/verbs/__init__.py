@@ -1,4 +1,7 @@
-"""The verbs: one public function each, the only place that joins data, plans, training and bundles."""
+"""The verbs: one public function each, which understands what was asked and calls the workflow.
+
+Importing them loads no torch: a wrong word is told at once.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +12,7 @@ from tailor.verbs.evaluate import evaluate
 from tailor.verbs.export import export
 from tailor.verbs.fit import fit
 from tailor.verbs.inspect import inspect
+from tailor.verbs.list import list as list_
 from tailor.verbs.merge import merge
 from tailor.verbs.predict import predict
 from tailor.verbs.prune import prune
@@ -23,6 +27,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "bench": bench,
     "merge": merge,
     "export": export,
+    "list": list_,
 }
 """Every verb by the name that the command line and `tailor.NAME` know."""
 

@@ -1,18 +1,12 @@
 """`tailor bench BUNDLE|NAME`: MACs, parameters, latency, throughput and memory, measured on the machine at hand."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import UsageError
-from tailor.events import Event, Report, silent
-from tailor.measure.compiling import compiled
-from tailor.measure.count import macs, parameters
-from tailor.measure.fold import fold as folded
-from tailor.measure.machine import machine
-from tailor.measure.memory import peak_memory_bytes
-from tailor.measure.speed import PROTOCOLS, Comparison, images, latency, no_gain, throughput
-from tailor.verbs.subject import Subject, open_subject
+from tailor.events import Tell
+from tailor.workflow.telling import SHOWN, told
 
 
 @dataclass(frozen=True)
@@ -49,9 +43,9 @@ class Bench:
 
 
 def bench(
-    name: str,
+    name: str | Path,
     *,
-    against: str | None = None,
+    against: str | Path | None = None,
     quick: bool = False,
     protocol: Literal["quick", "sls", "isomorphic"] = "quick",
     batch: int | None = None,
@@ -60,100 +54,48 @@ def bench(
     compile: bool = False,
     weights: str | None = None,
     image_size: int | None = None,
-    report: Report = silent,
+    device: str | None = None,
+    progress: Tell | None = SHOWN,
 ) -> Bench | list[Bench]:
     """Measure a bundle or a backbone by name (random weights unless given: speed does not depend on them).
 
     With `against`, both run in turns in one measurement, and the ratios say how many times faster the first is.
-    `quick` takes under 30 seconds; `protocol` names the papers' (`sls`: batch 64 x 100; `isomorphic`: 20 + 100).
-    `fold` puts batch norms, and layer norms' affine part, into the layers beside them; `compile` is `torch.compile`.
+
+    Args:
+        name: a bundle, or a backbone's name.
+        against: another one, measured in the same run.
+        quick: be done in under 30 seconds.
+        protocol: `quick`, or a paper's (`sls`: batch 64 x 100; `isomorphic`: 20 + 100).
+        batch: images a forward pass, other than the protocol's.
+        unmerged: measure the tunes as modules of their own, not folded into the layers.
+        fold: put batch norms, and layer norms' affine part, into the layers beside them.
+        compile: measure behind `torch.compile`.
+        weights: a moved checkpoint file of the backbone.
+        image_size: pixels a side, other than the backbone's own.
+        device: `cpu`, `cuda`, `mps`.
+        progress: hears events; by default they are drawn in a terminal or notebook, None silences.
     """
     if quick and protocol != "quick":
         raise UsageError("`--quick` and `--protocol` contradict each other", hint="leave one of them out")
     if batch is not None and batch < 1:
         raise UsageError(f"a batch of {batch} images cannot be", hint="write for instance `--batch 8`")
-    names = [name] if against is None else [name, against]
-    subjects = {}
-    for one in names:
-        if one in subjects:
-            raise UsageError(f"`{one}` is measured against itself", hint="name another bundle or model")
-        subjects[one] = open_subject(one, weights=weights, image_size=image_size, merge=not unmerged)
-    _same_size(subjects)
-    rows = _measure([_ready(subject, fold, compile, report) for subject in subjects.values()], protocol, batch, report)
-    return _compared(rows) if len(rows) > 1 else rows[0]
+    names = [str(one) for one in (name, against) if one is not None]
+    if len(set(names)) < len(names):
+        raise UsageError(f"`{name}` is measured against itself", hint="name another bundle or model")
+    with told(progress) as tell:
+        from tailor.workflow.bench import measured
+        from tailor.workflow.place import placed
 
-
-def _same_size(subjects: Mapping[str, Subject]) -> None:
-    sizes = {subject.size for subject in subjects.values()}
-    if len(sizes) > 1:
-        found = ", ".join(f"`{name}` {'x'.join(map(str, s.size))}" for name, s in subjects.items())
-        raise UsageError(f"the models take images of different sizes: {found}", hint="give one `--image-size` to both")
-
-
-def _ready(subject: Subject, fold: bool, compile: bool, report: Report) -> tuple[Subject, dict[str, Any]]:
-    """The subject as it is to be timed, and the facts that timing leaves alone; MACs are those of the plain model."""
-    model = subject.model
-    facts = {"macs": macs(model, subject.size), "params": parameters(model), "folded": "", "compiled": compile}
-    parameter = next(model.parameters())
-    example = images(2, subject.size, parameter.device, parameter.dtype)
-    if fold:
-        report(Event("folding", text=subject.name))
-        done = folded(model, example)
-        model, facts["folded"] = done.model, done.line
-    if compile:
-        report(Event("compiling", text=subject.name))
-        model = compiled(model, example[:1])
-    return replace(subject, model=model), facts
-
-
-def _measure(
-    ready: list[tuple[Subject, dict[str, Any]]], protocol: str, batch: int | None, report: Report
-) -> list[Bench]:
-    """All figures; with two models, throughput is measured in turns."""
-    report(Event("measuring", 0, 2, "throughput"))
-    share = 10.0 if PROTOCOLS[protocol].seconds is not None else None
-    models = {subject.name: subject.model for subject, _ in ready}
-    many = throughput(models, ready[0][0].size, batch=batch, protocol=protocol, seconds=share)
-    made = []
-    for subject, facts in ready:
-        report(Event("measuring", 1, 2, f"latency of {subject.name}"))
-        made.append(_row(subject, facts, many, protocol, None if share is None else 4.0))
-    report(Event("measuring", 2, 2))
-    return made
-
-
-def _row(subject: Subject, facts: dict[str, Any], many: Comparison, protocol: str, seconds: float | None) -> Bench:
-    """One model's figures; the first of two has the spread of its speed against the other's, round by round."""
-    one = latency(subject.model, subject.size, protocol=protocol, seconds=seconds)
-    timing = many.timings[subject.name]
-    first, *others = many.timings
-    ratio = {}
-    if subject.name == first and others:
-        spread = many.ratios[others[0]]
-        ratio = {"median": 1 / spread.median, "p10": 1 / spread.p90, "p90": 1 / spread.p10}
-    return Bench(
-        name=subject.name,
-        latency_ms=one.median,
-        latency_p10=one.p10,
-        latency_p90=one.p90,
-        throughput=timing.images_per_second,
-        throughput_mean=timing.mean_images_per_second,
-        batch=timing.batch,
-        batch_ms=timing.median,
-        batch_ms_mean=timing.mean,
-        runs=timing.runs,
-        peak_memory_bytes=peak_memory_bytes(subject.model, subject.size, batch=timing.batch),
-        protocol=protocol,
-        seconds_limit=many.limit,
-        merged=subject.merged,
-        machine=machine(),
-        ratio=ratio,
-        **facts,
-    )
+        with placed(device):
+            rows = measured(names, protocol, batch, unmerged, fold, compile, weights, image_size, tell)
+    made = [Bench(**row) for row in rows]
+    return _compared(made) if len(made) > 1 else made[0]
 
 
 def _compared(rows: list[Bench]) -> list[Bench]:
     """The ratios side by side, those of the model that is compared with being 1, and a warning where MACs mislead."""
+    from tailor.measure.speed import no_gain
+
     first, other = rows
     faster = first.ratio["median"]
     fewer = other.macs / first.macs

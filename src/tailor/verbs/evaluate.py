@@ -1,42 +1,65 @@
-"""`tailor evaluate BUNDLE DATA`: accuracy on the test split, or on every image where the data are not divided."""
+"""`tailor evaluate BUNDLE DATA`: the task's figures on the test split, or on everything where there is none."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from tailor import bundle
-from tailor.data.images import for_evaluation
-from tailor.events import Report, silent
-from tailor.training import processes_here
-from tailor.verbs.images import Corrupt, open_checked, score
+from tailor.events import Tell
+from tailor.workflow.telling import SHOWN, told
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: top-1 accuracy in 0..1, per class by name, over `n` images of `split`."""
+    """What was measured over `n` records of `split`: `figures`, the task's `metric` first, each under its own name."""
 
-    accuracy: float
-    per_class: dict[str, float]
+    metric: str
+    figures: dict[str, Any]
     n: int
     split: str
     bundle: str
+    worst: tuple[dict[str, Any], ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        figures = {} if name.startswith("__") else object.__getattribute__(self, "figures")
+        if name in figures:
+            return figures[name]
+        raise AttributeError(f"the evaluation has no `{name}`")
+
+    def values(self) -> dict[str, Any]:
+        """What JSON holds."""
+        return {**self.figures, "n": self.n, "split": self.split, "bundle": self.bundle, "worst": list(self.worst)}
 
 
 def evaluate(
     path: str | Path,
-    data: str,
+    data: str | Path,
     *,
+    out: str | Path | None = None,
     weights: str | None = None,
-    corrupt: Corrupt = "skip",
+    corrupt: Literal["skip", "fail"] = "skip",
+    device: str | None = None,
     seed: int = 0,
-    report: Report = silent,
+    progress: Tell | None = SHOWN,
 ) -> Evaluation:
-    """Accuracy of the bundle in folder `path` on `data`, whose classes are matched to the bundle's by name."""
-    loaded = bundle.read(Path(path))
-    spec = loaded.spec
-    images = open_checked(data, seed=seed, corrupt=corrupt, report=report, classes=spec.head.classes)
-    split = for_evaluation(images)
-    model = bundle.restore(loaded, weights).to(processes_here().device)
-    scores = score(model, split, spec.preprocessing, report, f"scoring {split.name}")
-    present = set(split.labels)
-    per_class = {name: scores.per_class[i] for i, name in enumerate(spec.head.classes) if i in present}
-    return Evaluation(scores.accuracy, per_class, scores.n, split.name, str(path))
+    """How good the bundle in folder `path` is on `data`, whose classes are matched to the bundle's by name.
+
+    Args:
+        path: the bundle.
+        data: a folder, a CSV, `builtin/digits`, ...: see docs/data.md.
+        out: a folder for `confusion.png`.
+        weights: a moved checkpoint file of the backbone.
+        corrupt: what to do with images that cannot be read.
+        device: `cpu`, `cuda`, `mps`.
+        seed: of what the source itself divides.
+        progress: hears events; by default they are drawn in a terminal or notebook, None silences.
+    """
+    with told(progress) as tell:
+        from tailor.workflow.evaluate import measured
+        from tailor.workflow.place import placed
+
+        with placed(device):
+            metric, figures, split, worst = measured(
+                Path(path), str(data), None if out is None else Path(out), weights, corrupt, seed, tell
+            )
+    n = int(figures.pop("n"))
+    return Evaluation(metric, figures, n, split, str(path), tuple(worst))

@@ -1,15 +1,11 @@
 """`tailor export BUNDLE -o FILE`: an ONNX or torch.export file, compared with the model before it is kept."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from tailor import build as builder
-from tailor import bundle
-from tailor.bundle import peft
-from tailor.deploy import export as deploy
 from tailor.errors import UsageError
-from tailor.events import Event, Report, silent
-from tailor.tuning.apply import merges
+from tailor.events import Event, Tell
+from tailor.workflow.telling import SHOWN, told
 
 
 @dataclass(frozen=True)
@@ -25,33 +21,33 @@ def export(
     path: str | Path,
     *,
     out: str | Path,
+    probabilities: bool = False,
     weights: str | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    progress: Tell | None = SHOWN,
 ) -> Exported:
-    """Write the bundle's model to `out`: `.onnx`, `.pt2`, or a folder named `*.peft` in the layout of the peft library.
+    """Write the bundle's model to a file that runs without tailor. Its batch is dynamic.
 
-    Tunes that fold exactly are merged first. The file has a dynamic batch; where its outputs differ from the eager
-    model's by more than 1e-4 nothing is kept.
+    Tunes that fold exactly are merged first. Where the file's outputs differ from the eager model's by more than 1e-4
+    nothing is kept.
+
+    Args:
+        path: the bundle.
+        out: `.onnx`, `.pt2`, or a folder named `*.peft` in the layout of the peft library.
+        probabilities: end in a softmax.
+        weights: a moved checkpoint file of the backbone.
+        overwrite: replace `out`.
+        progress: hears events; by default they are drawn in a terminal or notebook, None silences.
     """
     target = Path(out)
     if target.exists() and not overwrite:
         raise UsageError(f"`{target}` exists", hint="choose another `-o`, or add `--overwrite`")
-    loaded = bundle.read(Path(path))
-    spec = loaded.spec
-    model = bundle.restore(loaded, weights)
-    if target.suffix == ".peft":
-        return Exported(str(target), peft.write(target, model, spec), 0.0)
-    if all(merges(plan) for plan in spec.tuning):
-        builder.merged_(model, spec)
-    report(Event("exporting", 0, 1, target.suffix))
-    made = deploy.export(
-        model,
-        (3, *spec.preprocessing.size),
-        target,
-        classes=spec.head.classes,
-        preprocessing=asdict(spec.preprocessing),
-        overwrite=overwrite,
-    )
-    report(Event("exporting", 1, 1))
-    return Exported(str(target), target.stat().st_size, float(made.difference))
+    with told(progress) as tell:
+        from tailor.workflow.export import exported
+        from tailor.workflow.output import check_apart
+
+        check_apart(target, (path,))
+        tell(Event("exporting", 0, 1, target.suffix))
+        size, difference = exported(Path(path), target, probabilities, weights, overwrite)
+        tell(Event("exporting", 1, 1))
+    return Exported(str(target), size, difference)

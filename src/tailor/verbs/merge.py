@@ -1,12 +1,10 @@
-"""`tailor merge BUNDLE -o OUT`: fold the tunes back into the plain layers, or write PEFT's layout beside them."""
+"""`tailor merge BUNDLE -o OUT`: fold the tunes back into the plain layers."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tailor import build as builder
-from tailor import bundle
-from tailor.events import Report, silent
+from tailor.events import Tell
+from tailor.workflow.telling import SHOWN, told
 
 
 @dataclass(frozen=True)
@@ -24,17 +22,28 @@ def merge(
     out: str | Path = "runs/merged",
     weights: str | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    progress: Tell | None = SHOWN,
 ) -> Merged:
-    """Write a bundle of the same function with every tensor and no tunes; PlanError where they do not fold."""
-    loaded = bundle.read(Path(path))
-    model = bundle.restore(loaded, weights)
-    builder.merged_(model, loaded.spec)
-    folder = bundle.prepare(Path(out), overwrite)
-    spec = replace(loaded.spec, plans=loaded.spec.pruning)
-    manifest = loaded.manifest
-    facts: dict[str, Any] = {**manifest.provenance, "merged_from": Path(path).name}
-    tensors = bundle.state(model, complete=True)
-    bundle.write(folder, spec, tensors, complete=True, metrics=manifest.metrics, provenance=facts)
-    size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
-    return Merged(str(folder), size, len(tensors))
+    """Write a bundle of the same function with every tensor and no tunes; PlanError where they do not fold.
+
+    Args:
+        path: the bundle.
+        out: the folder to write.
+        weights: a moved checkpoint file of the backbone.
+        overwrite: replace what an earlier run left in `out`.
+        progress: hears events; by default they are drawn in a terminal or notebook, None silences.
+    """
+    with told(progress):
+        from tailor import bundle
+        from tailor.workflow.opened import merged, open_bundle
+        from tailor.workflow.output import output
+        from tailor.workflow.train import bundle_bytes, write_bundle
+
+        with output(out, overwrite, False, (path,)) as place:
+            opened = merged(open_bundle(path, weights))
+            manifest = bundle.read_manifest(Path(path))
+            facts = {**manifest.provenance, "merged_from": Path(path).name}
+            write_bundle(place.folder, opened, manifest.metrics, facts)
+            count = len(bundle.read_manifest(place.folder).tensors)
+            made = Merged(str(place.folder), bundle_bytes(place.folder), count)
+            return place.settled(made)  # type: ignore[no-any-return]

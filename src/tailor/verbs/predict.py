@@ -1,72 +1,103 @@
-"""`tailor predict BUNDLE FILE...`: labels for files, folders and globs."""
+"""`tailor predict BUNDLE FILE...`: what is in files, folders and globs."""
 
+import csv
 import glob
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+from tailor.errors import DataError, UsageError, nearest
+from tailor.events import Tell
+from tailor.workflow.telling import SHOWN, told
 
-from tailor import bundle
-from tailor.data.images import read_image
-from tailor.data.sources.folder import is_image
-from tailor.data.transforms import eval_transform
-from tailor.errors import DataError, UsageError
-from tailor.events import Event, Report, silent
-from tailor.training import processes_here
+if TYPE_CHECKING:
+    from tailor.deploy.predictor import Prediction
 
-_TOP = 5
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image: the likeliest label, its probability, and the next ones with theirs."""
-
-    path: str
-    label: str
-    score: float
-    top: tuple[tuple[str, float], ...]
+FORMATS = (".csv", ".jsonl")
 
 
 def predict(
     path: str | Path,
-    *files: str,
+    *files: str | Path,
+    out: str | Path | None = None,
+    top_k: int = 5,
     weights: str | None = None,
     batch_size: int = 32,
-    corrupt: str = "skip",
-    report: Report = silent,
-) -> list[Prediction]:
+    corrupt: Literal["skip", "fail"] = "skip",
+    device: str | None = None,
+    overwrite: bool = False,
+    each: "Callable[[Prediction], None] | None" = None,
+    progress: Tell | None = SHOWN,
+) -> "list[Prediction]":
     """Predictions of the bundle in folder `path`, in the order of the files; folders are searched, globs expanded.
 
-    An unreadable image is reported and left out, or fatal with `corrupt="fail"`. DataError where no image is found.
+    Args:
+        path: the bundle.
+        files: image files, folders, globs.
+        out: a `.csv` or `.jsonl` file to write them to as well.
+        top_k: how many of the likeliest classes are named.
+        weights: a moved checkpoint file of the backbone.
+        batch_size: images a forward pass.
+        corrupt: an unreadable image is told and left out, or fatal with `fail`.
+        device: `cpu`, `cuda`, `mps`.
+        overwrite: replace `out`.
+        each: called with every prediction as soon as it is made.
+        progress: hears events; by default they are drawn in a terminal or notebook, None silences.
+
+    Raises:
+        DataError: where no image is found or can be read.
     """
-    if batch_size < 1:
-        raise UsageError(f"a batch of {batch_size} images cannot be", hint="write for instance `--batch-size 32`")
-    found = images_in(files)
-    loaded = bundle.read(Path(path))
-    device = processes_here().device
-    model = bundle.restore(loaded, weights).to(device)
-    transform = eval_transform(loaded.spec.preprocessing)
-    classes = loaded.spec.head.classes
-    made: list[Prediction] = []
-    for start in range(0, len(found), batch_size):
-        names, tensors = [], []
-        for name in found[start : start + batch_size]:
-            try:
-                tensors.append(transform(read_image(name)))
-                names.append(name)
-            except DataError as error:
-                if corrupt == "fail":
-                    raise
-                report(Event("left out", text=error.message))
-        if tensors:
-            with torch.inference_mode():
-                probabilities = model(torch.stack(tensors).to(device)).softmax(dim=-1).cpu()
-            made += [_prediction(n, p, classes) for n, p in zip(names, probabilities, strict=True)]
-        report(Event("predicting", min(start + batch_size, len(found)), len(found)))
+    if batch_size < 1 or top_k < 1:
+        raise UsageError("`--batch-size` and `--top-k` are at least 1", hint="write for instance `--batch-size 32`")
+    if corrupt not in ("skip", "fail"):
+        raise UsageError(f"`--corrupt {corrupt}` is no choice", hint=nearest(str(corrupt), ("skip", "fail")))
+    target = _target(out, overwrite)
+    found = images_in(tuple(map(str, files)))
+    with told(progress) as tell:
+        from tailor.deploy.predictor import Predictor
+        from tailor.workflow.place import placed
+
+        with placed(device):
+            made = []
+            predictor = Predictor(path, weights, top_k)
+            for one in predictor.stream(found, batch_size, corrupt == "fail", tell):
+                made.append(one)
+                if each is not None:
+                    each(one)
     if not made:
         raise DataError("none of the images can be read", hint="look at the files named above")
+    if target is not None:
+        _write(target, [one.values() for one in made])
     return made
+
+
+def _target(out: str | Path | None, overwrite: bool) -> Path | None:
+    if out is None:
+        return None
+    target = Path(out)
+    if target.suffix not in FORMATS:
+        raise UsageError(f"`{target}` is neither `.csv` nor `.jsonl`", hint="name it for instance `labels.csv`")
+    if target.exists() and not overwrite:
+        raise UsageError(f"`{target}` exists", hint="choose another `-o`, or add `--overwrite`")
+    return target
+
+
+def _write(target: Path, rows: list[dict[str, Any]]) -> None:
+    """The rows as a file, whole or not at all."""
+    from tailor.bundle.files import replacing
+
+    try:
+        with replacing(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            if target.suffix == ".jsonl":
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            else:
+                names = [name for name, value in rows[0].items() if not isinstance(value, tuple | list | dict)]
+                writer = csv.DictWriter(file, names, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(rows)
+    except OSError as error:
+        raise UsageError(f"`{target}` cannot be written: {error.strerror}", hint="choose another `-o`") from None
 
 
 def images_in(files: tuple[str, ...]) -> list[str]:
@@ -84,16 +115,15 @@ def images_in(files: tuple[str, ...]) -> list[str]:
 
 
 def _expand(argument: str) -> Iterator[str]:
-    place = Path(argument)
-    if place.is_dir():
-        yield from sorted(str(p) for p in place.rglob("*") if p.is_file() and is_image(p.name))
-    elif place.is_file():
-        yield argument
-    else:
-        yield from sorted(n for n in glob.glob(argument, recursive=True) if is_image(n) and Path(n).is_file())
+    from tailor.data.sources.folder import is_image
 
-
-def _prediction(name: str, probabilities: torch.Tensor, classes: tuple[str, ...]) -> Prediction:
-    values, labels = probabilities.topk(min(_TOP, len(classes)))
-    top = tuple((classes[i], float(v)) for i, v in zip(labels.tolist(), values, strict=True))
-    return Prediction(name, top[0][0], top[0][1], top)
+    try:
+        place = Path(argument)
+        if place.is_dir():
+            yield from sorted(str(p) for p in place.rglob("*") if p.is_file() and is_image(p.name))
+        elif place.is_file():
+            yield argument
+        else:
+            yield from sorted(n for n in glob.glob(argument, recursive=True) if is_image(n) and Path(n).is_file())
+    except (OSError, ValueError) as error:
+        raise DataError(f"`{argument[:200]}` cannot be looked at: {error}", hint="check the path") from None

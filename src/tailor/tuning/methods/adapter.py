@@ -12,8 +12,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
+from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, like
-from tailor.tuning.method import STRICT, Geometry, Place, Rows, block_places
+from tailor.tuning.method import Geometry, Place, Rows, block_places
 from tailor.tuning.methods import bottleneck
 from tailor.tuning.methods.bottleneck import Bottleneck, quick_gelu
 

@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from tailor.anatomy import Anatomy
-from tailor.tuning.method import STRICT
+from tailor.settings import STRICT
 
 _BIASES = ("bias", "q_bias", "v_bias")
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
+from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, innermost, like
-from tailor.tuning.method import STRICT, Geometry, Place, Rows, block_places, undefined
+from tailor.tuning.method import Geometry, Place, Rows, block_places, undefined
 from tailor.tuning.methods.bottleneck import quick_gelu
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
+from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, innermost
-from tailor.tuning.method import STRICT, Geometry, Place, Rows, undefined
+from tailor.tuning.method import Geometry, Place, Rows, undefined
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,7 +7,7 @@ from torch import nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
-from tailor.tuning.method import STRICT
+from tailor.settings import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
+from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, like, matrix_shape, plain
-from tailor.tuning.method import STRICT, Geometry, Place, Rows, site_places, undefined
+from tailor.tuning.method import Geometry, Place, Rows, site_places, undefined
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
+from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, like, matrix_shape, on_segments, plain, rows_of, segments
-from tailor.tuning.method import STRICT, Geometry, Place, Rows, site_places
+from tailor.tuning.method import Geometry, Place, Rows, site_places
 from tailor.tuning.methods import bottleneck
 from tailor.tuning.methods.bottleneck import Bottleneck
 

@@ -18,9 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
+from tailor.settings import STRICT
 from tailor.surgery import computes_plainly
 from tailor.tuning.layers import answers_for_base, innermost
-from tailor.tuning.method import STRICT, Geometry, Place, Rows
+from tailor.tuning.method import Geometry, Place, Rows
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, nn.RMSNorm, RmsNorm, RmsNorm2d)
 _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.GroupNorm, _BatchNorm, LayerNorm2d, RmsNorm2d)

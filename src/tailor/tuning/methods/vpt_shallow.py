@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from tailor.anatomy import Anatomy
-from tailor.tuning.method import STRICT, Geometry, Place, Rows, undefined
+from tailor.settings import STRICT
+from tailor.tuning.method import Geometry, Place, Rows, undefined
 from tailor.tuning.methods.vpt_deep import PromptedBlock, token_blocks
 
 

@@ -16,9 +16,10 @@ from tailor.errors import PlanError
 from tailor.surgery import get_parameter
 from tailor.tuning.methods.vpt_deep import VptDeep
 from tailor.tuning.plan import Entries, Tune, TunePlan
+from tailor.tuning.spt.candidates import Candidate, candidates, price, threshold
 from tailor.tuning.spt.curve import Ranking, Terms, curve, rank
 from tailor.tuning.spt.scores import Scores
-from tailor.tuning.spt.settings import Candidate, Spt, candidates, price, threshold
+from tailor.tuning.spt.settings import Spt
 
 SWEEP = tuple(range(20_000, 1_580_001, 20_000))
 """The values of tau that the released code tries."""

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.tuning.plan import TunePlan
+from tailor.tuning.spt.candidates import Candidate, candidates
 from tailor.tuning.spt.curve import rank
 from tailor.tuning.spt.scores import Scores
-from tailor.tuning.spt.settings import Candidate, candidates
 
 Matrix = tuple[tuple[float, ...], ...]
 

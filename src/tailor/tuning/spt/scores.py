@@ -21,7 +21,7 @@ from tailor.criteria.samples import Loss, called, count, cross_entropy, placed, 
 from tailor.criteria.squared_gradient import squared_gradients
 from tailor.errors import PlanError
 from tailor.surgery import eval_mode, get_module
-from tailor.tuning.spt.settings import candidates
+from tailor.tuning.spt.candidates import candidates
 
 Batches = Iterable[Sequence[Any]]
 """Batches that begin with inputs and targets, of any kind (`criteria.samples`); may be iterated more than once."""

@@ -1,22 +1,19 @@
-"""SPT's settings and its competitors: which matrices and vectors of a backbone are ranked, by which rule they train.
+"""SPT's settings and its methods' names: which module a sensitive matrix gets, by which rule.
 
-He et al., "Sensitivity-aware visual parameter-efficient fine-tuning" (ICCV 2023, arXiv 2303.08566; thesis ch. 2). The
-scores come from `scores`, the decision from `allocate`. Deviations: a fused qkv competes as three matrices by
-rows, as the released code's separate layers do; depthwise and grouped convolutions train by single entries only.
+He et al., "Sensitivity-aware visual parameter-efficient fine-tuning" (ICCV 2023, arXiv 2303.08566; thesis ch. 2).
+What competes stands in `candidates`, how it is scored in `scores`, the decision in `allocate`.
 """
 
-import math
-from dataclasses import dataclass as plain_dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
 
-from tailor.anatomy import Anatomy, Site
 from tailor.errors import PlanError, UsageError, nearest
-from tailor.surgery import get_module, get_parameter
-from tailor.tuning.method import STRICT, Module
+from tailor.settings import STRICT
 from tailor.tuning.methods import MODULES
+
+if TYPE_CHECKING:  # names and settings are told before torch is loaded
+    from tailor.tuning.method import Module
 
 _NAMES = {"lora": "spt-lora", "site-adapter": "spt-adapter", "vpt-deep": "spt-vpt"}
 
@@ -31,7 +28,8 @@ class Spt:
     tau. `fill` spends what the largest tau leaves on the weights that follow, matrices too dear for their module
     keeping single weights (ours: on a small backbone one module is a large part of the budget). `parts="structured"`
     drops the single entries, `parts="unstructured"` makes sigma infinite. With `vpt-deep` only prompts train, in the
-    blocks that hold a sensitive matrix. `unit` and `samples` say how to score.
+    blocks that hold a sensitive matrix. `unit`, `samples` and `head` say how to score: `class-means` with a classifier
+    of class means instead of the seeded one.
     """
 
     structured: Literal["lora", "site-adapter", "vpt-deep"] = "lora"
@@ -44,6 +42,7 @@ class Spt:
     drop_path: float = 0.1
     unit: Literal["sample", "batch"] = "sample"
     samples: int = 800
+    head: Literal["random", "class-means"] = "random"
     kind: Literal["spt"] = "spt"
 
     def __post_init__(self) -> None:
@@ -75,7 +74,7 @@ class Spt:
         """By how much a vector's selected weights may fall short of its length."""
         return 5 if self.rule == "released" else 1
 
-    def module(self) -> Module:
+    def module(self) -> "Module":
         """The method that a sensitive matrix gets."""
         settings = {"rank": self.rank, "dropout": self.dropout, "drop_path": self.drop_path}
         kind = self.structured if self.structured != "vpt-deep" else "lora"  # LoRA's size is the threshold for prompts
@@ -104,65 +103,3 @@ def named(name: str) -> Spt:
     if name not in SPT:
         raise UsageError(f"unknown method `{name}`", hint=nearest(name, list(SPT)))
     return SPT[name]
-
-
-@plain_dataclass(frozen=True)
-class Candidate:
-    """A matrix or vector that competes: `size` scalars of the parameter `tensor` from flat index `start` on.
-
-    `width` is the length of a row (1 for vectors); `operation` is the layer's label (`q`, `fc1`, `norm1`), under which
-    a weight and its bias are one.
-    """
-
-    name: str
-    tensor: str
-    start: int
-    size: int
-    width: int
-    operation: str
-    block: int
-    site: Site | None = None
-
-    def view(self, scores: dict[str, Tensor]) -> Tensor:
-        """Its part of the scores of the whole parameter, flat; no copy where the scores are contiguous."""
-        return scores[self.tensor].reshape(-1)[self.start : self.start + self.size]
-
-
-def candidates(anatomy: Anatomy) -> tuple[Candidate, ...]:
-    """Everything that competes in the one ranking, matrices first, in the anatomy's order, which also breaks ties.
-
-    ViT-B/16: 72 matrices and 122 vectors, 85,056,000 scalars. Learned tokens always train and the
-    head, the stem and the position embedding never compete.
-    """
-    found = []
-    for site in anatomy.sites:
-        start = site.rows[0] * site.inputs if site.rows else 0
-        found.append(Candidate(site.name, site.tensor, start, site.size, site.inputs, site.op, site.block, site))
-    for vector in anatomy.vectors:
-        start = vector.rows[0] if vector.rows else 0
-        operation = vector.op.rpartition(".")[0] or vector.op
-        found.append(Candidate(vector.name, vector.tensor, start, vector.size, 1, operation, vector.block))
-    return tuple(found)
-
-
-def price(model: nn.Module, candidate: Candidate, settings: Spt) -> int | None:
-    """Sigma: the parameters of the module that the matrix may get; None where it trains by single entries only.
-
-    That is so for vectors, for convolutions with groups or in one dimension, and where the module would be no smaller
-    than the matrix (no case on the backbones of the paper).
-    """
-    site = candidate.site
-    if site is None or site.kind == "depthwise" or settings.parts == "unstructured":
-        return None
-    layer = get_module(model, site.path)
-    if get_parameter(model, site.tensor).ndim not in (2, 4):
-        return None
-    sigma = settings.module().cost(layer, site.rows)
-    return sigma if sigma < candidate.size else None
-
-
-def threshold(candidate: Candidate, sigma: int | None, settings: Spt) -> int:
-    """The number of selected weights from which the candidate trains as a whole; above its size where it never does."""
-    if candidate.site is None:
-        return math.ceil(candidate.size / settings.beta)
-    return candidate.size + 1 if sigma is None else math.ceil(sigma / settings.alpha)

@@ -1,0 +1,120 @@
+"""A bundle ready to use: its model, the way to its input, and names for what comes out. Loads once, predicts often."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tailor import bundle
+from tailor.data.images import read_image
+from tailor.data.transforms import eval_transform
+from tailor.errors import DataError
+from tailor.events import Event, Tell, silent
+from tailor.tasks import task_of
+from tailor.training import processes_here
+
+Picture = str | Path | Image.Image | np.ndarray
+"""A file, an image, or an array (H, W, 3) of uint8."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one image, under the names that its task gives (`label`, `score`, `top`; `value`)."""
+
+    path: str
+    found: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        found = {} if name.startswith("__") else object.__getattribute__(self, "found")
+        if name in found:
+            return found[name]
+        raise AttributeError(f"a prediction has no `{name}`")
+
+    def values(self) -> dict[str, Any]:
+        """What JSON holds."""
+        return {"path": self.path, **self.found}
+
+
+class Predictor:
+    """`Predictor("runs/a")("photo.jpg")`: what the bundle's model finds in an image, or in each of several.
+
+    BundleError where the folder is no bundle. `top` is how many of the likeliest classes are named.
+    """
+
+    def __init__(self, path: str | Path, weights: str | None = None, top: int = 5) -> None:
+        loaded = bundle.read(Path(path))
+        self.spec, self.top = loaded.spec, top
+        self.task = task_of(self.spec.head)
+        self.device = processes_here().device
+        self.model = bundle.restore(loaded, weights).to(self.device)
+        self.transform = eval_transform(self.spec.preprocessing)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of what is told apart."""
+        return self.spec.head.classes
+
+    def __call__(self, images: Picture | Sequence[Picture]) -> Any:
+        """A prediction, or a list of them for several images."""
+        several = isinstance(images, list | tuple)
+        chosen: Sequence[Any] = images if several else [images]  # type: ignore[assignment]
+        names = [str(one) if isinstance(one, str | Path) else "" for one in chosen]
+        found = self._predicted(names, [self.transform(opened(one)) for one in chosen])
+        return found if several else found[0]
+
+    def stream(
+        self, files: Sequence[str], batch_size: int = 32, strict: bool = False, tell: Tell = silent
+    ) -> Iterator[Prediction]:
+        """Predictions for files, batch by batch; one that cannot be read is told and left out, or, `strict`, fatal."""
+        for start in range(0, len(files), batch_size):
+            names, tensors = [], []
+            for name in files[start : start + batch_size]:
+                try:
+                    tensors.append(self.transform(read_image(name)))
+                    names.append(name)
+                except DataError as error:
+                    if strict:
+                        raise
+                    tell(Event("left out", text=error.message))
+            if tensors:
+                yield from self._predicted(names, tensors)
+            tell(Event("predicting", min(start + batch_size, len(files)), len(files)))
+
+    @torch.inference_mode()
+    def _predicted(self, names: Iterable[str], tensors: list[Tensor]) -> list[Prediction]:
+        output = self.model(torch.stack(tensors).to(self.device))
+        found = self.task.decode(output, self.spec.head, self.top)
+        return [Prediction(name, one) for name, one in zip(names, found, strict=True)]
+
+
+def opened(picture: Picture) -> Image.Image:
+    """The picture as an RGB image; DataError where it is none."""
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    if isinstance(picture, str | Path):
+        return read_image(str(picture))
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+        raise DataError(
+            f"an image as an array is (H, W, 3) of uint8, found {array.shape} of {array.dtype}",
+            hint="convert it, or give a file",
+        )
+    return Image.fromarray(array)
+
+
+def load(path: str | Path, weights: str | None = None) -> torch.nn.Module:
+    """The plain `nn.Module` of the bundle in folder `path`, in eval mode, with `.classes` and `.transform`.
+
+    `transform` makes an input (3, H, W) of an RGB image; `weights` names a moved checkpoint file.
+    """
+    loaded = bundle.read(Path(path))
+    model = bundle.restore(loaded, weights)
+    # Not as attributes of the module's own kind: they are no part of what it computes or stores.
+    model.__dict__["classes"] = loaded.spec.head.classes
+    model.__dict__["transform"] = eval_transform(loaded.spec.preprocessing)
+    return model

@@ -1,0 +1,1 @@
+"""NOAH: a search, for one task, over how much of three methods every block gets."""

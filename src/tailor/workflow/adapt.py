@@ -1,0 +1,179 @@
+"""Adapting: one planned and trained bundle for each method that was asked for."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tailor import build as builder
+from tailor import bundle
+from tailor.build import Opened
+from tailor.bundle.plan_file import PLAN, read_plan, write_plan
+from tailor.data.images import ImageData
+from tailor.errors import BundleError
+from tailor.events import Event, Tell
+from tailor.spec import BUNDLE, Spec
+from tailor.tasks import Task, task_for
+from tailor.training import Recipe, processes_here
+from tailor.workflow import planners
+from tailor.workflow.budgets import backbone_parameters
+from tailor.workflow.context import Context, Run
+from tailor.workflow.data import Corrupt, divided, open_checked
+from tailor.workflow.names import is_bundle
+from tailor.workflow.opened import with_head
+from tailor.workflow.output import output
+from tailor.workflow.records import Trained
+from tailor.workflow.teacher import guide
+from tailor.workflow.train import finished, train_
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `adapt` was asked for: which planners (by the method's name), of what, on what, and how to train."""
+
+    planners: Mapping[str, Any]
+    data: str
+    task: str | None
+    model: str
+    weights: str
+    image_size: int | None
+    recipe: Recipe
+    given: Mapping[str, Any]
+    folder: Path
+    plan_only: bool
+    teacher: str | None
+    corrupt: Corrupt
+    workers: int
+    resume: bool
+    overwrite: bool
+    trackers: tuple[str, ...]
+    tell: Tell
+
+    def asked(self, images: ImageData, method: str) -> dict[str, Any]:
+        """What decides a plan, besides the backbone: it stands in the plan file; a resumed run must ask the same."""
+        planner = {k: v for k, v in planners.asked(self.planners[method]).items() if k != "scores"}
+        return {**planner, "data": images.name, "method": method, "seed": self.recipe.seed}
+
+    def folder_of(self, method: str) -> Path:
+        """Where a method's bundle goes."""
+        return self.folder / method if len(self.planners) > 1 else self.folder
+
+
+def adapt(request: Request) -> list[Trained]:
+    """The bundles, one a method: in `folder`, or, where there are several, in `folder`/METHOD."""
+    seed, tell = request.recipe.seed, request.tell
+    with ExitStack() as stack:
+        places = {
+            method: stack.enter_context(
+                output(
+                    request.folder_of(method),
+                    request.overwrite,
+                    request.resume,
+                    (request.data, request.model, request.teacher, getattr(planner, "scores", None)),
+                )
+            )
+            for method, planner in request.planners.items()
+        }
+        kind = task_for("", request.task).targets if request.task else None
+        checked = open_checked(request.data, seed=seed, corrupt=request.corrupt, tell=tell, kind=kind)
+        images = divided(checked, seed, tell)
+        task = task_for(images.kind, request.task)
+        learnt = guide(request.teacher, task.head(images, seed))
+        known: dict[Any, Any] = {}
+        results = []
+        for method, place in places.items():
+            run = Run(
+                images,
+                request.data,
+                request.recipe,
+                place.folder,
+                tell,
+                learnt,
+                request.workers,
+                request.resume,
+                request.trackers,
+            )
+            results.append(place.settled(_one(request, method, run, task, known)))
+    return results
+
+
+def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, Any]) -> Trained:
+    """One method: go on where an earlier run stopped, else plan; then train, or stop at the plan."""
+    folder, planner = run.folder, request.planners[method]
+    asked = request.asked(run.images, method)
+    begun = None
+    if run.resume and (folder / PLAN).is_file():
+        begun = _begun(folder, request, run, task, asked)
+    if run.resume and (folder / bundle.MANIFEST).is_file():
+        run.tell(Event("done", text=f"`{folder}` is finished already"))
+        return finished(folder, given=request.given)
+    if begun is None:
+        opened = with_head(request.model, request.weights, request.image_size, run.images, task, run.recipe)
+        context = Context(
+            opened, run.recipe, folder, run.tell, run.images, run.workers, run.resume, teacher=run.teacher, known=known
+        )
+        spec = _plan(context, planner, asked)
+    else:
+        opened, spec = bundle.base(begun.backbone, begun.head), begun
+    map_ = planner.explain(spec.tuning[-1], opened)
+    if request.plan_only:
+        return replace(_planned(opened, spec, folder, task), map=map_)
+    added = spec.plans[len(opened.spec.plans) :]
+    opened = replace(builder.apply_plans_(opened, added), spec=spec)
+    return replace(train_(opened, run), map=map_)
+
+
+def _begun(folder: Path, request: Request, run: Run, task: Task, asked: Mapping[str, Any]) -> Spec:
+    """The spec of an interrupted run; BundleError where something else was asked for when it was begun."""
+    file = read_plan(folder)
+    spec, hint = file.spec, "resume it with the command that began it, or start anew with `--overwrite`"
+    backbone, head = spec.backbone, task.head(run.images, request.recipe.seed)
+    source = BUNDLE + request.model if is_bundle(request.model) else request.weights
+    same = source == backbone.weights and (is_bundle(request.model) or request.model == backbone.name)
+    if (
+        not same
+        or request.image_size != backbone.image_size
+        or backbone.seed != request.recipe.seed
+        or spec.head != head
+    ):
+        what = "other classes" if spec.head != head else f"`{backbone.name}`, weights `{backbone.weights}`"
+        raise BundleError(f"the run in `{folder}` was begun with {what}, or another seed or image size", hint=hint)
+    for key, value in json.loads(json.dumps(asked)).items():
+        if (was := file.settings.get(key, value)) != value:
+            raise BundleError(f"the run in `{folder}` was begun with {key} `{was}`", hint=hint)
+    return spec
+
+
+def _plan(context: Context, planner: Any, asked: Mapping[str, Any]) -> Spec:
+    """The spec with its plan, also written to the run's folder.
+
+    Every process takes what the main one wrote: a device may add up scores in another order and choose otherwise.
+    """
+    decision = planner.plan(context)
+    spec = replace(context.opened.spec, plans=(*context.opened.spec.plans, *decision.plans))
+    state = processes_here()
+    if state.is_main_process:
+        write_plan(context.folder, spec, asked)
+    state.wait_for_everyone()
+    return spec if state.is_main_process else read_plan(context.folder).spec
+
+
+def _planned(opened: Opened, spec: Spec, folder: Path, task: Task) -> Trained:
+    whole = backbone_parameters(opened)
+    plan = spec.tuning[-1]
+    return Trained(
+        bundle=str(folder),
+        method=plan.method,
+        score=float("nan"),
+        split="",
+        trainable_params=plan.cost,
+        trainable_percent=100 * plan.cost / whole,
+        head_params=0,
+        bundle_bytes=0,
+        seconds=0.0,
+        epoch=0,
+        metric=task.metric,
+        plan=str(folder / PLAN),
+    )

@@ -1,0 +1,119 @@
+"""The figures of a model, or of two in turns, on the machine at hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tailor import backbones
+from tailor.errors import UsageError
+from tailor.events import Event, Tell
+from tailor.measure.compiling import compiled
+from tailor.measure.count import macs, parameters
+from tailor.measure.fold import fold as folded
+from tailor.measure.machine import machine
+from tailor.measure.memory import peak_memory_bytes
+from tailor.measure.speed import PROTOCOLS, Comparison, images, latency, throughput
+from tailor.tuning.apply import merges
+from tailor.workflow.names import is_bundle
+from tailor.workflow.opened import deployed, open_bundle
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model to measure: its input size (C, H, W), whether its tunes were merged, and what timing leaves alone."""
+
+    name: str
+    model: nn.Module
+    size: tuple[int, int, int]
+    merged: bool
+    facts: dict[str, Any]
+
+
+def measured(
+    names: Sequence[str],
+    protocol: str,
+    batch: int | None,
+    unmerged: bool,
+    fold: bool,
+    compile: bool,
+    weights: str | None,
+    image_size: int | None,
+    tell: Tell,
+) -> list[dict[str, Any]]:
+    """A row of figures a model; with two models, throughput is measured in turns."""
+    models = [_opened(name, weights, image_size, not unmerged) for name in names]
+    if len({one.size for one in models}) > 1:
+        found = ", ".join(f"`{one.name}` {'x'.join(map(str, one.size))}" for one in models)
+        raise UsageError(f"the models take images of different sizes: {found}", hint="give one `--image-size` to both")
+    ready = [_ready(one, fold, compile, tell) for one in models]
+    tell(Event("measuring", 0, 2, "throughput"))
+    share = 10.0 if PROTOCOLS[protocol].seconds is not None else None
+    many = throughput(
+        {one.name: one.model for one in ready}, ready[0].size, batch=batch, protocol=protocol, seconds=share
+    )
+    rows = []
+    for one in ready:
+        tell(Event("measuring", 1, 2, f"latency of {one.name}"))
+        rows.append(_row(one, many, protocol, None if share is None else 4.0))
+    tell(Event("measuring", 2, 2))
+    return rows
+
+
+def _opened(name: str, weights: str | None, image_size: int | None, merge: bool) -> Measured:
+    """A bundle (with `merge`, its tunes folded in where all of them fold exactly) or a backbone as it comes."""
+    if is_bundle(name) or Path(name).is_dir():
+        opened = open_bundle(name, weights)
+        merged = merge and all(merges(plan) for plan in opened.spec.tuning)
+        model = deployed(opened) if merged else opened.model
+        return Measured(name, model, (3, *opened.spec.preprocessing.size), merged, {})
+    model = backbones.create(name, weights or "random", image_size)
+    return Measured(name, model, backbones.config_of(model).input_size, False, {})
+
+
+def _ready(one: Measured, fold: bool, compile: bool, tell: Tell) -> Measured:
+    """The model as it is to be timed; MACs are those of the plain model."""
+    model = one.model
+    facts = {"macs": macs(model, one.size), "params": parameters(model), "folded": "", "compiled": compile}
+    parameter = next(model.parameters())
+    example = images(2, one.size, parameter.device, parameter.dtype)
+    if fold:
+        tell(Event("folding", text=one.name))
+        done = folded(model, example)
+        model, facts["folded"] = done.model, done.line
+    if compile:
+        tell(Event("compiling", text=one.name))
+        model = compiled(model, example[:1])
+    return replace(one, model=model, facts=facts)
+
+
+def _row(one: Measured, many: Comparison, protocol: str, seconds: float | None) -> dict[str, Any]:
+    """One model's figures; the first of two has the spread of its speed against the other's, round by round."""
+    alone = latency(one.model, one.size, protocol=protocol, seconds=seconds)
+    timing = many.timings[one.name]
+    first, *others = many.timings
+    ratio = {}
+    if one.name == first and others:
+        spread = many.ratios[others[0]]
+        ratio = {"median": 1 / spread.median, "p10": 1 / spread.p90, "p90": 1 / spread.p10}
+    return {
+        "name": one.name,
+        "latency_ms": alone.median,
+        "latency_p10": alone.p10,
+        "latency_p90": alone.p90,
+        "throughput": timing.images_per_second,
+        "throughput_mean": timing.mean_images_per_second,
+        "batch": timing.batch,
+        "batch_ms": timing.median,
+        "batch_ms_mean": timing.mean,
+        "runs": timing.runs,
+        "peak_memory_bytes": peak_memory_bytes(one.model, one.size, batch=timing.batch),
+        "protocol": protocol,
+        "seconds_limit": many.limit,
+        "merged": one.merged,
+        "machine": machine(),
+        "ratio": ratio,
+        **one.facts,
+    }

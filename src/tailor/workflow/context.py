@@ -1,0 +1,124 @@
+"""What a planner and a training are given: the opened model, the data, and functions that measure."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailor.build import Opened
+from tailor.data.images import ImageData, Split
+from tailor.data.loading import Batch
+from tailor.events import Event, Tell
+from tailor.plans import AnyPlan
+from tailor.tasks import Task, task_of
+from tailor.training import Recipe
+from tailor.workflow.data import in_order
+from tailor.workflow.draw import drawn
+from tailor.workflow.teacher import Guide
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: on which images (`source`: as the user named them), how, where it leaves things, whom it tells."""
+
+    images: ImageData
+    source: str
+    recipe: Recipe
+    folder: Path
+    tell: Tell
+    teacher: Guide | None = None
+    workers: int = 0
+    resume: bool = False
+    trackers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """Which of how many steps a plan is; `whole` are the sizes, before the first, of the groups that steps have cut."""
+
+    number: int = 1
+    of: int = 1
+    whole: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether it may remove nothing: before the last step, or where an earlier one removed something."""
+        return self.number < self.of or bool(self.whole)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a planner decided: plans in the model's own names, in order, and a line that says why.
+
+    `model` is the one they lead to where that is more than carrying them out: a search has trained it.
+    """
+
+    plans: tuple[AnyPlan, ...]
+    why: str = ""
+    model: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a planner may ask for. `images` is None where no data were named; `known` outlives one planner.
+
+    `recipe` holds the seed; what the planner draws or leaves behind goes to `folder`.
+    """
+
+    opened: Opened
+    recipe: Recipe
+    folder: Path
+    tell: Tell
+    images: ImageData | None = None
+    workers: int = 0
+    resume: bool = False
+    step: Step = Step()
+    teacher: Guide | None = None
+    known: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """The task of the model's head."""
+        return task_of(self.opened.spec.head)
+
+    @property
+    def example(self) -> Tensor:
+        """Two random inputs (2, C, H, W), from the seed."""
+        size = self.opened.spec.preprocessing.size
+        return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(self.recipe.seed))
+
+    def split(self, name: str) -> Split:
+        """A split of the data, which the planner has said it needs."""
+        assert self.images is not None, "a planner that needs images says so in `needs`"
+        return self.images.splits[name]
+
+    def batches(self, split: Split, stage: str = "", text: str = "") -> Iterator[Batch]:
+        """A split's batches in order, as the model wants its images; each told once it was used."""
+        done = 0
+        if stage:
+            self.tell(Event(stage, done, len(split), text))
+        for batch in in_order(split, self.opened.spec.preprocessing, self.opened.spec.head):
+            yield batch
+            done += len(batch.sources)
+            if stage:
+                self.tell(Event(stage, done, len(split), text))
+
+    def sample(self, samples: int, *names: str) -> list[Split]:
+        """Of the named splits together, `samples` records at most, the same share of every class if there are any."""
+        return drawn([self.split(name) for name in names], samples, self.recipe.seed)
+
+    def run(self) -> Run:
+        """The training that the plan is for."""
+        assert self.images is not None
+        return Run(self.images, "", self.recipe, self.folder, self.tell, self.teacher, self.workers, self.resume)
+
+    def at(self, opened: Opened) -> "Context":
+        """The same question about another model."""
+        return replace(self, opened=opened)
+
+
+Plan = Callable[[Context], Decision]
+Batches = Iterable[Batch]

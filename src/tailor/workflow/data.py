@@ -1,0 +1,111 @@
+"""Opening the data a verb was given: find it, look it over, divide it, and turn a split into batches and figures."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from tailor.data.check import check, without_unreadable
+from tailor.data.images import ImageData, Split, for_training, open_data
+from tailor.data.loading import Batch, loader
+from tailor.data.transforms import eval_transform
+from tailor.errors import DataError, UsageError, nearest
+from tailor.events import Event, Tell, silent
+from tailor.preprocessing import Preprocessing
+from tailor.tasks import Head, task_of
+from tailor.training import evaluate
+
+_BATCH = 64
+LOOKED_OVER = 20_000
+"""Data sets of more images are not decoded in advance: unreadable images are met, and left out, while training."""
+
+Corrupt = Literal["skip", "fail"]
+
+
+def open_checked(
+    where: str,
+    *,
+    seed: int,
+    corrupt: Corrupt,
+    tell: Tell,
+    kind: str | None = None,
+    classes: Sequence[str] | None = None,
+) -> ImageData:
+    """The data set, looked over: findings are told; unreadable images are left out or fatal, by `corrupt`."""
+    if corrupt not in get_args(Corrupt):
+        raise UsageError(f"`--corrupt {corrupt}` is no choice", hint=nearest(str(corrupt), get_args(Corrupt)))
+    data = open_data(where, kind=kind, seed=seed, classes=classes)
+    count = sum(len(split) for split in data.splits.values())
+    found = check(
+        data,
+        deep=count <= LOOKED_OVER,
+        progress=lambda done, total: tell(Event("looking over the images", done, total)),
+    )
+    for line in found.lines() if not found.clean else ():
+        tell(Event("data", text=line))
+    if found.unreadable and corrupt == "fail":
+        first = found.unreadable[0]
+        raise DataError(
+            f"{len(found.unreadable)} images cannot be read, the first is `{first.source}`: {first.reason}",
+            hint="remove or replace them, or leave them out with `--corrupt skip`",
+        )
+    ready = without_unreadable(data, found)
+    if count <= LOOKED_OVER or corrupt == "fail":
+        return ready
+    return replace(ready, splits={name: replace(split, tolerant=True) for name, split in ready.splits.items()})
+
+
+def tell_left_out(data: ImageData, tell: Tell) -> None:
+    """Say which images could not be read when they were met, and were left out."""
+    lost = {source: why for split in data.splits.values() for source, why in split.left_out.items()}
+    for source in list(lost)[:3]:
+        tell(Event("left out", text=lost[source]))
+    if len(lost) > 3:
+        tell(Event("left out", text=f"{len(lost)} images in all could not be read"))
+
+
+def divided(data: ImageData, seed: int, tell: Tell) -> ImageData:
+    """The data with `train` and `val`; says where val was made."""
+    ready = for_training(data, seed)
+    for note in ready.notes:
+        tell(Event("data", text=note))
+    return ready
+
+
+def reported(data: ImageData) -> tuple[str, Split]:
+    """The split a training verb reports on: test where there is one, else val."""
+    name = "test" if "test" in data.splits else "val"
+    return name, data.splits[name]
+
+
+def in_order(split: Split, preprocessing: Preprocessing, head: Head, batch_size: int = _BATCH) -> Iterable[Batch]:
+    """The whole split, once, in its own order, without augmentation, its targets those of the head's task."""
+    return loader(
+        split,
+        eval_transform(preprocessing),
+        batch_size=batch_size,
+        seed=0,
+        epoch=0,
+        shuffle=False,
+        collate=task_of(head).collate,
+    )
+
+
+def score(
+    model: nn.Module,
+    head: Head,
+    split: Split,
+    preprocessing: Preprocessing,
+    tell: Tell = silent,
+    stage: str = "scoring",
+) -> dict[str, Any]:
+    """The task's figures of the model on the split, its leading metric first."""
+    total = -(-len(split) // _BATCH)
+
+    def watched() -> Iterable[Batch]:
+        for index, batch in enumerate(in_order(split, preprocessing, head)):
+            yield batch
+            tell(Event(stage, index + 1, total))
+
+    return evaluate(model, watched(), task_of(head), head)

@@ -1,0 +1,60 @@
+"""What a pruning decided, written to its folder before anything trains, with the request that it answers.
+
+Every process takes what the main one wrote, and a resumed run what was written before it was interrupted.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from tailor.bundle.plan_file import PLAN, read_plan, write_plan
+from tailor.errors import BundleError
+from tailor.plans import AnyPlan
+from tailor.spec import Spec
+from tailor.workflow.context import Decision
+from tailor.workflow.records import Pruned, pruned
+
+STEPS = "steps"
+"""The folder, inside the output folder, of the steps of a pruning in steps."""
+
+_PLANS: TypeAdapter[tuple[AnyPlan, ...]] = TypeAdapter(tuple[AnyPlan, ...])
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The spec of the smaller model, the decision in the dense model's names, and what came of it."""
+
+    spec: Spec
+    decision: Decision
+    found: Pruned
+
+
+def note(folder: Path, decided: Decided, asked: Mapping[str, Any]) -> None:
+    """Write down what was decided, and what was asked."""
+    plans = _PLANS.dump_python(decided.decision.plans, mode="json")
+    write_plan(folder, decided.spec, {**asked, "decided": plans, "found": decided.found.known()})
+
+
+def noted(folder: Path) -> Decided:
+    """What was decided in the folder."""
+    file = read_plan(folder)
+    plans = _PLANS.validate_json(json.dumps(file.settings["decided"]))  # by JSON's rules: lists stand for tuples
+    found = pruned(file.settings["found"], folder)
+    return Decided(file.spec, Decision(plans, found.reason), found)
+
+
+def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:
+    """BundleError where the run in the folder, if there is one, was begun with another request."""
+    begun = [place for place in (folder, folder / STEPS / "1") if (place / PLAN).is_file()]
+    settings = read_plan(begun[0]).settings if begun else asked
+    for key, value in json.loads(json.dumps(asked)).items():
+        was = settings.get(key)
+        if begun and was != value:
+            raise BundleError(
+                f"the run in `{folder}` was begun with another `{key}`: {'none' if was is None else was}",
+                hint="resume it with the command that began it, or start anew with `--overwrite`",
+            )

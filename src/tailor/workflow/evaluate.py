@@ -1,0 +1,57 @@
+"""Measuring a bundle on data: the task's figures, and the records that it gets most wrong."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+
+from tailor import bundle
+from tailor.data.images import for_evaluation
+from tailor.data.loading import Batch
+from tailor.events import Event, Tell
+from tailor.tasks import task_of
+from tailor.training import evaluate, processes_here
+from tailor.workflow.data import Corrupt, in_order, open_checked
+
+WORST, BATCH = 5, 64
+
+
+def measured(
+    path: Path, data: str, out: Path | None, weights: str | None, corrupt: Corrupt, seed: int, tell: Tell
+) -> tuple[str, dict[str, Any], str, list[dict[str, Any]]]:
+    """The name of the leading metric, all figures, the split, and the worst records by their loss."""
+    loaded = bundle.read(path)
+    spec, task = loaded.spec, task_of(loaded.spec.head)
+    images = open_checked(
+        data, seed=seed, corrupt=corrupt, tell=tell, kind=task.targets, classes=spec.head.classes or None
+    )
+    split = for_evaluation(images)
+    model = bundle.restore(loaded, weights).to(processes_here().device)
+    worst: list[tuple[float, str, dict[str, Any]]] = []
+    total = -(-len(split) // BATCH)
+
+    def watched() -> Iterable[Batch]:
+        for index, batch in enumerate(in_order(split, spec.preprocessing, spec.head, BATCH)):
+            yield batch
+            device = processes_here().device
+            output = model(batch.images.to(device))
+            losses = task.loss(output, send_to_device(batch.targets, device)).tolist()
+            found = task.decode(output, spec.head, 1)
+            worst.extend(zip(losses, batch.sources, found, strict=True))
+            worst.sort(key=lambda one: -one[0])
+            del worst[WORST:]
+            tell(Event(f"scoring {split.name}", index + 1, total))
+
+    with torch.inference_mode():
+        figures = evaluate(model.eval(), watched(), task, spec.head)
+    if out is not None and "confusion" in figures:
+        from tailor.evidence.confusion import confusion
+
+        confusion(figures["confusion"], spec.head.classes, out / "confusion.png")
+    told = [
+        {"source": source, "loss": round(loss, 4), **{k: v for k, v in found.items() if not isinstance(v, tuple)}}
+        for loss, source, found in worst
+    ]
+    return task.metric, figures, split.name, told

@@ -1,0 +1,198 @@
+"""The output of a verb: refused where it is also an input, held by one writer, replaced only once the new one is whole.
+
+Where something is to be overwritten, the run writes to a folder beside it (`.NAME.partial`), which takes its place at
+the end; a run that was interrupted before is continued there.
+"""
+
+import errno
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tailor.bundle.manifest import MANIFEST
+from tailor.bundle.write import PLANNED, RUN_FILES, check_ours, prepare
+from tailor.errors import BundleError, TailorError, UsageError
+from tailor.training import Interrupted, processes_here
+
+
+class Output:
+    """Where a run writes (`folder`), and the folder that its results will be in (`final`)."""
+
+    def __init__(self, final: Path, folder: Path) -> None:
+        self.final, self.folder = final, folder
+
+    def settled(self, record: Any) -> Any:
+        """A result, its paths those of the final folder."""
+        paths = {name: getattr(record, name, "") for name in ("bundle", "plan")}
+        moved = {
+            name: str(self.final / Path(path).relative_to(self.folder))
+            for name, path in paths.items()
+            if path and Path(path).is_relative_to(self.folder)
+        }
+        return replace(record, **moved)
+
+
+@contextmanager
+def output(
+    out: str | Path, overwrite: bool, resume: bool, inputs: Sequence[Any] = (), inside: bool = False
+) -> Iterator[Output]:
+    """While open, `out` is this run's alone. `inside` allows an input that is the folder itself: a plan to be trained.
+
+    Raises UsageError or BundleError before anything is touched: for contradicting flags, for an output that is also an
+    input, for a folder that holds something else, that another run is writing to, or that cannot be written.
+    """
+    final = Path(out)
+    if overwrite and resume:
+        raise UsageError("`--overwrite` starts anew and `--resume` goes on", hint="leave one of them out")
+    check_apart(final, inputs if not inside else inputs[1:])
+    beside = final.parent / f".{final.name}.partial"
+    main = processes_here().is_main_process
+    with _locked(final) if main else nullcontext():
+        held = (final / MANIFEST).exists() if inside else _held(final)
+        replaces = overwrite and held
+        folder = beside if replaces or (resume and beside.is_dir()) else final
+        found = folder.is_dir()
+        if replaces:
+            check_ours(final)
+        processes_here().wait_for_everyone()  # all have looked before one writes
+        try:
+            if main:
+                _begin(final, folder, replaces, resume, inside)
+            processes_here().wait_for_everyone()
+            yield Output(final, folder)
+        except Interrupted:
+            raise
+        except TailorError:
+            if main and not found:
+                _remove_empty(folder)
+            raise
+        if main and folder == beside:
+            _swap(final, beside)
+        processes_here().wait_for_everyone()
+
+
+def _begin(final: Path, folder: Path, replaces: bool, resume: bool, inside: bool) -> None:
+    """Make the folder that the run writes to; beside a folder to be replaced it starts empty, but for its plan."""
+    if replaces:
+        shutil.rmtree(folder, ignore_errors=True)
+    prepare(folder, resume, planned=inside)
+    for name in PLANNED if replaces and inside else ():
+        if (final / name).is_file():
+            shutil.copy2(final / name, folder / name)
+
+
+def check_apart(out: Path, inputs: Sequence[Any]) -> None:
+    """UsageError where the output is one of the inputs, lies in one, or holds one."""
+    place = _real(out)
+    for given in inputs:
+        if given is None or not os.path.lexists(str(given)):
+            continue
+        source = _real(Path(str(given)))
+        if place == source or (source in place.parents and _is_bundle_or_file(source)) or place in source.parents:
+            raise UsageError(
+                f"`{given}` is what is read, and `{out}` would be written over it",
+                hint="choose another `-o`",
+            )
+
+
+def _is_bundle_or_file(source: Path) -> bool:
+    return source.is_file() or (source / "bundle.json").is_file()
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError):
+        return path.absolute()
+
+
+def _held(folder: Path) -> bool:
+    """Whether there is something in the folder that is not a lock or a half of ours."""
+    try:
+        return folder.is_dir() and any(folder.iterdir())
+    except OSError:
+        return False
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # something was written: it may be resumed
+        folder.rmdir()
+
+
+def _swap(final: Path, beside: Path) -> None:
+    """Put the new folder in the old one's place; what no run left in the old one moves along."""
+    old = final.parent / f".{final.name}.old"
+    try:
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(final, old)
+        os.replace(beside, final)
+        for item in old.iterdir():
+            if item.name not in RUN_FILES and not (final / item.name).exists():
+                os.replace(item, final / item.name)
+    except OSError as error:
+        raise BundleError(
+            f"`{final}` cannot be replaced: {error.strerror}; the new one is in `{beside}`", hint="move it by hand"
+        ) from None
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _locked(final: Path) -> Iterator[None]:
+    """One writer at a time: a file beside the folder names the host and process that has it."""
+    lock = final.parent / f".{final.name}.lock"
+    try:
+        made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _take(lock, final)
+    except OSError as error:
+        raise BundleError(f"`{final}` cannot be written: {error.strerror}", hint="choose another `-o` folder") from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        for folder in made:
+            _remove_empty(folder)
+
+
+def _take(lock: Path, final: Path) -> None:
+    """Write the lock; BundleError where a living process has it. That of a dead one is taken over."""
+    for _ in range(3):
+        try:
+            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            host, pid = _holder(lock)
+            if host != socket.gethostname() or _alive(pid):
+                raise BundleError(
+                    f"another run is writing to `{final}`: process {pid} on `{host}`",
+                    hint=f"choose another `-o` folder, or remove `{lock}` if that process is gone",
+                ) from None
+            lock.unlink(missing_ok=True)
+            continue
+        with os.fdopen(handle, "w") as file:
+            json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+        return
+    raise BundleError(f"another run is writing to `{final}`", hint="choose another `-o` folder")
+
+
+def _holder(lock: Path) -> tuple[str, int]:
+    try:
+        found = json.loads(lock.read_text(encoding="utf-8"))
+        return str(found["host"]), int(found["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return socket.gethostname(), 0  # cut short: its writer died
+
+
+def _alive(pid: int) -> bool:
+    if pid <= 0 or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True

@@ -1,0 +1,151 @@
+"""Planners: one row each in the table of the verb that asks. Settings in, a decision out.
+
+A planner is a frozen dataclass: fields marked as flags are its flags and its top-level keys in a file, the one field
+that is a dataclass itself is its section there. `plan(context)` decides. Nothing here loads torch before that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import ValidationError
+
+from tailor.errors import UsageError, nearest
+from tailor.settings import configured, flags, section
+from tailor.tuning.methods import MODULES, SELECTIONS
+from tailor.tuning.spt.settings import SPT
+from tailor.workflow.planners.layers import DropLayers
+from tailor.workflow.planners.noah import SearchModules
+from tailor.workflow.planners.plain import Plain
+from tailor.workflow.planners.spt import PlaceBudget
+from tailor.workflow.planners.widths import CutWidths
+
+if TYPE_CHECKING:
+    from tailor.build import Opened
+    from tailor.tuning.plan import TunePlan
+    from tailor.workflow.context import Context, Decision
+
+
+class Planner(Protocol):
+    """What a row has to offer.
+
+    `needs` says what must be there before anything is opened: `images`, `classes` (a class a sample), `modules` (the
+    tunes are folded in by the planner itself or stay). `page` documents its settings.
+    """
+
+    page: ClassVar[str]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it cannot do without."""
+        ...
+
+    def numbered(self, name: str, number: int) -> "Planner":
+        """The planner of `name-number`; UsageError where it has no size."""
+        ...
+
+    def plan(self, context: "Context") -> "Decision":
+        """Decide."""
+        ...
+
+
+class Tuner(Planner, Protocol):
+    """A planner of `adapt`: it also explains its plan in lines of text for a terminal."""
+
+    def explain(self, plan: "TunePlan", opened: "Opened") -> tuple[str, ...]:
+        """What a person may read of the plan."""
+        ...
+
+
+PLANNERS: dict[str, dict[str, Any]] = {
+    "adapt": {
+        **{name: Plain(name) for name in (*SELECTIONS, *MODULES)},
+        **{name: PlaceBudget(name, spt=settings) for name, settings in SPT.items()},
+        "noah": SearchModules(),
+    },
+    "prune": {
+        "sls": DropLayers(),
+        "isomorphic": CutWidths("isomorphic"),
+        "depgraph": CutWidths("depgraph"),
+        "uniform": CutWidths("uniform"),
+        "random": CutWidths("random"),
+    },
+}
+"""By verb and method name, with their default settings."""
+
+
+def known(verb: str) -> dict[str, str]:
+    """Every setting that some planner of the verb takes, flag or section, and a planner that takes it."""
+    found: dict[str, str] = {}
+    for name, planner in PLANNERS[verb].items():
+        for setting in (*flags(type(planner)), section(planner)):
+            if setting:
+                found.setdefault(setting, name)
+    return found
+
+
+def asked(planner: Any) -> dict[str, Any]:
+    """What a planner was asked for, as plain values: its flags, and of its section what is not the default."""
+    found = {
+        "method": getattr(planner, "method", ""),
+        **{name: getattr(planner, name) for name in flags(type(planner))},
+    }
+    inner = section(planner)
+    if inner:
+        given, default = getattr(planner, inner), type(getattr(planner, inner))()
+        found[inner] = {f.name: v for f in fields(given) if (v := getattr(given, f.name)) != getattr(default, f.name)}
+    return found
+
+
+def takes(verb: str, name: str) -> tuple[str, ...]:
+    """The settings that the planner `name` (or `name-16`) takes, flags and section."""
+    planner = named(verb, name, {})
+    inner = section(planner)
+    return (*flags(type(planner)), *([inner] if inner else []))
+
+
+def named(verb: str, name: str, given: Mapping[str, Any]) -> Any:
+    """The planner `name` (or `name-16`) with the settings `given`; None leaves a setting at its default.
+
+    UsageError for an unknown name or setting, with the nearest, or for a wrong value.
+    """
+    table = PLANNERS[verb]
+    stem, _, number = name.rpartition("-")
+    if name in table:
+        planner = table[name]
+    elif stem in table and number.isdigit():
+        planner = table[stem].numbered(name, int(number))
+    else:
+        raise UsageError(f"unknown method `{name}`", hint=nearest(stem if number.isdigit() else name, [*table]))
+    inner = section(planner)
+    own = [*flags(type(planner)), *([inner] if inner else [])]
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if value is None:
+            continue
+        if key not in own:
+            raise _foreign(verb, name, key, value, own)
+        if key == inner:
+            fixed = getattr(planner, "closed", ("kind",))
+            value = configured(getattr(planner, inner), value, f"`{inner}:`", planner.page, closed=fixed)
+        values[key] = value
+    try:
+        return replace(planner, **values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"`{where}` of `{name}`: {first['msg'].lower()}, found: {first['input']!r}", hint=f"see {planner.page}"
+        ) from None
+
+
+def _foreign(verb: str, name: str, key: str, value: Any, own: list[str]) -> UsageError:
+    """The error for a setting that the planner has not."""
+    shown = f"`--{key.replace('_', '-')} {value}`" if not isinstance(value, Mapping) else f"`{key}:`"
+    takers = [other for other, one in PLANNERS[verb].items() if key in (*flags(type(one)), section(one))]
+    if takers:
+        return UsageError(
+            f"{shown} is not for `{name}`",
+            hint=f"leave it out, or use `--method {takers[0]}`",
+        )
+    return UsageError(f"`{name}` has no setting `{key}`", hint=nearest(key, own or [*known(verb)]))

@@ -1,0 +1,261 @@
+"""One pruning: open, decide, build what is left, compare it with what it was, retrain, write."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tailor import bundle
+from tailor.build import Opened
+from tailor.bundle.plan_file import PLAN
+from tailor.data.images import ImageData
+from tailor.errors import UsageError
+from tailor.events import Event, Tell
+from tailor.measure import count
+from tailor.measure.speed import no_gain, throughput
+from tailor.pruning.target import NothingToGo
+from tailor.spec import Spec
+from tailor.tasks import task_for, task_of, task_of_kind
+from tailor.training import Recipe, processes_here, retraining
+from tailor.workflow import planners
+from tailor.workflow.context import Context, Decision, Run, Step
+from tailor.workflow.data import Corrupt, divided, open_checked, reported, score
+from tailor.workflow.decision import Decided, note, noted
+from tailor.workflow.names import is_bundle
+from tailor.workflow.opened import deployed, headed, merged, open_bundle, own_head, thawed, with_head
+from tailor.workflow.records import Pruned, pruned
+from tailor.workflow.smaller import counted, extended, smaller
+from tailor.workflow.teacher import guide
+from tailor.workflow.train import bundle_bytes, provenance, train_, write_bundle
+
+SECONDS = 10.0
+"""Within which the dense and the pruned model are timed in turns."""
+
+Retrain = Literal["none", "1clr", "ft", "tfs"]
+Trains = Literal["tunes", "full"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One pruning, complete: of what, by which planner, and what trains afterwards. The seed is the recipe's."""
+
+    name: str
+    folder: Path
+    planner: Any
+    data: str | None
+    task: str | None
+    classifier: str
+    retrain: Retrain
+    train: Trains
+    recipe: Recipe
+    weights: str | None
+    image_size: int | None
+    teacher: str | None
+    corrupt: Corrupt
+    workers: int
+    resume: bool
+    tell: Tell
+    step: Step
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides the outcome, as plain values: it stands in the plan file, and a resumed run must ask the same.
+
+        What training is told besides stands in its checkpoints.
+        """
+        return {
+            "name": self.name.rstrip("/"),
+            "data": self.data and self.data.rstrip("/"),
+            **planners.asked(self.planner),
+            "classifier": self.classifier,
+            "seed": self.recipe.seed,
+            "retrain": self.retrain,
+            "train": self.train,
+            "teacher": self.teacher and self.teacher.rstrip("/"),
+            "weights": self.weights,
+            "image_size": self.image_size,
+        }
+
+
+def once(request: Request, against: Opened | None = None, asked: Mapping[str, Any] | None = None) -> Pruned:
+    """One pruning: decide, cut, compare with what it was (or with `against`), retrain, write."""
+    started = time.monotonic()
+    folder = request.folder
+    if request.resume and (folder / bundle.MANIFEST).is_file():
+        return finished(folder)
+    images, opened = open_(request)
+    learnt = guide(request.teacher, opened.spec.head) if request.retrain != "none" else None
+    dense = ready_to_cut(opened, request)
+    decided = _decided(dense, images, request, against, asked or request.asked, started)
+    left = counted(smaller(dense, decided.spec, decided.decision, fresh=request.retrain == "tfs"))
+    found = decided.found
+    facts = {name: value for name, value in found.known().items() if name not in ("bundle", "bundle_bytes")}
+    passed_over = not decided.decision.plans and request.step.number < request.step.of
+    if request.retrain == "none" or images is None or passed_over:
+        if processes_here().is_main_process:
+            metrics = facts if math.isnan(found.score_after) else {**facts, found.metric: found.score_after}
+            write_bundle(folder, left, metrics, provenance(request.data or "", request.recipe, trained=False))
+        processes_here().wait_for_everyone()
+    else:
+        recipe = retraining(request.recipe, request.retrain)
+        run = Run(images, str(request.data), recipe, folder, request.tell, learnt, request.workers, request.resume)
+        found = replace(found, score_after=train_(left, run, facts).score)
+    return replace(found, bundle_bytes=bundle_bytes(folder), seconds=round(time.monotonic() - started, 2))
+
+
+def _decided(
+    dense: Opened,
+    images: ImageData | None,
+    request: Request,
+    against: Opened | None,
+    asked: Mapping[str, Any],
+    began: float,
+) -> Decided:
+    """What is cut, decided now or by the run that is resumed, and what came of it before any retraining.
+
+    Every process takes what the main one wrote: a device may add up scores in another order and choose otherwise.
+    """
+    folder, state = request.folder, processes_here()
+    begun = request.resume and (folder / PLAN).is_file()  # looked up before any process may write it
+    if not begun:
+        decision = _choose(dense, images, request)
+        spec = extended(dense, decision.plans)
+        found = _compare(dense, spec, decision, images, request, against)
+        if state.is_main_process:
+            seconds = round(time.monotonic() - began, 2)
+            note(folder, Decided(spec, decision, replace(found, seconds=seconds)), asked)
+        state.wait_for_everyone()
+    return noted(folder)
+
+
+def ready_to_cut(opened: Opened, request: Request) -> Opened:
+    """The model with what is to train afterwards, its tunes folded in where they are not to stay."""
+    if request.planner.adapters == "merge":
+        return merged(opened, request.train)
+    opened = headed(opened)
+    return thawed(opened) if request.train == "full" else opened
+
+
+def _choose(dense: Opened, images: ImageData | None, request: Request) -> Decision:
+    """What the planner decides; nothing where a step finds nothing to take and may."""
+    context = Context(
+        dense,
+        request.recipe,
+        request.folder,
+        request.tell,
+        images,
+        workers=request.workers,
+        resume=request.resume,
+        step=request.step,
+    )
+    if "classes" in request.planner.needs and not context.task.groups:
+        raise UsageError(
+            f"this method compares classes, and {context.task.kind} has none",
+            hint="use `--method isomorphic --macs 50%`",
+        )
+    try:
+        return request.planner.plan(context)  # type: ignore[no-any-return]
+    except NothingToGo as nothing:
+        if not request.step.may_be_empty:
+            raise
+        request.tell(Event("widths", text=nothing.message))
+        return Decision((), nothing.message)
+
+
+def open_(request: Request) -> tuple[ImageData | None, Opened]:
+    """The images, divided, with the bundle's classes, and the model."""
+    name, data, seed, tell = request.name, request.data, request.recipe.seed, request.tell
+    if is_bundle(name) or Path(name).is_dir():
+        opened = open_bundle(name, request.weights)
+        if not data:
+            return None, opened
+        task = task_of(opened.spec.head)
+        images = open_checked(
+            data,
+            seed=seed,
+            corrupt=request.corrupt,
+            tell=tell,
+            kind=task.targets,
+            classes=opened.spec.head.classes or None,
+        )
+        return divided(images, seed, tell), opened
+    if not data:
+        return None, own_head(name, request.weights or "pretrained", request.image_size, seed)
+    kind = task_for("", request.task).targets if request.task else None
+    images = divided(open_checked(data, seed=seed, corrupt=request.corrupt, tell=tell, kind=kind), seed, tell)
+    task = task_for(images.kind, request.task)
+    own = request.classifier == "own"
+    weights = request.weights or "pretrained"
+    return images, with_head(name, weights, request.image_size, images, task, request.recipe, own)
+
+
+def _compare(
+    start: Opened,
+    spec: Spec,
+    decision: Decision,
+    images: ImageData | None,
+    request: Request,
+    against: Opened | None,
+) -> Pruned:
+    """Dense and cut model side by side, before any retraining: counts, score, and speed in turns."""
+    tell, metric = request.tell, task_of(spec.head).metric
+    cut = smaller(start, spec, decision)
+    dense = against or start
+    pre = dense.spec.preprocessing
+    split, before, after = "", math.nan, math.nan
+    if images is not None and _was_trained(dense, request):
+        split, chosen = reported(images)
+        before = score(dense.model, spec.head, chosen, pre, tell, f"scoring the dense model on {split}")[metric]
+        after = score(cut.model, spec.head, chosen, pre, tell, f"scoring the pruned model on {split}")[metric]
+    size = (3, *pre.size)
+    models = {"dense": deployed(dense), "pruned": deployed(cut)}
+    tell(Event("measuring", text=f"dense and pruned in turns, within {SECONDS:g} s"))
+    timed = throughput(models, size, protocol="quick", seconds=SECONDS)
+    waited = dict.fromkeys(models, math.nan)
+    if getattr(request.planner, "latency", None):
+        alone = throughput(models, size, batch=1, seconds=SECONDS).timings
+        waited = {name: one.median for name, one in alone.items()}
+    blocks = len(dense.anatomy.blocks)
+    dropped = sum(len(getattr(plan, "dropped", ())) for plan in decision.plans)
+    macs = {name: count.macs(model, size) for name, model in models.items()}
+    return Pruned(
+        bundle=str(request.folder),
+        method=request.planner.method,
+        kept_blocks=len(start.anatomy.blocks) - dropped,
+        blocks=blocks,
+        macs_before=macs["dense"],
+        macs_after=macs["pruned"],
+        params_before=count.parameters(models["dense"]),
+        params_after=count.parameters(models["pruned"]),
+        score_before=before,
+        score_cut=after,
+        score_after=after,
+        split=split,
+        retrain=request.retrain,
+        throughput_ratio=round(timed.ratios["pruned"].median, 3),
+        throughput_seconds=round(timed.seconds, 1),
+        seconds=0.0,
+        metric=metric,
+        reason=decision.why,
+        warning=no_gain(macs["dense"], macs["pruned"], timed.ratios["pruned"].median),
+        adapters=request.planner.adapters,
+        train=request.train,
+        steps=request.step.number,
+        latency_ms_before=waited["dense"],
+        latency_ms_after=waited["pruned"],
+    )
+
+
+def _was_trained(dense: Opened, request: Request) -> bool:
+    """Whether a score says anything: not of a fresh head that nothing has trained."""
+    return is_bundle(request.name) or request.classifier == "own"
+
+
+def finished(folder: Path) -> Pruned:
+    """What a finished run says again when it is resumed."""
+    made = bundle.read_manifest(folder)
+    metric = task_of_kind(str(made.spec.get("head", {}).get("kind"))).metric
+    after = made.metrics.get(metric, made.metrics.get("score_after"))
+    return pruned({**made.metrics, "score_after": after, "bundle_bytes": bundle_bytes(folder)}, folder)

@@ -1,0 +1,116 @@
+"""What verbs return and bundles remember: plain figures, led by the task's metric under its own name."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tailor.errors import BundleError
+
+_UNKNOWN: dict[Any, Any] = {float: math.nan, str: ""}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training verb returns. `score` is the task's `metric` on `split`; it has that name too (`.accuracy`)."""
+
+    bundle: str
+    method: str
+    score: float
+    split: str
+    trainable_params: int
+    trainable_percent: float
+    head_params: int
+    bundle_bytes: int
+    seconds: float
+    epoch: int
+    metric: str = "accuracy"
+    plan: str = ""
+    map: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> float:
+        return _named(self, name, {"": "score"})
+
+    def values(self) -> dict[str, Any]:
+        """What JSON holds."""
+        return _led(asdict(self), self.metric)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning did. Scores, the task's `metric` on `split`: of the dense model, after the cut, of the bundle.
+
+    They have that name too (`.accuracy_before`). `throughput_ratio` is how many times faster the pruned model is, both
+    merged, in turns within `throughput_seconds`. `latency_ms_before` and `_after`, batch 1, are measured in the same
+    way where milliseconds were the target.
+    """
+
+    bundle: str
+    method: str
+    kept_blocks: int
+    blocks: int
+    macs_before: int
+    macs_after: int
+    params_before: int
+    params_after: int
+    score_before: float
+    score_cut: float
+    score_after: float
+    split: str
+    retrain: str
+    throughput_ratio: float
+    throughput_seconds: float
+    seconds: float
+    metric: str = "accuracy"
+    bundle_bytes: int = 0
+    reason: str = ""
+    warning: str = ""
+    adapters: str = ""
+    train: str = ""
+    steps: int = 1
+    latency_ms_before: float = math.nan
+    latency_ms_after: float = math.nan
+
+    def __getattr__(self, name: str) -> float:
+        return _named(self, name, {f"_{when}": f"score_{when}" for when in ("before", "cut", "after")})
+
+    def values(self) -> dict[str, Any]:
+        """What JSON holds."""
+        return _led(asdict(self), self.metric)
+
+    def known(self) -> dict[str, Any]:
+        """What was measured, for a file: the rest is left out."""
+        return {name: value for name, value in asdict(self).items() if value != "" and value == value}  # NaN is not
+
+
+def pruned(values: Mapping[str, Any], folder: Path) -> Pruned:
+    """What a pruning told of the run in the folder; BundleError where no pruning told it."""
+    here = {name: value for name, value in values.items() if value is not None} | {"bundle": str(folder)}
+    known: dict[str, Any] = {
+        field.name: here.get(field.name, _UNKNOWN.get(field.type, field.default)) for field in fields(Pruned)
+    }
+    lost = [field.name for field in fields(Pruned) if field.type is int and not isinstance(known[field.name], int)]
+    if lost:
+        raise BundleError(
+            f"`{folder}` does not say its `{lost[0]}`: no pruning wrote it", hint="start anew with another `-o` folder"
+        )
+    return Pruned(**known)
+
+
+def _named(record: Any, name: str, scores: Mapping[str, str]) -> float:
+    """The score under the name of its metric."""
+    metric = "" if name.startswith("__") else object.__getattribute__(record, "metric")
+    for suffix, field in scores.items():
+        if metric and name == metric + suffix:
+            return object.__getattribute__(record, field)  # type: ignore[no-any-return]
+    raise AttributeError(f"`{type(record).__name__}` has no `{name}`")
+
+
+def _led(values: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The values with `score` called what the metric is called."""
+    return {
+        metric + key.removeprefix("score") if key.partition("_")[0] == "score" else key: value
+        for key, value in values.items()
+        if key != "metric"
+    }

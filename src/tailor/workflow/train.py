@@ -1,0 +1,168 @@
+"""Training an opened model and writing its bundle: what `adapt`, `fit` and the retraining of a pruner share."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import tailor
+from tailor import backbones, bundle
+from tailor.build import Opened
+from tailor.bundle.files import write_text
+from tailor.errors import BundleError
+from tailor.spec import Spec
+from tailor.surgery import trainable
+from tailor.tasks import task_of, task_of_kind
+from tailor.training import Recipe, Result, processes_here, read_recipe
+from tailor.workflow.batches import course, leading
+from tailor.workflow.batches import train_ as engine_
+from tailor.workflow.budgets import head_parameters
+from tailor.workflow.context import Run
+from tailor.workflow.data import reported, score, tell_left_out
+from tailor.workflow.place import started
+from tailor.workflow.records import Trained
+
+
+def recipe_of(settings: Mapping[str, Any] | None, seed: int, **flags: Any) -> Recipe:
+    """The recipe: defaults, then the recipe file's settings, then the flags that were given."""
+    return read_recipe({**(settings or {}), "seed": seed, **{k: v for k, v in flags.items() if v is not None}})
+
+
+def train_(opened: Opened, run: Run, known: Mapping[str, Any] | None = None) -> Trained:
+    """Train what trains, choose the epoch on val, score on test (else val), write the bundle.
+
+    `known` metrics, those of a pruner, stand in the bundle beside the measured ones.
+    """
+    model, spec, main = opened.model, opened.spec, processes_here().is_main_process
+    task = task_of(spec.head)
+    if main:
+        write_text(run.folder / "config.yaml", yaml.safe_dump(_config(spec, run.recipe, run.source), sort_keys=False))
+    result = _fit_(opened, run)
+    name, split = reported(run.images)
+    figures = score(model, spec.head, split, spec.preprocessing, run.tell, f"scoring {name}")
+    tell_left_out(run.images, run.tell)
+    head = head_parameters(model, opened.anatomy.heads)
+    inside = sum(p.numel() for p in trainable(model).values()) - head
+    metrics = {
+        **(known or {}),
+        **leading(task, figures),
+        "split": name,
+        "n": figures["n"],
+        f"val_{task.metric}": float(result.metrics.get(task.metric, float("nan"))),
+        "epoch": result.chosen,
+        "trainable_params": inside,
+        "head_params": head,
+        "trainable_percent": 100 * inside / opened.whole,
+        "seconds": round(result.seconds, 1),
+    }
+    if main:
+        _draw(result, task.metric, run)
+        write_bundle(run.folder, opened, metrics, provenance(run.source, run.recipe))
+    processes_here().wait_for_everyone()
+    return _told(run.folder, spec.tuning[-1].method if spec.tuning else "", task.metric, metrics)
+
+
+def write_bundle(folder: Path, opened: Opened, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
+    """Write the opened model as a bundle: every tensor, or what differs from its backbone."""
+    tensors = bundle.state(opened.model, opened.complete)
+    return bundle.write(folder, opened.spec, tensors, complete=opened.complete, metrics=metrics, provenance=facts)
+
+
+def _fit_(opened: Opened, run: Run) -> Result:
+    """The training itself; without any adapted backbone there are no paths to drop."""
+    model, recipe, spec = opened.model, run.recipe, opened.spec
+    head = opened.anatomy.heads[0]
+    roots = tuple(f"{path}." for path in opened.anatomy.heads)
+    adapted = any(not name.startswith(roots) for name in trainable(model))
+    backbones.set_drop_path_(model, recipe.drop_path if adapted else 0.0)
+    plan = course(model, head, spec, run)
+    teacher = run.teacher.towards(spec, head, recipe.distil.features > 0) if run.teacher else None
+    settings = _config(spec, recipe, run.source)
+    heard = started(run.trackers, run.folder, {**settings, **settings["recipe"]})
+    result = engine_(plan, run, task_of(spec.head), heard=heard, validate=plan.validate, teacher=teacher)
+    for tracker in heard:
+        tracker.finish()
+    backbones.set_drop_path_(model, 0.0)
+    return result
+
+
+def _draw(result: Result, metric: str, run: Run) -> None:
+    """The learning curve, where there is more than a point."""
+    from tailor.evidence.history import history
+
+    if len(result.epochs) > 1:
+        history(result.epochs, metric, result.chosen, run.folder / "history.png")
+
+
+def bundle_bytes(folder: Path) -> int:
+    """Bytes of the files that make the bundle (manifest, tensors, card), not of what a run leaves beside them."""
+    return sum((folder / name).stat().st_size for name in ("bundle.json", "tensors.safetensors", "README.md"))
+
+
+def provenance(source: str, recipe: Recipe, trained: bool = True) -> dict[str, Any]:
+    """Where a bundle comes from: versions, data, seed; no path beyond the data's own name."""
+    facts = {
+        "tailor": tailor.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "data": source,
+        "seed": recipe.seed,
+    }
+    if not trained:
+        return facts
+    names = ("epochs", "lr", "batch_size")
+    return {**facts, **{name: getattr(recipe, name) for name in names}, "selected_on": "val"}
+
+
+def finished(out: Path, recipe: Recipe | None = None, given: Mapping[str, Any] | None = None) -> Trained:
+    """What a finished run says again when it is resumed.
+
+    BundleError where no training wrote it, or where it was trained with other settings than those now `given`.
+    """
+    made = bundle.read_manifest(out)
+    metric = task_of_kind(str(made.spec.get("head", {}).get("kind"))).metric
+    told = (metric, *_TOLD)
+    lost = [name for name in told if name not in made.metrics]
+    if lost:
+        raise BundleError(
+            f"`{out}` is a bundle that does not say its `{lost[0]}`: no training wrote it", hint="start anew elsewhere"
+        )
+    check_finished(out, made.provenance, given or {})
+    plans = made.spec.get("plans") or [{}]
+    return _told(out, str(plans[-1].get("method", "")), metric, made.metrics)
+
+
+def check_finished(out: Path, was: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """BundleError where the finished run in `out` was made with another value of a setting that is given now."""
+    for name, value in given.items():
+        if value is not None and was.get(name, value) != value:
+            raise BundleError(
+                f"the run in `{out}` is finished, with {name} {was[name]}, not {value}",
+                hint="write to another `-o` folder, or start anew with `--overwrite`",
+            )
+
+
+_TOLD = ("split", "trainable_params", "trainable_percent", "head_params", "seconds", "epoch")
+
+
+def _told(folder: Path, method: str, metric: str, metrics: Mapping[str, Any]) -> Trained:
+    told = {name: metrics[name] for name in _TOLD}
+    size = bundle_bytes(folder)
+    return Trained(bundle=str(folder), method=method, score=metrics[metric], metric=metric, bundle_bytes=size, **told)
+
+
+def _config(spec: Spec, recipe: Recipe, source: str) -> dict[str, Any]:
+    settings = asdict(recipe)
+    settings["betas"] = list(recipe.betas) if recipe.betas else None
+    settings["milestones"] = list(recipe.milestones)
+    return {
+        "data": source,
+        "model": spec.backbone.name,
+        "weights": spec.backbone.weights,
+        "method": spec.tuning[-1].method if spec.tuning else None,
+        "recipe": settings,
+    }
