@@ -13,6 +13,7 @@ from torch import nn
 from tailor.errors import PlanError
 from tailor.pruning.blocks import number_after
 from tailor.pruning.layers import LayerPlan, apply_layers_
+from tailor.stitching.route import RoutePlan, go_on_
 from tailor.tracing import WidthPlan, cut_
 from tailor.tuning.apply import apply_, cost
 from tailor.tuning.beside import Narrowing, names_of
@@ -131,11 +132,18 @@ PLANS: dict[str, PlanKind] = {
         _add_width,
         narrows=True,
     ),
+    "route": PlanKind(
+        RoutePlan,
+        lambda model, plan, setting: go_on_(model, plan, setting.most),
+        lambda plan: f"route: `{plan.route}`, behind `{plan.leave}` on in `{plan.tail.name}` from `{plan.enter}`",
+        lambda values: {"route": values["route"], "tail": values["tail"]["name"]},
+        lambda plans, plan, blocks: (*plans, plan),
+    ),
 }
 """Every kind of plan by the `kind` that its JSON carries."""
 
 if TYPE_CHECKING:
-    AnyPlan = TunePlan | LayerPlan | WidthPlan
+    AnyPlan = TunePlan | LayerPlan | WidthPlan | RoutePlan
 else:
     AnyPlan = Annotated[Union[tuple(row.plan for row in PLANS.values())], Field(discriminator="kind")]  # noqa: UP007
     """One of `PLANS`, for specs read from JSON."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
@@ -31,6 +31,25 @@ Batches = Callable[[int, int, int, int], Iterable[Batch]]  # (epoch, first step,
 Validate = Callable[[nn.Module], Mapping[str, float]]
 EPOCH = 1  # the random stream that a factory may draw from
 POSITION = ("epoch", "done", "loss", "counted", "images", "seconds", "rows", "best")  # what a checkpoint says of a loop
+
+COMPANION = "companion/"  # names of a companion's tensors in a checkpoint
+
+
+class Companion(Protocol):
+    """What goes along with a run and changes with it: the scores of a sampler, the course of a search."""
+
+    def before(self, update: int) -> None:
+        """Called before the update, on every process."""
+
+    def after(self, update: int) -> None:
+        """Called after the update, on every process."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What updates have changed, not copied."""
+        ...
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Undo `state`."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,7 @@ def fit(
     teacher: Teacher | None = None,
     groups: Groups | None = None,
     before: Callable[[int], None] | None = None,
+    companion: Companion | None = None,
 ) -> Result:
     """Train the tensors of `model` that require a gradient, in place, on the device that Accelerate chooses.
 
@@ -100,6 +120,8 @@ def fit(
     of the main one's numbers the first chooses the epoch, the largest or, as the task says, the smallest. `groups`
     replaces the optimiser groups, `seed` the recipe's seed. Modules with a `write_through_` have it called after each
     update. Batch norms none of whose parameters train are held in eval mode, so their statistics stay.
+
+    A `companion` is told before and after every update, and its state is part of every checkpoint.
 
     Writes `run`/metrics.jsonl and `run`/checkpoints; without `resume` those of an earlier run are removed. With it, the
     run goes on from the newest whole checkpoint, and on a CPU ends bit for bit as if never stopped.
@@ -129,7 +151,7 @@ def fit(
                 seed=recipe.seed if seed is None else seed,
                 groups=decayed(model) if groups is None else groups,
             )
-            loop = _Loop(updater, batches, steps_per_epoch, run, validate, report, before, stop, task.larger)
+            loop = _Loop(updater, batches, steps_per_epoch, run, validate, report, before, companion, stop, task.larger)
             return loop.start(resume)
         finally:
             for module, mode in modes.items():
@@ -147,6 +169,7 @@ class _Loop:
     validate: Validate | None
     report: Callable[[Progress], None] | None
     before: Callable[[int], None] | None
+    companion: Companion | None
     stop: Stop
     larger: bool
     epoch: int = 0
@@ -212,7 +235,11 @@ class _Loop:
         """One update; whether the run shall stop after it."""
         if self.before is not None:
             self.before(self.number)
+        if self.companion is not None:
+            self.companion.before(self.number)
         loss, count, stop = self.updater.update(batch, self.number, bool(self.stop.signal))
+        if self.companion is not None:
+            self.companion.after(self.number)
         self.done += 1
         self.loss += loss * count
         self.counted += count
@@ -271,6 +298,8 @@ class _Loop:
             if self.best is not None and self.best_stored is None:
                 self.best_stored = checkpoint.write_best(self.folder, self.number, self.best_tensors)
             tensors, plain = self.updater.state()
+            if self.companion is not None:
+                tensors |= {COMPANION + name: tensor for name, tensor in self.companion.state().items()}
             state = {name: getattr(self, name) for name in POSITION} | {"identity": self.identity(), "updater": plain}
             checkpoint.write(self.folder, self.number, tensors, state, self.best_stored)
         self.processes.wait_for_everyone()
@@ -283,6 +312,9 @@ class _Loop:
         self.best = None if self.best is None else (self.best[0], self.best[1])
         self.best_tensors, self.best_stored = found.best, found.best_stored
         self.updater.load(found.tensors, found.state["updater"])
+        if self.companion is not None:
+            kept = {n.removeprefix(COMPANION): t for n, t in found.tensors.items() if n.startswith(COMPANION)}
+            self.companion.load(kept)
 
     def identity(self) -> dict[str, Any]:
         """What two runs must share for one to go on where the other stopped: settings, and what trains."""
