@@ -18,7 +18,7 @@ from tailor.errors import BundleError, PlanError, TailorError
 from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.tracing import Cut, WidthPlan, cut_
 from tailor.tracing.widths.layout import parse
-from tailor.tracing.widths.plan import Replay, Rescale, Setting, Slice, Step
+from tailor.tracing.widths.plan import Recorded, Replay, Rescale, Setting, Slice
 
 
 class Net(nn.Module):
@@ -111,8 +111,8 @@ def test_a_width_plan_that_does_not_fit_is_refused_whole(what):
 X = {"value": 0}
 
 
-def call(operator: str, *args: object, **kwargs: object) -> Step:
-    return Step(operator, args, kwargs)
+def call(operator: str, *args: object, **kwargs: object) -> Recorded:
+    return Recorded(operator, args, kwargs)
 
 
 CALLS = {

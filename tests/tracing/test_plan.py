@@ -12,7 +12,7 @@ from torch import nn
 from tailor.errors import PlanError
 from tailor.tracing import Cut, WidthPlan, cut, cut_, half, plan_widths, trace, verify
 from tailor.tracing.widths.layout import extent, keep_index, parse, unit_of
-from tailor.tracing.widths.plan import Step
+from tailor.tracing.widths.plan import Recorded
 from tailor.tracing.widths.replay import Replayed, operator_of
 from tracing.test_exact import MODELS, net
 
@@ -143,7 +143,7 @@ def test_a_plan_runs_no_operator_that_tracing_does_not_know():
     plan = plan_widths(net("fixed width")[2].groups, {})
     assert plan.replays == ()
     full = plan_widths(net("fixed width")[2].groups, half(net("fixed width")[2].groups))
-    hostile = replace(full.replays[0], steps=(Step("from_file.default", ("/etc/passwd",), {}),))
+    hostile = replace(full.replays[0], steps=(Recorded("from_file.default", ("/etc/passwd",), {}),))
     with pytest.raises(PlanError, match="no operator known here"):
         cut_(copy.deepcopy(net("fixed width")[0]), replace(full, replays=(hostile,)))
 

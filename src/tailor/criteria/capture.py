@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from tailor.criteria.factors import Dense, Factor, Placed, Pulled, wide
+from tailor.criteria.factors import Factor, Given, Placed, Pulled, wide
 from tailor.criteria.rules import BROADCAST, CONCATENATE, RULES, Make, mask_shape
 from tailor.errors import ModelError
 
@@ -148,7 +148,7 @@ class Capture(TorchFunctionMode):
                 rest = (1,) * (len(shape) - 1 - t.dim()) + tuple(t.shape[t.dim() == len(shape) :])
                 leaf = t.detach().reshape(1, 1, *rest).expand(self.samples, 1, *rest).clone()
                 used = leaf.requires_grad_(torch.is_grad_enabled()).expand(-1, each, *rest).flatten(0, 1)
-                make = Dense
+                make = Given
             else:
                 return NotImplemented
             copies[id(t)] = used

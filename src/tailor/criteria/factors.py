@@ -27,7 +27,7 @@ class Factor(Protocol):
 
 
 @dataclass(frozen=True)
-class Dense:
+class Given:
     """Gradients that are small enough to hold: `values` (B, *shape)."""
 
     values: Tensor
@@ -89,7 +89,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Rows:
+class LookedUp:
     """Rows looked up in a table of `size` rows: `index` (B, T), and `grads` (B, T, C) of what was found."""
 
     index: Tensor

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tailor.criteria.factors import Convolution, Dense, Factor, Outer, Rows, wide
+from tailor.criteria.factors import Convolution, Factor, Given, LookedUp, Outer, wide
 
 Make = Callable[[Tensor], Factor]
 Bound = Mapping[str, Any]
@@ -45,7 +45,7 @@ def _linear(bound: Bound, samples: int) -> dict[str, Make]:
     x = bound["input"]
     return {
         "weight": lambda g: Outer(_tokens(g, samples), _tokens(x, samples)),
-        "bias": lambda g: Dense(_tokens(g, samples).sum(1)),
+        "bias": lambda g: Given(_tokens(g, samples).sum(1)),
     }
 
 
@@ -80,7 +80,7 @@ def _convolution(bound: Bound, samples: int) -> dict[str, Make]:
             return Outer(_sites(g, samples), _tokens(patches.mT, samples))
         return Convolution(x, g, samples, kernel, stride, padding, dilation, groups)
 
-    return {"weight": of_weight, "bias": lambda g: Dense(_channels(g, samples))}
+    return {"weight": of_weight, "bias": lambda g: Given(_channels(g, samples))}
 
 
 def _each(value: Any, n: int) -> tuple[int, ...]:
@@ -104,20 +104,20 @@ def _patches(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], out: t
 
 def _layer_norm(bound: Bound, samples: int) -> dict[str, Make]:
     x, shape, eps = bound["input"], tuple(bound["normalized_shape"]), bound.get("eps", 1e-5)
-    sums = lambda t: Dense(t.reshape(samples, -1, *shape).sum(1))  # noqa: E731
+    sums = lambda t: Given(t.reshape(samples, -1, *shape).sum(1))  # noqa: E731
     return {"weight": lambda g: sums(g * F.layer_norm(wide(x), shape, None, None, eps)), "bias": sums}
 
 
 def _rms_norm(bound: Bound, samples: int) -> dict[str, Make]:
     x, shape, eps = bound["input"], tuple(bound["normalized_shape"]), bound.get("eps")
-    return {"weight": lambda g: Dense((g * F.rms_norm(wide(x), shape, None, eps)).reshape(samples, -1, *shape).sum(1))}
+    return {"weight": lambda g: Given((g * F.rms_norm(wide(x), shape, None, eps)).reshape(samples, -1, *shape).sum(1))}
 
 
 def _group_norm(bound: Bound, samples: int) -> dict[str, Make]:
     x, groups, eps = bound["input"], bound["num_groups"], bound.get("eps", 1e-5)
     return {
-        "weight": lambda g: Dense(_channels(g * F.group_norm(wide(x), groups, None, None, eps), samples)),
-        "bias": lambda g: Dense(_channels(g, samples)),
+        "weight": lambda g: Given(_channels(g * F.group_norm(wide(x), groups, None, None, eps), samples)),
+        "bias": lambda g: Given(_channels(g, samples)),
     }
 
 
@@ -126,8 +126,8 @@ def _batch_norm(bound: Bound, samples: int) -> dict[str, Make]:
     if bound.get("training") or mean is None:  # statistics of the batch mix the samples
         return {}
     return {
-        "weight": lambda g: Dense(_channels(g * F.batch_norm(wide(x), mean, var, eps=eps), samples)),
-        "bias": lambda g: Dense(_channels(g, samples)),
+        "weight": lambda g: Given(_channels(g * F.batch_norm(wide(x), mean, var, eps=eps), samples)),
+        "bias": lambda g: Given(_channels(g, samples)),
     }
 
 
@@ -140,7 +140,7 @@ def _embedding(bound: Bound, samples: int) -> dict[str, Make]:
     def of_weight(g: Tensor) -> Factor:
         if padding is not None:
             g = g.masked_fill((index == padding % len(weight)).unsqueeze(-1), 0)
-        return Rows(index.reshape(samples, -1), _tokens(g, samples), len(weight))
+        return LookedUp(index.reshape(samples, -1), _tokens(g, samples), len(weight))
 
     return {"weight": of_weight}
 

@@ -1,5 +1,6 @@
 """What a tuning method has to offer, and the geometry it may ask for. The tables of methods stand in `__init__`."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic.dataclasses import dataclass
@@ -11,6 +12,11 @@ from tailor.settings import STRICT
 
 Rows = tuple[tuple[int, int], ...]
 """Ranges of a layer's outputs; empty means all of them."""
+
+
+Slices = Mapping[str, int | None]
+"""What a wrapper declares of its own tensors: the axis of which the leading units make a narrower module of the same
+kind; None for a tensor that counts whole, as long as any unit is left."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -26,7 +26,7 @@ from tailor.tracing.graph.export import quiet
 from tailor.tracing.graph.groups import spell
 from tailor.tracing.graph.parts import SPLITS, inside, prefix
 from tailor.tracing.graph.rules.call import Value, axis
-from tailor.tracing.widths.plan import Replay, Step
+from tailor.tracing.widths.plan import Recorded, Replay
 
 
 class Unrecordable(Exception):  # noqa: N818
@@ -173,7 +173,7 @@ class _Recorder:
     def _value(self, node: Node) -> Any:
         return self.analysis.values.get(node)
 
-    def _step(self, node: Node) -> Step:
+    def _step(self, node: Node) -> Recorded:
         if not isinstance(node.target, torch._ops.OpOverload):
             raise Unrecordable(f"the module calls {node.target}")
         schema, given = parameters_of(node.target), named(node)
@@ -181,11 +181,13 @@ class _Recorder:
         name, sized = self._sized(node, name, given)
         args = {key: self._argument(key, value) for key, value in given.items() if key not in sized} | sized
         if operator_name(node) in SPLITS:
-            return Step(name, (args["self"], args["split_sizes"], args.get("dim", 0)), {})
+            return Recorded(name, (args["self"], args["split_sizes"], args.get("dim", 0)), {})
         if operator_name(node) in ("dropout", "batch_norm"):
             args["train" if "train" in schema else "training"] = {"training": True}
         positional = [key for key in schema[: len(node.args)] if key in args]
-        return Step(name, tuple(args[k] for k in positional), {k: a for k, a in args.items() if k not in positional})
+        return Recorded(
+            name, tuple(args[k] for k in positional), {k: a for k, a in args.items() if k not in positional}
+        )
 
     def _argument(self, key: str, value: Any) -> Any:
         if isinstance(value, Node):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tailor.errors import PlanError
 from tailor.tracing.graph.arguments import parameters_of
 from tailor.tracing.widths.layout import extent, names
-from tailor.tracing.widths.plan import Replay, Rescale, Setting, Step, WidthPlan
+from tailor.tracing.widths.plan import Recorded, Replay, Rescale, Setting, WidthPlan
 from tailor.tracing.widths.replay import DTYPES, operator_of
 
 _HINT = "the plan was made for another backbone, or was already applied; make it again with `tailor prune`"
@@ -149,7 +149,7 @@ def check_replay(modules: Mapping[str, nn.Module], replay: Replay) -> None:
         _check_argument(reference, own, None)
 
 
-def _check_argument(argument: Any, own: Iterable[str], step: Step | None, depth: int = 0) -> None:
+def _check_argument(argument: Any, own: Iterable[str], step: Recorded | None, depth: int = 0) -> None:
     where = f"`{step.operator}`" if step else "the outputs"
     if depth > _MOST_NESTED:
         raise PlanError(f"a recorded call has arguments nested too deep, at {where}", hint=_HINT)

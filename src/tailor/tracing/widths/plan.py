@@ -66,7 +66,7 @@ class Rescale:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Step:
+class Recorded:
     """One ATen call. Arguments are numbers or references: `{"value": i}`, `{"tensor": name}`, `{"length": [i, d]}`."""
 
     operator: str
@@ -79,7 +79,7 @@ class Replay:
     """What a module computes, call by call, where its class's code fixes sizes. Inputs are the first values."""
 
     module: str
-    steps: tuple[Step, ...]
+    steps: tuple[Recorded, ...]
     outputs: tuple[JsonValue, ...]
     single: bool
 

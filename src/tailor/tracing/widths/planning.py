@@ -9,7 +9,7 @@ from typing import Any
 from tailor.errors import PlanError, nearest
 from tailor.tracing.graph.groups import Attribute, Groups
 from tailor.tracing.widths.layout import NAME, extent, names
-from tailor.tracing.widths.plan import Cut, Replay, Rescale, Setting, Slice, Step, WidthPlan
+from tailor.tracing.widths.plan import Cut, Recorded, Replay, Rescale, Setting, Slice, WidthPlan
 
 
 def plan_widths(groups: Groups, keep: Mapping[str, Sequence[int]]) -> WidthPlan:
@@ -47,7 +47,9 @@ def plan_widths(groups: Groups, keep: Mapping[str, Sequence[int]]) -> WidthPlan:
 def _number_replay(replay: Replay, kept: Mapping[str, int]) -> Replay:
     """The recorded calls with numbers for layouts."""
     steps = tuple(
-        Step(s.operator, tuple(_number(a, kept) for a in s.args), {k: _number(a, kept) for k, a in s.kwargs.items()})
+        Recorded(
+            s.operator, tuple(_number(a, kept) for a in s.args), {k: _number(a, kept) for k, a in s.kwargs.items()}
+        )
         for s in replay.steps
     )
     return Replay(replay.module, steps, replay.outputs, replay.single)

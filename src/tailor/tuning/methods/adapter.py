@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tailor.anatomy import Anatomy
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, like
-from tailor.tuning.method import Geometry, Place, Rows, block_places
+from tailor.tuning.method import Geometry, Place, Rows, Slices, block_places
 from tailor.tuning.methods import bottleneck
 from tailor.tuning.methods.bottleneck import Bottleneck, quick_gelu
 
@@ -51,6 +51,14 @@ class Adapter:
 @answers_for_base
 class AdaptedOutput(nn.Module):
     """base(x) plus a branch fed with base(x)."""
+
+    kind: ClassVar[str] = "adapter"
+    slices: ClassVar[Slices] = {
+        "adapter.down.weight": 0,
+        "adapter.down.bias": 0,
+        "adapter.up.weight": 1,
+        "adapter.up.bias": None,
+    }
 
     def __init__(self, base: nn.Module, adapter: nn.Module) -> None:
         super().__init__()

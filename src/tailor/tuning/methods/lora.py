@@ -21,7 +21,7 @@ from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, matrix_shape, on_segments, plain, rows_of, segments
-from tailor.tuning.method import Geometry, Place, Rows, site_places
+from tailor.tuning.method import Geometry, Place, Rows, Slices, site_places
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -71,6 +71,9 @@ class Lora:
 @answers_for_base
 class LoraLinear(nn.Module):
     """A linear layer with low-rank updates on ranges of its outputs. Shapes (..., in) -> (..., out)."""
+
+    kind: ClassVar[str] = "lora"
+    slices: ClassVar[Slices] = {"down": 0, "up": 1}
 
     def __init__(
         self, base: nn.Module, rank: int, scale: float, rows: Rows = (), dropout: float = 0.0, drop_path: float = 0.0

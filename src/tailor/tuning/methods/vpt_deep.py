@@ -18,7 +18,7 @@ from tailor.backbones.windows import attend, is_window_attention
 from tailor.errors import PlanError
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, innermost, like
-from tailor.tuning.method import Geometry, Place, Rows, block_places, undefined
+from tailor.tuning.method import Geometry, Place, Rows, Slices, block_places, undefined
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,8 +34,8 @@ class VptDeep:
     knob: ClassVar[str] = "prompts"
 
     def places(self, anatomy: Anatomy) -> tuple[Place, ...]:
-        """Every block of a plain ViT, every window attention of a Swin."""
-        if anatomy.family == "swin":
+        """Every block of a plain ViT; where attention looks at windows, as in a Swin, every one of these."""
+        if any(block.attention_layout == "windows" for block in anatomy.blocks):
             return block_places(anatomy, self.kind, "attention")
         return token_blocks(anatomy, self.kind)
 
@@ -71,6 +71,9 @@ def fresh(prompts: int, width: int, like: Tensor) -> nn.Parameter:
 class PromptedBlock(nn.Module):
     """A block of a plain ViT whose sequence is longer by the prompts. Shapes (B, N, C) as the geometry says."""
 
+    kind: ClassVar[str] = "vpt-deep"
+    slices: ClassVar[Slices] = {"prompts": 0}
+
     def __init__(self, base: nn.Module, prompts: int, geometry: Geometry, dropout: float = 0.0) -> None:
         super().__init__()
         names = [name for name, _ in base.named_parameters()]
@@ -94,13 +97,17 @@ class PromptedBlock(nn.Module):
             x = torch.cat([x[:, :prefix], prompts, x[:, prefix:]], dim=1)
         y = self.base(x, *args, **kwargs)
         if self.leaves:
-            y = torch.cat([y[:, :prefix], y[:, prefix + self.num_prompts :]], dim=1)
+            count = self.prompts.shape[0] if self.enters else self.num_prompts
+            y = torch.cat([y[:, :prefix], y[:, prefix + count :]], dim=1)
         return y
 
 
 @answers_for_base
 class PromptedWindows(nn.Module):
     """A Swin window attention whose windows all see the same prompts. Shapes (B * windows, N, C)."""
+
+    kind: ClassVar[str] = "vpt-deep"
+    slices: ClassVar[Slices] = {"prompts": 0}
 
     def __init__(self, base: nn.Module, prompts: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ class VptShallow:
 
     def places(self, anatomy: Anatomy) -> tuple[Place, ...]:
         """The first block, where the prompts join, and the last, after which they leave."""
-        if anatomy.family == "swin":
+        if any(block.attention_layout == "windows" for block in anatomy.blocks):
             raise undefined(self.kind, anatomy, "prompts cannot travel through its patch merging", "vpt-deep")
         places = token_blocks(anatomy, self.kind)
         if len(places) == 1:

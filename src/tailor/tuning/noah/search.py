@@ -22,9 +22,9 @@ from tailor.errors import PlanError
 from tailor.surgery import eval_mode
 from tailor.tuning.apply import cost
 from tailor.tuning.method import Module
-from tailor.tuning.methods.adapter import AdaptedOutput, Adapter
-from tailor.tuning.methods.lora import Lora, LoraLinear
-from tailor.tuning.methods.vpt_deep import PromptedBlock, PromptedWindows, VptDeep
+from tailor.tuning.methods.adapter import Adapter
+from tailor.tuning.methods.lora import Lora
+from tailor.tuning.methods.vpt_deep import VptDeep
 from tailor.tuning.noah.settings import Noah
 from tailor.tuning.plan import Tune, TunePlan
 
@@ -35,9 +35,9 @@ TYPES: tuple[Callable[[int], Module], ...] = (
 )
 """The three methods by their width: prompts, rank, bottleneck."""
 
-_BOTTLENECK = ("down.weight", "down.bias", "up.weight", "up.bias")
+_KINDS = tuple(make(1).kind for make in TYPES)
 
-Widths = tuple[tuple[int, ...], ...]
+Subnet = tuple[tuple[int, ...], ...]
 """A sub-net: for each of `TYPES` the width in every block, zero where it has no module."""
 
 
@@ -45,13 +45,13 @@ Widths = tuple[tuple[int, ...], ...]
 class Found:
     """The best sub-net, its value (accuracy on val), its parameters, and the best value after each generation."""
 
-    widths: Widths
+    widths: Subnet
     value: float
     cost: int
     history: tuple[float, ...]
 
 
-def full(anatomy: Anatomy, settings: Noah) -> Widths:
+def full(anatomy: Anatomy, settings: Noah) -> Subnet:
     """The whole supernet: every type at its greatest width in every block that the greatest depth reaches."""
     blocks = len(anatomy.blocks)
     if max(settings.depths) > blocks:
@@ -62,7 +62,7 @@ def full(anatomy: Anatomy, settings: Noah) -> Widths:
     return tuple(_first([max(settings.widths)] * blocks, max(settings.depths)) for _ in TYPES)
 
 
-def plan(model: nn.Module, anatomy: Anatomy, widths: Widths) -> TunePlan:
+def plan(model: nn.Module, anatomy: Anatomy, widths: Subnet) -> TunePlan:
     """The sub-net as an ordinary plan that mixes methods; with `full`, the supernet.
 
     `model` is the plain backbone. PlanError where one of the methods has no place.
@@ -100,14 +100,14 @@ def evaluator(
     anatomy: Anatomy,
     batches: Iterable[Sequence[Any]],
     value: Callable[[Any, Any], Tensor] = correct,
-) -> Callable[[Widths], float]:
+) -> Callable[[Subnet], float]:
     """What the search maximises: the mean `value` of a sub-net of the trained supernet on (inputs, targets, ...).
 
     `value(output, targets)` is one number a sample, (B,), and larger is better; for a loss, its negative.
     """
 
     @torch.inference_mode()
-    def mean(widths: Widths) -> float:
+    def mean(widths: Subnet) -> float:
         total, seen = 0.0, 0
         device = next(model.parameters()).device
         for inputs, targets, *_ in batches:
@@ -121,39 +121,25 @@ def evaluator(
 
 
 @contextmanager
-def sliced(model: nn.Module, anatomy: Anatomy, widths: Widths) -> Iterator[dict[str, Tensor]]:
+def sliced(model: nn.Module, anatomy: Anatomy, widths: Subnet) -> Iterator[dict[str, Tensor]]:
     """The parameters that make the supernet `model` the sub-net, for `functional_call` inside the context.
 
     They are views, so gradients reach the supernet's own parameters; a type without a module in a block adds nothing.
     """
     parameters: dict[str, Tensor] = {}
-    counts: list[tuple[PromptedBlock, int]] = []
     for path, module in model.named_modules():
+        slices = vars(type(module)).get("slices")
         block = next((i for i, b in enumerate(anatomy.blocks) if f"{path}.".startswith(b.path + ".")), -1)
-        if block < 0:
+        if slices is None or block < 0:
             continue
-        prompts, rank, width = (row[block] for row in widths)
-        if isinstance(module, PromptedBlock | PromptedWindows):
-            parameters[f"{path}.prompts"] = module.prompts[:prompts]
-            if isinstance(module, PromptedBlock):
-                counts.append((module, module.num_prompts))
-                module.num_prompts = prompts
-        elif isinstance(module, LoraLinear):
-            parameters[f"{path}.down"], parameters[f"{path}.up"] = module.down[:rank], module.up[:, :rank]
-        elif isinstance(module, AdaptedOutput):
-            own = {name: module.get_parameter(f"adapter.{name}") for name in _BOTTLENECK}
-            parameters[f"{path}.adapter.down.weight"] = own["down.weight"][:width]
-            parameters[f"{path}.adapter.down.bias"] = own["down.bias"][:width]
-            parameters[f"{path}.adapter.up.weight"] = own["up.weight"][:, :width]
-            parameters[f"{path}.adapter.up.bias"] = own["up.bias"] if width else torch.zeros_like(own["up.bias"])
-    try:
-        yield parameters
-    finally:
-        for prompted, count in counts:
-            prompted.num_prompts = count
+        width = widths[_KINDS.index(vars(type(module))["kind"])][block]
+        for name, dim in slices.items():
+            whole = module.get_parameter(name)
+            parameters[f"{path}.{name}"] = whole.narrow(dim, 0, width) if dim is not None else whole * bool(width)
+    yield parameters
 
 
-def draw(anatomy: Anatomy, settings: Noah, generator: torch.Generator | None = None) -> Widths:
+def draw(anatomy: Anatomy, settings: Noah, generator: torch.Generator | None = None) -> Subnet:
     """A sub-net: for each type a depth, for each block within it a width, all equally likely.
 
     Without a generator torch's default one is drawn from.
@@ -165,8 +151,8 @@ def draw(anatomy: Anatomy, settings: Noah, generator: torch.Generator | None = N
 
 
 def search(
-    evaluate: Callable[[Widths], float],
-    price: Callable[[Widths], int],
+    evaluate: Callable[[Subnet], float],
+    price: Callable[[Subnet], int],
     anatomy: Anatomy,
     settings: Noah,
     limit: int,
@@ -184,13 +170,13 @@ def search(
             hint=f"use `--budget {price(least)}` or more, or smaller `widths` and `depths`",
         )
     generator = torch.Generator().manual_seed(seed)
-    values: dict[Widths, float] = {}
+    values: dict[Subnet, float] = {}
     drawn = {least}
     history: list[float] = []
 
-    def fresh(make: Callable[[], Widths], count: int) -> list[Widths]:
+    def fresh(make: Callable[[], Subnet], count: int) -> list[Subnet]:
         """Up to `count` sub-nets within the limit, none drawn before; fewer where they are hard to come by."""
-        made: list[Widths] = []
+        made: list[Subnet] = []
         for _ in range(20 * count):
             if len(made) == count:
                 break
@@ -200,7 +186,7 @@ def search(
                 made.append(candidate)
         return made
 
-    best: list[Widths] = []
+    best: list[Subnet] = []
     for number in range(settings.generations):
         if number == 0:
             generation = [least, *fresh(partial(draw, anatomy, settings, generator), settings.population - 1)]
@@ -216,7 +202,7 @@ def search(
     return Found(best[0], values[best[0]], price(best[0]), tuple(history))
 
 
-def _mutant(parents: Sequence[Widths], settings: Noah, generator: torch.Generator) -> Widths:
+def _mutant(parents: Sequence[Subnet], settings: Noah, generator: torch.Generator) -> Subnet:
     """One of the parents with some widths, and some types' depths, drawn again."""
     rows = []
     for row in _pick(parents, generator):
@@ -227,7 +213,7 @@ def _mutant(parents: Sequence[Widths], settings: Noah, generator: torch.Generato
     return tuple(rows)
 
 
-def _child(parents: Sequence[Widths], generator: torch.Generator) -> Widths:
+def _child(parents: Sequence[Subnet], generator: torch.Generator) -> Subnet:
     """Each type's depth, and each width within it, from either of two parents (where one has none, from the other)."""
     rows = []
     for a, b in zip(_pick(parents, generator), _pick(parents, generator), strict=True):
