@@ -5,7 +5,7 @@ import torch.nn.functional as F
 import toys
 from torch import nn
 
-from tailor.errors import TrainingError
+from tailor.errors import ModelError, TrainingError
 from tailor.training import Distil, Recipe, Share, Teacher, classification, objective
 from tailor.training.objective import distillation, mix, place
 from tiny import MODELS, images
@@ -139,7 +139,7 @@ def test_two_heads_learn_the_labels_and_the_teachers_predictions():
 
 def test_one_head_cannot_learn_as_two():
     recipe = Recipe(distil=Distil(kind="two-heads"))
-    with pytest.raises(TrainingError, match="has no distillation classifier"):
+    with pytest.raises(ModelError, match="has no distillation classifier"):
         classification(recipe, Teacher(toys.model()))(toys.model(), share(size=(toys.SIZE, toys.SIZE)))
 
 

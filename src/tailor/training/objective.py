@@ -4,8 +4,7 @@ Mixing (mixup, Zhang et al. 2018; CutMix, Yun et al. 2019) is our own: timm's `M
 generator and refuses a batch of odd size, which the last one often is. Like timm's, it mixes a batch with its mirror.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from tailor.backbones.distilled import both_heads
 from tailor.errors import TrainingError
 from tailor.tasks import Task
 from tailor.training.recipe import Recipe
@@ -133,7 +133,7 @@ def supervised(task: Task, recipe: Recipe, teacher: Teacher | None = None) -> St
 
     def from_output(model: nn.Module, share: Share, wanted: Tensor) -> Tensor:
         if distil.kind == "two-heads":
-            with _both_heads(model):
+            with both_heads(model):
                 output, taught = model(share.images)
         else:
             output = taught = model(share.images)
@@ -148,21 +148,6 @@ def supervised(task: Task, recipe: Recipe, teacher: Teacher | None = None) -> St
         return loss + distil.features * apart(_full(ours[0]), _full(teacher.wanted(theirs[0])))
 
     return step
-
-
-@contextmanager
-def _both_heads(model: nn.Module) -> Iterator[None]:
-    """The forward pass gives the logits of the classifier and of the distillation classifier (timm's way to ask)."""
-    if not isinstance(getattr(model, "distilled_training", None), bool):
-        raise TrainingError(
-            f"`{type(model).__name__}` has no distillation classifier", hint="set `distil: {kind: hard}` in the recipe"
-        )
-    before = model.distilled_training
-    try:
-        model.distilled_training = True  # type: ignore[assignment]
-        yield
-    finally:
-        model.distilled_training = before
 
 
 def _full(logits: Tensor) -> Tensor:
