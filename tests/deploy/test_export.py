@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import resource
 import stat
 import sys
 import warnings
@@ -228,3 +229,15 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(TailorError, match=r"not installed: `onnxruntime`\nhint: pip install 'tailor-models\[export\]'"):
         export(resnet(), SIZE, tmp_path / "model.onnx")
     export(resnet(), SIZE, tmp_path / "model.pt2")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, suffix):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # writing more fails as on a full disk
+    try:
+        with pytest.raises(UsageError, match="cannot write"):
+            export(shaken(vit()), SIZE, tmp_path / f"m{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

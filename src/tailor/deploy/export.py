@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def export(
     note = json.dumps(
         {"classes": list(classes), "preprocessing": dict(preprocessing or {}), "image_size": list(image_size)}
     )
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a folder: a `.pt2` holds its own file name
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a folder: it goes with all a writer left
     partial = beside / path.name
     try:
         beside.mkdir(parents=True)
@@ -167,7 +167,10 @@ def _traced(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
 
 
 def _write_pt2(model: nn.Module, example: Tensor, path: Path, note: str) -> Run:
-    torch.export.save(_traced(model, example), path, extra_files={METADATA: note})
+    whole = BytesIO()  # torch's own writer ends the process where the disk is full
+    torch.export.save(_traced(model, example), whole, extra_files={METADATA: note})
+    path.write_bytes(whole.getbuffer())
+    del whole
     module = torch.export.load(path).module()
     return lambda batch: _tensors(module(batch))
 
