@@ -9,7 +9,7 @@ import tailor
 
 ROOT = Path(tailor.__file__).parent
 LAYERS = (
-    ("errors", "events"),
+    ("errors", "events", "visible"),
     ("settings",),
     ("anatomy", "surgery", "preprocessing"),
     ("criteria", "backbones", "tracing", "budget", "recipes", "ridge"),
