@@ -121,6 +121,8 @@ def tried(model: nn.Module, anatomy: Anatomy, x: Tensor, make: Callable[[], Tune
         before = reference(x)
         if identity and not torch.equal(tuned(x), before):
             return f"changes the output by {float((tuned(x) - before).abs().max()):.1e}"
+    if not trainable(tuned):
+        return "refused: it has no classifier, and nothing else would train"
     moved_(tuned)
     squares(tuned(x), None).sum().backward()
     heads = tuple(f"{head}." for head in anatomy.heads)

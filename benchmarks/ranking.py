@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tailor.verbs.reaching import Scored, counts_for
 from torch import Tensor, nn
 
 from benchmarks.prunability import create, example_for, in_process, rebuilds, smallest_models
@@ -32,6 +31,7 @@ from tailor.pruning.settings import Widths
 from tailor.pruning.target import next_steps
 from tailor.pruning.width import kept, unit_scores
 from tailor.tracing import Traced, cut_, mac_cost, plan_widths, settle, trace, verify
+from tailor.workflow.counts import Scored, counts_for
 
 CRITERIA = ("l2", "taylor")
 SHARE, NEAR = 0.5, 0.02

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from tailor.data.loading import Batch
 from tailor.errors import PlanError
 from tailor.surgery import trainable
-from tailor.training import Recipe, fit, objective
+from tailor.tasks.classification import Classification
+from tailor.training import Recipe, fit
 from tailor.tuning.apply import apply_, cost
 from tailor.tuning.methods.adapter import AdaptedOutput
 from tailor.tuning.methods.lora import LoraLinear
@@ -197,16 +198,16 @@ def test_supernet_search_and_winner_on_the_engine(tmp_path):
     images = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     labels = (images.mean((1, 2, 3)) > 0).long()
     batch = Batch(images, labels, torch.arange(12), tuple("abcdefghijkl"))
-    recipe = Recipe(epochs=6, batch_size=12, lr=5e-3)
+    recipe, task = Recipe(epochs=6, batch_size=12, lr=5e-3), Classification()
     big = apply_(copy.deepcopy(model), plan(model, anatomy, full(anatomy, SMALL)), anatomy.heads)
     start = copy.deepcopy(dict(trainable(big)))
-    trained = step(anatomy, SMALL, lambda logits, share: objective(logits, share, recipe))
+    trained = step(anatomy, SMALL, lambda output, share: share.loss(task, output))
     feed = {"batches": lambda epoch, start, process, processes: [batch][start:], "steps_per_epoch": 1}
-    fit(big, recipe, run=tmp_path / "supernet", step=trained, **feed)
+    fit(big, recipe, task, run=tmp_path / "supernet", step=trained, **feed)
     assert all(not torch.equal(p, start[name]) for name, p in trainable(big).items())
     found = search(evaluator(big, anatomy, [batch]), lambda w: plan(model, anatomy, w).cost, anatomy, SMALL, limit=600)
     winner = plan(model, anatomy, found.widths)
     assert winner.cost == found.cost <= 600
     tuned = apply_(copy.deepcopy(model), winner, anatomy.heads)
-    result = fit(tuned, recipe, run=tmp_path / "winner", **feed)
+    result = fit(tuned, recipe, task, run=tmp_path / "winner", **feed)
     assert result.epochs[-1]["loss"] < result.epochs[0]["loss"]
