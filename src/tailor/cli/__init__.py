@@ -3,6 +3,8 @@
 Data on stdout, progress on stderr, errors as one line and a hint with exit code 2.
 """
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -16,6 +18,7 @@ from tailor import __version__
 from tailor.cli.command import command
 from tailor.cli.options import SUMMARY
 from tailor.errors import TailorError, nearest
+from tailor.visible import visible
 
 _INTERRUPTED = 130
 
@@ -25,26 +28,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stopped after a checkpoint), 130 interrupted otherwise.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows `\\xe9` for what it cannot
+            stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(_group(given).main(args=given, prog_name="tailor", standalone_mode=False) or 0)
+        code = _exit_code(given)
+        sys.stdout.flush()  # here, where a full disk can still be told
+    except BrokenPipeError:
+        _to_nowhere()
+        code = 0
+    except OSError as error:
+        _to_nowhere()
+        what = f"`{error.filename}`" if error.filename else "the output"
+        code = _say(f"{what} cannot be read or written: {error.strerror or error}", "make room, or name another place")
+        if "--debug" in given:
+            traceback.print_exc()
+    sys.exit(code)
+
+
+def _exit_code(given: Sequence[str]) -> int:
+    """Run a command; what it was told, it says on stderr."""
+    try:
+        return int(_group(given).main(args=list(given), prog_name="tailor", standalone_mode=False) or 0)
     except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        return done.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
-        sys.exit(0)
+        return 0
     except click.NoSuchOption as error:
-        sys.exit(_say(*_no_such_flag(error)))
+        return _say(*_no_such_flag(error))
     except click.ClickException as error:
-        sys.exit(_say(error.format_message().rstrip(".").replace("'", "`"), _help_hint(error)))
+        return _say(error.format_message().rstrip(".").replace("'", "`"), _help_hint(error))
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return _INTERRUPTED
     except TailorError as error:
         if "--debug" in given:
             traceback.print_exc()
-        sys.exit(_say(error.message, error.hint))
+        return _say(error.message, error.hint)
+
+
+def _to_nowhere() -> None:
+    """What is still to be written to stdout goes nowhere, so that leaving does not fail as well."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _group(given: Sequence[str]) -> click.Group:
@@ -131,7 +157,7 @@ def _help_hint(error: click.ClickException) -> str:
 
 
 def _say(message: str, hint: str) -> int:
-    print(message, file=sys.stderr)
+    print(visible(message), file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {visible(hint)}", file=sys.stderr)
     return 2

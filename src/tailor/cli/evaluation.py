@@ -4,7 +4,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from tailor.visible import visible
 
 _MATRIX = 12
 """Classes up to which the matrix fits a terminal."""
@@ -27,7 +28,7 @@ def print_evaluation(console: Console, values: dict[str, Any]) -> None:
         print("\nworst by their loss:")
         for one in values["worst"]:
             rest = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in one.items() if k != "source"]
-            console.print(Text(f"  {one['source']}  {'  '.join(rest)}"))
+            print(visible(f"  {one['source']}  {'  '.join(rest)}"))
 
 
 def _classes(values: dict[str, Any]) -> Table:
@@ -35,7 +36,7 @@ def _classes(values: dict[str, Any]) -> Table:
     for name in ("class", "recall", "precision"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for name, recall in values["per_class"].items():
-        table.add_row(Text(name), f"{recall:.1%}", f"{values.get('precision', {}).get(name, 0.0):.1%}")
+        table.add_row(visible(name), f"{recall:.1%}", f"{values.get('precision', {}).get(name, 0.0):.1%}")
     return table
 
 
@@ -47,5 +48,5 @@ def _matrix(matrix: list[list[int]], names: list[str]) -> Table:
     for index in range(len(matrix)):
         table.add_column(str(index), justify="right")
     for index, (name, row) in enumerate(zip(rows, matrix, strict=True)):
-        table.add_row(Text(f"{index} {name}"), *map(str, row))
+        table.add_row(visible(f"{index} {name}"), *map(str, row))
     return table

@@ -1,7 +1,11 @@
-"""How results look in a terminal: a table or a few lines on stdout for people, one JSON line for programs."""
+"""How results look in a terminal: a table or a few lines on stdout for people, one JSON line for programs.
+
+Names stand there as they are: no markup, no emoji codes, and what a terminal would obey is written out.
+"""
 
 import json
 import math
+import sys
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -10,6 +14,7 @@ from rich.table import Table
 
 from tailor.cli.evaluation import print_evaluation
 from tailor.cli.grouped import group_lines
+from tailor.visible import visible
 
 _HIDDEN = ("map", "machine", "report")
 _TRAINED = ("bundle", "head_params", "bundle_bytes", "seconds", "epoch")
@@ -33,28 +38,28 @@ def as_values(result: Any) -> Any:
 
 def print_json(verb: str, result: Any) -> None:
     """One JSON object on the last line; a list of methods one list."""
-    print(json.dumps(as_values(result), ensure_ascii=False))
+    print(_json(as_values(result)))
 
 
 def print_prediction(one: Any, as_json: bool) -> None:
     """A line as soon as it is known: the path, then what was found there."""
     values = as_values(one)
     if as_json:
-        print(json.dumps(values, ensure_ascii=False), flush=True)
+        print(_json(values), flush=True)
         return
     score = f"  {values['score']:.1%}" if "score" in values else ""
-    print(f"{values['path']}  {values.get('label', values.get('value'))}{score}", flush=True)
+    print(visible(f"{values['path']}  {values.get('label', values.get('value'))}{score}"), flush=True)
 
 
 def print_people(verb: str, result: Any) -> None:
     """The result for a person."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     values = as_values(result)
     if verb == "evaluate":
         print_evaluation(console, values)
         return
     if isinstance(values, dict) and values.get("kind") == "groups":
-        print(*group_lines(values), sep="\n")
+        print(*map(visible, group_lines(values)), sep="\n")
         return
     rows = values if isinstance(values, list) else [values]
     if isinstance(values, list):
@@ -64,7 +69,7 @@ def print_people(verb: str, result: Any) -> None:
         )
         console.print(table)  # a narrow terminal breaks lines, but no figure is cut short
         for warning in filter(None, (row.get("warning") for row in rows)):
-            print(f"warning: {warning}")
+            print(f"warning: {visible(warning)}")
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
@@ -77,7 +82,7 @@ def print_people(verb: str, result: Any) -> None:
             table.add_row(key.replace("_", " "), _cell(key, value))
     console.print(table)
     for line in values.get("map") or ():
-        print(line)
+        print(visible(line))
 
 
 def _side_by_side(rows: list[dict[str, Any]]) -> Table:
@@ -112,10 +117,22 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_cell(key, v)}" for k, v in value.items() if v not in ("", [], {}))
+        return ", ".join(f"{visible(str(k))} {_cell(key, v)}" for k, v in value.items() if v not in ("", [], {}))
     if isinstance(value, list):
         shown = [_cell(key, v) for v in value[:12]]
         return ("\n" if any(isinstance(v, dict) or len(s) > 30 for v, s in zip(value, shown)) else ", ").join(
             [*shown, *(["..."] if len(value) > 12 else [])]
         )
-    return str(value)
+    return visible(str(value))
+
+
+def _json(values: Any) -> str:
+    """One line of JSON; what the terminal would obey or the stream cannot hold is escaped as JSON does it."""
+    text = json.dumps(values, ensure_ascii=not _holds_unicode(sys.stdout.encoding))
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if visible(c) == c else json.dumps(c)[1:-1] for c in text)
+
+
+def _holds_unicode(encoding: str | None) -> bool:
+    return (encoding or "").lower().replace("-", "").startswith("utf")

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from tailor.events import Event
+from tailor.visible import visible
 
 _EVERY = 15.0
 """Seconds between two lines of the same stage where there is no terminal."""
@@ -25,15 +26,15 @@ class Drawn:
     """A report callback that draws; use it as a context manager."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self.live = self.console.is_terminal
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=self.console,
             transient=True,
         )
@@ -53,7 +54,7 @@ class Drawn:
     def __call__(self, event: Event) -> None:
         """Draw or say what happened."""
         if not event.total:
-            self.console.print(f"{event.stage}: {event.text}", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(visible(f"{event.stage}: {event.text}"), soft_wrap=True)
         elif self.live:
             self._bar(event)
         else:
@@ -63,7 +64,7 @@ class Drawn:
         if event.stage not in self.tasks:
             task = self.progress.add_task(event.stage, completed=event.done, total=event.total, text="")
             self.tasks[event.stage] = task
-        self.progress.update(self.tasks[event.stage], completed=event.done, total=event.total, text=event.text)
+        self.progress.update(self.tasks[event.stage], completed=event.done, total=event.total, text=visible(event.text))
         if event.done >= event.total:  # the same stage may come again, with a clock of its own
             self.progress.remove_task(self.tasks.pop(event.stage))
 
@@ -80,4 +81,5 @@ class Drawn:
             self.spoke[event.stage] = now
         left = (now - began) / max(event.done - start, 1) * (event.total - event.done)
         tail = f", about {left:.0f} s left" if start < event.done < event.total else ""
-        print(f"{event.stage}: {event.done}/{event.total}{tail}  {event.text}".rstrip(), file=sys.stderr, flush=True)
+        line = f"{event.stage}: {event.done}/{event.total}{tail}  {visible(event.text)}".rstrip()
+        print(line, file=sys.stderr, flush=True)
