@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: venv demo test test-slow lint check format bench docs wheel clean
+.PHONY: venv demo test test-slow lint check format bench docs wheel lowest clean
 
 venv: $(STAMP)
 
@@ -48,5 +48,16 @@ docs: venv
 wheel: venv
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
+# The oldest versions that pyproject.toml allows, in an environment of their own; old releases warn of themselves.
+LOWEST := .venv-lowest
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) scripts/lowest.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt -e '.[data,export]' pytest
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -m "not slow and not gpu" $(SMOKE)
+
+SMOKE := tests/bundle tests/cli/test_bad_input.py tests/contracts/test_own_ways.py tests/data/test_hub.py tests/deploy \
+	tests/tracing/test_exact.py tests/verbs/test_main_path.py
+
 clean:
-	rm -rf $(VENV) build dist site src/*.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist site src/*.egg-info
