@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -53,6 +54,22 @@ def test_repeated_blocks_are_one_line_with_a_count(found):
     assert any(line.startswith("head.weight") and line.endswith("an output of the model") for line in lines)
 
 
+def test_operators_are_counted_by_type_and_axis(found):
+    model = tailor.backbones.create(MINI, "random", None)
+    kinds = [(nn.Linear, ("linear out", "linear in")), (nn.Conv2d, ("conv2d out", "conv2d in"))]
+    kinds += [(nn.LayerNorm, ("layer_norm",))]
+    for group in found["groups"]:
+        expected = Counter()
+        for tensor, dim in {(m["tensor"], m["dim"]) for m in group["members"] if m["tensor"].endswith(".weight")}:
+            module = model.get_submodule(tensor.removesuffix(".weight"))
+            expected[next(names for kind, names in kinds if isinstance(module, kind))[dim]] += 1
+        layers = {name: count for name, count in group["operators"].items() if "[" not in name}
+        assert layers == expected, group["id"]
+    lines = group_lines(found)
+    (hidden,) = [line.split(maxsplit=3) for line in lines if line.startswith("hidden ")]
+    assert hidden[1:] == ["12", f"{12 * 256:,}", "1 linear in, 1 linear out"]
+
+
 def test_folding_keeps_the_numbers_that_all_share():
     assert fold(["layers.2.blocks.0.mlp", "layers.2.blocks.5.mlp"]) == "layers.2.blocks.*.mlp"
     assert fold(["conv1.weight[0]"]) == "conv1.weight[0]"
@@ -64,6 +81,8 @@ def test_groups_of_different_sizes_are_not_folded():
             "id": f"stages.{i}.hidden",
             "label": "hidden",
             "size": size,
+            "kind": "1 linear.weight[0]",
+            "operators": {"linear out": 1},
             "members": [{"tensor": f"stages.{i}.w", "dim": 0}],
         }
         for i, size in enumerate((8, 8, 16))

@@ -19,6 +19,8 @@ def group_lines(found: dict[str, Any]) -> list[str]:
         f"{found['pinned_percent']:.2g} % of {found['params']:,} parameters pinned",
         "",
         *_lines(("group", "count", "part", "units", "tensors"), _group_rows(groups)),
+        "",
+        *_lines(("ranked together", "count", "units", "operators along the axis"), _kind_rows(groups)),
     ]
     if found["ties"]:
         lines += ["", *_lines(("keep equally many units", "count", ""), _tie_rows(found["ties"]))]
@@ -46,6 +48,16 @@ def _group_rows(groups: Sequence[dict[str, Any]]) -> Iterable[tuple[str, ...]]:
     for (_, label, size, _), same in folded.items():
         where = fold([group["id"] for group in same])
         yield where, str(len(same)), label, f"{size:,}", _tensors(same)
+
+
+def _kind_rows(groups: Sequence[dict[str, Any]]) -> Iterable[tuple[str, ...]]:
+    """Isomorphic groups as one line: how many there are, the units of all, and the operators of each."""
+    alike: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for group in groups:
+        alike[group["label"], group["kind"]].append(group)
+    for (label, _), same in alike.items():
+        counts = ", ".join(f"{count} {name}" for name, count in same[0]["operators"].items())
+        yield label, str(len(same)), f"{sum(group['size'] for group in same):,}", counts
 
 
 def _tensors(same: Sequence[dict[str, Any]]) -> str:

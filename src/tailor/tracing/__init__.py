@@ -1,6 +1,6 @@
 """The anatomy of any model from its exported graph: which axes shrink together, and cutting them exactly."""
 
-from tailor.tracing.graph.groups import Group, Groups, Member, Pinned
+from tailor.tracing.graph.groups import Group, Groups, Member, Pinned, operators
 from tailor.tracing.graph.paper import as_published
 from tailor.tracing.graph.traced import Traced, trace
 from tailor.tracing.trial.awake import awakened
@@ -28,6 +28,7 @@ __all__ = [
     "cut_",
     "half",
     "mac_cost",
+    "operators",
     "parameter_cost",
     "plan_widths",
     "remaining",

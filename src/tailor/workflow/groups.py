@@ -15,7 +15,7 @@ from tailor import backbones, bundle
 from tailor import build as builder
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
-from tailor.tracing import Groups, settle, trace
+from tailor.tracing import Groups, operators, settle, trace
 from tailor.tuning.apply import merges
 from tailor.workflow.names import is_bundle
 
@@ -35,7 +35,7 @@ def describe_groups(name: str, image_size: int | None, seed: int, tell: Tell) ->
         "input_size": list(size),
         "params": sum(p.numel() for p in model.parameters()),
         "pinned_percent": round(_pinned_percent(model, found), 4),
-        "groups": [asdict(group) for group in found.groups],
+        "groups": [{**asdict(group), "operators": operators(group)} for group in found.groups],
         "ties": [list(tie) for tie in found.ties],
         "pinned": [asdict(one) for one in found.pinned],
         "recorded": [

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks import tasks
 from PIL import Image
 
 import tailor
-from benchmarks import tasks
 from tailor.data.images import ImageData, Record, Split
 from tailor.data.sources.cifar100 import RECORD
 

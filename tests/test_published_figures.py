@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-
 from benchmarks import quality, widths
 from benchmarks.rows import Rows
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/benchmarks.md").read_text()
 STORES = ROOT / "docs/benchmarks"
 TABLES = {
