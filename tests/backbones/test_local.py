@@ -2,11 +2,13 @@
 
 import json
 import socket
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import tailor
@@ -15,7 +17,8 @@ from tailor import build as builder
 from tailor.backbones import local
 from tailor.errors import ModelError, TailorError
 from tailor.preprocessing import Preprocessing
-from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.spec import BackboneRef
+from tailor.tasks.classification import ClassifierHead
 from tailor.tuning import planner
 
 NAME = "mobilenetv3_small_050"
@@ -72,10 +75,10 @@ def a_bundle(out, name, source):
     reference, head = BackboneRef(name, source), ClassifierHead(("ash", "birch"))
     made = builder.base(reference, head)
     plan = planner.plan(made.model, made.anatomy, planner.parse("linear"))
-    spec = Spec(made.reference, head, Preprocessing((64, 64)), (plan,))
-    model = builder.apply_plans_(made, spec.plans)
-    bundle.write(out, spec, bundle.state(model, False), complete=False, metrics={}, provenance={})
-    return model.eval()
+    made = builder.apply_plans_(made, (plan,))
+    spec = replace(made.spec, preprocessing=Preprocessing((64, 64)))
+    bundle.write(out, spec, bundle.state(made.model, False), complete=False, metrics={}, provenance={})
+    return made.model.eval()
 
 
 def test_what_lies_in_the_hubs_cache_is_used_without_asking(cache, tmp_path):
@@ -147,3 +150,36 @@ def test_a_file_behind_a_plain_address(cache, tmp_path):
 )
 def test_what_needs_no_network_stays(cache, given):
     assert local(*given) == given
+
+
+VERBS = {
+    "predict": lambda path, **given: tailor.predict(path, path.parent / "a.png", **given),
+    "evaluate": lambda path, **given: tailor.evaluate(path, path.parent / "photos", **given),
+    "bench": lambda path, **given: tailor.bench(str(path), **given),
+    "merge": lambda path, **given: tailor.merge(path, out=path.parent / "merged", **given),
+    "export": lambda path, **given: tailor.export(path, out=path.parent / "x.pt2", **given),
+    "prune": lambda path, **given: tailor.prune(
+        str(path), method="isomorphic", out=path.parent / "p", **PRUNE, **given
+    ),
+    "load": lambda path, **given: tailor.load(path, **given),
+    "Predictor": lambda path, **given: tailor.Predictor(path, **given),
+}
+PRUNE = {"criterion": "l1", "macs": "50%"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_names_what_it_would_fetch_and_fetches_it_with_leave(cache, tmp_path, verb):
+    snapshot = cache(REPOSITORY, {"model.safetensors": weights})
+    a_bundle(tmp_path / "b", NAME, str(snapshot / "model.safetensors"))
+    manifest = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    manifest["spec"]["backbone"]["weights"] = "pretrained"
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps(manifest))
+    (snapshot / "model.safetensors").unlink()
+    for place in ("a.png", "photos/ash/a.png", "photos/birch/b.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / place)
+    with pytest.raises(ModelError, match=r"model.safetensors.*would be fetched"):
+        VERBS[verb](tmp_path / "b")
+    with pytest.raises((Asked, ModelError)) as caught:
+        VERBS[verb](tmp_path / "b", download=True)
+    assert "would be fetched" not in str(caught.value)

@@ -166,7 +166,8 @@ def restore(
         spec = _here(spec)
     stored = sum(tensor.numel() for tensor in bundle.tensors.values())
     try:
-        made = base(spec.backbone, spec.head, check=not bundle.manifest.complete, through=(*through, bundle.path))
+        whole, chain = bundle.manifest.complete, (*through, bundle.path)
+        made = base(spec.backbone, spec.head, check=not whole, download=download, through=chain)
         # What a plan puts in, the bundle has to hold.
         model = builder.apply_plans_(made, spec.plans[len(made.spec.plans) :], stored).model
         if bundle.manifest.complete:
@@ -189,6 +190,7 @@ def base(
     *,
     interpolation: Interpolation = "bicubic",
     check: bool = True,
+    download: bool = False,
     through: tuple[Path, ...] = (),
 ) -> Opened:
     """The backbone with a fresh head, by `build.base`, or another bundle's model where the reference names one.
@@ -200,7 +202,7 @@ def base(
     loaded = read(Path(reference.weights.removeprefix(BUNDLE)))
     if len(through) > MOST_LINKS or loaded.path.resolve() in {path.resolve() for path in through}:
         raise BundleError(f"`{through[0]}` goes on from bundles that lead back to it, or from too many", hint=AGAIN)
-    plain = builder.merged_(restore(loaded, through=through), loaded.spec).state_dict()
+    plain = builder.merged_(restore(loaded, download=download, through=through), loaded.spec).state_dict()
     return builder.continued(loaded.spec, plain, reference, head, check=check)
 
 

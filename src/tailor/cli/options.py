@@ -9,6 +9,7 @@ HELP = {
     "data": "a folder of class folders, a CSV, `hfds/NAME`, `vtab/TASK@ROOT`, `fgvc/TASK@ROOT` or `builtin/digits`",
     "device": "where to compute: `cpu`, `cuda`, `mps` (default: what Accelerate finds)",
     "epochs": "passes over the training images (default: 100)",
+    "download": "fetch what the bundle's backbone lacks on this machine; without it, that is only named",
     "fold": "fold batch norms, and layer norms' weights, into the layers beside them before measuring",
     "groups": "the axes that `prune` can shrink, by group, and those that it cannot, with the reason",
     "image_size": "pixels a side, other than the backbone's own",

@@ -53,6 +53,7 @@ def bench(
     fold: bool = False,
     compile: bool = False,
     weights: str | None = None,
+    download: bool = False,
     image_size: int | None = None,
     device: str | None = None,
     progress: Tell | None = SHOWN,
@@ -71,6 +72,7 @@ def bench(
         fold: put batch norms, and layer norms' affine part, into the layers beside them.
         compile: measure behind `torch.compile`.
         weights: a moved checkpoint file of the backbone.
+        download: whether what the bundle's backbone lacks on this machine may be fetched.
         image_size: pixels a side, other than the backbone's own.
         device: `cpu`, `cuda`, `mps`.
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
@@ -87,7 +89,7 @@ def bench(
         from tailor.workflow.place import placed
 
         with placed(device):
-            rows = measured(names, protocol, batch, unmerged, fold, compile, weights, image_size, tell)
+            rows = measured(names, protocol, batch, unmerged, fold, compile, weights, download, image_size, tell)
     made = [Bench(**row) for row in rows]
     return _compared(made) if len(made) > 1 else made[0]
 

@@ -36,6 +36,7 @@ def evaluate(
     *,
     out: str | Path | None = None,
     weights: str | None = None,
+    download: bool = False,
     corrupt: Literal["skip", "fail"] = "skip",
     device: str | None = None,
     seed: int = 0,
@@ -48,6 +49,7 @@ def evaluate(
         data: a folder, a CSV, `builtin/digits`, ...: see docs/data.md.
         out: a folder for `confusion.png`.
         weights: a moved checkpoint file of the backbone.
+        download: whether what the bundle's backbone lacks on this machine may be fetched.
         corrupt: what to do with images that cannot be read.
         device: `cpu`, `cuda`, `mps`.
         seed: of what the source itself divides.
@@ -59,7 +61,7 @@ def evaluate(
 
         with placed(device):
             metric, figures, split, worst = measured(
-                Path(path), str(data), None if out is None else Path(out), weights, corrupt, seed, tell
+                Path(path), str(data), None if out is None else Path(out), weights, download, corrupt, seed, tell
             )
     n = int(figures.pop("n"))
     return Evaluation(metric, figures, n, split, str(path), tuple(worst))

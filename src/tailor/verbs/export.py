@@ -23,6 +23,7 @@ def export(
     out: str | Path,
     probabilities: bool = False,
     weights: str | None = None,
+    download: bool = False,
     overwrite: bool = False,
     progress: Tell | None = SHOWN,
 ) -> Exported:
@@ -36,6 +37,7 @@ def export(
         out: `.onnx`, `.pt2`, or a folder named `*.peft` in the layout of the peft library.
         probabilities: end in a softmax.
         weights: a moved checkpoint file of the backbone.
+        download: whether what the bundle's backbone lacks on this machine may be fetched.
         overwrite: replace `out`.
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
     """
@@ -48,6 +50,6 @@ def export(
 
         check_apart(target, (path,))
         tell(Event("exporting", 0, 1, target.suffix))
-        size, difference = exported(Path(path), target, probabilities, weights, overwrite)
+        size, difference = exported(Path(path), target, probabilities, weights, download, overwrite)
         tell(Event("exporting", 1, 1))
     return Exported(str(target), size, difference)

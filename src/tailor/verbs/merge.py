@@ -21,6 +21,7 @@ def merge(
     *,
     out: str | Path = "runs/merged",
     weights: str | None = None,
+    download: bool = False,
     overwrite: bool = False,
     progress: Tell | None = SHOWN,
 ) -> Merged:
@@ -30,6 +31,7 @@ def merge(
         path: the bundle.
         out: the folder to write.
         weights: a moved checkpoint file of the backbone.
+        download: whether what the bundle's backbone lacks on this machine may be fetched.
         overwrite: replace what an earlier run left in `out`.
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
     """
@@ -40,7 +42,7 @@ def merge(
         from tailor.workflow.train import bundle_bytes, write_bundle
 
         with output(out, overwrite, False, (path,)) as place:
-            opened = merged(open_bundle(path, weights))
+            opened = merged(open_bundle(path, weights, download))
             manifest = bundle.read_manifest(Path(path))
             facts = {**manifest.provenance, "merged_from": Path(path).name}
             write_bundle(place.folder, opened, manifest.metrics, facts)

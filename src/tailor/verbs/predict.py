@@ -23,6 +23,7 @@ def predict(
     out: str | Path | None = None,
     top_k: int = 5,
     weights: str | None = None,
+    download: bool = False,
     batch_size: int = 32,
     corrupt: Literal["skip", "fail"] = "skip",
     device: str | None = None,
@@ -38,6 +39,7 @@ def predict(
         out: a `.csv` or `.jsonl` file to write them to as well.
         top_k: how many of the likeliest classes are named.
         weights: a moved checkpoint file of the backbone.
+        download: whether what the bundle's backbone lacks on this machine may be fetched.
         batch_size: images a forward pass.
         corrupt: an unreadable image is told and left out, or fatal with `fail`.
         device: `cpu`, `cuda`, `mps`.
@@ -60,7 +62,7 @@ def predict(
 
         with placed(device):
             made = []
-            predictor = Predictor(path, weights, top_k)
+            predictor = Predictor(path, weights, top_k, download)
             for one in predictor.stream(found, batch_size, corrupt == "fail", tell):
                 made.append(one)
                 if each is not None:

@@ -25,6 +25,7 @@ def prune(
     train: Trains | None = None,
     out: str | Path = "runs/pruned",
     weights: str | None = None,
+    download: bool = False,
     image_size: int | None = None,
     task: str | None = None,
     epochs: int | None = None,
@@ -54,6 +55,7 @@ def prune(
         train: what retraining trains: `tunes` and head, or everything (`full`: the default after merged widths).
         out: the folder to write.
         weights: `pretrained`, `random`, or a checkpoint file; of a bundle, where its backbone's weights are.
+        download: whether what a bundle's backbone lacks on this machine may be fetched.
         image_size: pixels a side, other than the backbone's own.
         task: what the head is for, where the data do not say it.
         epochs: passes over the training images, of the retraining.
@@ -105,6 +107,7 @@ def prune(
                 train=trains,
                 recipe=training,
                 weights=weights,
+                download=download,
                 image_size=image_size,
                 teacher=None if teacher is None else str(teacher),
                 corrupt=corrupt,

@@ -19,7 +19,14 @@ WORST, BATCH = 5, 64
 
 
 def measured(
-    path: Path, data: str, out: Path | None, weights: str | None, corrupt: Corrupt, seed: int, tell: Tell
+    path: Path,
+    data: str,
+    out: Path | None,
+    weights: str | None,
+    download: bool,
+    corrupt: Corrupt,
+    seed: int,
+    tell: Tell,
 ) -> tuple[str, dict[str, Any], str, list[dict[str, Any]]]:
     """The name of the leading metric, all figures, the split, and the worst records by their loss."""
     loaded = bundle.read(path)
@@ -28,7 +35,7 @@ def measured(
         data, seed=seed, corrupt=corrupt, tell=tell, kind=task.targets, classes=spec.head.classes or None
     )
     split = for_evaluation(images)
-    model = bundle.restore(loaded, weights).to(processes_here().device)
+    model = bundle.restore(loaded, weights, download).to(processes_here().device)
     worst: list[tuple[float, str, dict[str, Any]]] = []
     total = -(-len(split) // BATCH)
 

@@ -12,9 +12,11 @@ from tailor.errors import UsageError
 from tailor.workflow.opened import deployed, open_bundle
 
 
-def exported(path: Path, target: Path, probabilities: bool, weights: str | None, overwrite: bool) -> tuple[int, float]:
+def exported(
+    path: Path, target: Path, probabilities: bool, weights: str | None, download: bool, overwrite: bool
+) -> tuple[int, float]:
     """The file's bytes, and the largest difference found from the eager model."""
-    opened = open_bundle(path, weights)
+    opened = open_bundle(path, weights, download)
     spec = bundle.read(path).spec
     if target.suffix == ".peft":
         return peft.write(target, opened.model, spec), 0.0

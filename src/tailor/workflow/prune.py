@@ -51,6 +51,7 @@ class Request:
     train: Trains
     recipe: Recipe
     weights: str | None
+    download: bool
     image_size: int | None
     teacher: str | None
     corrupt: Corrupt
@@ -168,7 +169,7 @@ def open_(request: Request) -> tuple[ImageData | None, Opened]:
     """The images, divided, with the bundle's classes, and the model."""
     name, data, seed, tell = request.name, request.data, request.recipe.seed, request.tell
     if is_bundle(name) or Path(name).is_dir():
-        opened = open_bundle(name, request.weights)
+        opened = open_bundle(name, request.weights, request.download)
         if not data:
             return None, opened
         task = task_of(opened.spec.head)
