@@ -1,7 +1,9 @@
 """A wheel is a whole product: it holds the bundled backbones and recipes, and works where no checkout is."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import sysconfig
 import tomllib
 import zipfile
 from fnmatch import fnmatchcase
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def files_of_the_package() -> set[str]:
     files = (path for path in (ROOT / "src/tailor").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {str(path.relative_to(ROOT / "src")) for path in files}
+
+
+def name_of(needs: str) -> str:
+    """`mkdocstrings[python]>=1.0` -> `mkdocstrings`."""
+    return re.split(r"[\[>=<]", needs)[0].lower().replace("_", "-")
 
 
 def run(*command: str | Path, folder: Path) -> str:
@@ -76,10 +84,29 @@ def test_every_direct_dependency_is_pinned():
         line.partition("==")[0].lower().replace("_", "-")
         for line in (ROOT / "constraints.txt").read_text().splitlines()
     }
-    extras = PROJECT["project"]["optional-dependencies"].values()
-    wanted = {needs.partition(">")[0].partition("[")[0].lower().replace("_", "-") for e in extras for needs in e}
-    wanted |= {needs.partition(">")[0].lower().replace("_", "-") for needs in PROJECT["project"]["dependencies"]}
+    wanted = {name_of(needs) for needs in PROJECT["project"]["dependencies"]}
+    wanted |= {name_of(needs) for extra in PROJECT["project"]["optional-dependencies"].values() for needs in extra}
     assert wanted - pins - {PROJECT["project"]["name"]} == set()
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of all that the file imports, inside functions too."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"tailor"}
+
+
+def test_every_import_is_a_declared_dependency():
+    """Of the package, or of an extra that is there to be used: not only of those for tests, benchmarks and pages."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    declared = {name_of(needs) for needs in PROJECT["project"]["dependencies"]}
+    declared |= {name_of(needs) for extra in extras.keys() - {"dev", "bench", "docs"} for needs in extras[extra]}
+    declared.add("protobuf")  # onnx brings it
+    owners = {name: {d.lower().replace("_", "-") for d in found} for name, found in packages_distributions().items()}
+    for path in (ROOT / "src/tailor").rglob("*.py"):
+        undeclared = {name for name in imported(path) if not owners.get(name, {name}) & declared}
+        assert not undeclared, f"{path.relative_to(ROOT)}: {sorted(undeclared)}"
 
 
 @pytest.mark.slow
