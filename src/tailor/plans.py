@@ -12,6 +12,8 @@ from torch import nn
 
 from tailor.errors import PlanError
 from tailor.pruning.blocks import number_after
+from tailor.pruning.convolve.convert import apply_swaps_
+from tailor.pruning.convolve.plan import SwapPlan
 from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.stitching.route import RoutePlan, go_on_
 from tailor.tracing import WidthPlan, cut_
@@ -107,6 +109,19 @@ def _add_width(plans: tuple["AnyPlan", ...], plan: WidthPlan, blocks: Sequence[s
     return (*pruning(plans), narrowing.stock, *(narrowing.fitted(one) for one in tunes))
 
 
+def _swap_line(plan: SwapPlan) -> str:
+    counts: dict[str, int] = {}
+    for swap in plan.swaps:
+        counts[swap.operation] = counts.get(swap.operation, 0) + 1
+    words = {"conv3": "3x3 convolution", "conv1": "1x1 convolution", "none": "nothing"}
+    found = ", ".join(f"{counts[kind]} {text}" for kind, text in words.items() if kind in counts)
+    return f"swap: `{plan.method}`, of the attentions {found}"
+
+
+def _swap_summary(values: dict[str, Any]) -> dict[str, Any]:
+    return {"method": values["method"], "swaps": len(values["swaps"]), **values["facts"]}
+
+
 PLANS: dict[str, PlanKind] = {
     "tune": PlanKind(
         TunePlan,
@@ -139,11 +154,18 @@ PLANS: dict[str, PlanKind] = {
         lambda values: {"route": values["route"], "tail": values["tail"]["name"]},
         lambda plans, plan, blocks: (*plans, plan),
     ),
+    "swap": PlanKind(
+        SwapPlan,
+        lambda model, plan, setting: apply_swaps_(model, plan),
+        _swap_line,
+        _swap_summary,
+        lambda plans, plan, blocks: (*plans, plan),
+    ),
 }
 """Every kind of plan by the `kind` that its JSON carries."""
 
 if TYPE_CHECKING:
-    AnyPlan = TunePlan | LayerPlan | WidthPlan | RoutePlan
+    AnyPlan = TunePlan | LayerPlan | WidthPlan | RoutePlan | SwapPlan
 else:
     AnyPlan = Annotated[Union[tuple(row.plan for row in PLANS.values())], Field(discriminator="kind")]  # noqa: UP007
     """One of `PLANS`, for specs read from JSON."""

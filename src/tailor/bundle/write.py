@@ -35,6 +35,8 @@ RUN_FILES = (
     "layers.png",
     "tsne.png",
     "history.png",
+    "operations.png",
+    "decided.safetensors",
     "checkpoints",
     "supernet",
     "steps",

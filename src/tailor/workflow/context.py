@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tailor.build import Opened
 from tailor.data.images import ImageData, Split
@@ -53,12 +53,13 @@ class Step:
 class Decision:
     """What a planner decided: plans in the model's own names, in order, and a line that says why.
 
-    `model` is the one they lead to where that is more than carrying them out: a search has trained it.
+    `tensors` are those of the model they lead to, by name, where that is more than carrying the plans out: a search has
+    trained them.
     """
 
     plans: tuple[AnyPlan, ...]
     why: str = ""
-    model: nn.Module | None = None
+    tensors: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
 
+from tailor.bundle.files import replacing
 from tailor.bundle.plan_file import PLAN, read_plan, write_plan
 from tailor.errors import BundleError
 from tailor.plans import AnyPlan
@@ -18,6 +20,8 @@ from tailor.spec import Spec
 from tailor.workflow.context import Decision
 from tailor.workflow.records import Pruned, pruned
 
+TENSORS = "decided.safetensors"
+"""The tensors, until the bundle is written, that a search has trained while it decided."""
 STEPS = "steps"
 """The folder, inside the output folder, of the steps of a pruning in steps."""
 
@@ -36,6 +40,9 @@ class Decided:
 def note(folder: Path, decided: Decided, asked: Mapping[str, Any]) -> None:
     """Write down what was decided, and what was asked."""
     plans = _PLANS.dump_python(decided.decision.plans, mode="json")
+    if decided.decision.tensors is not None:
+        with replacing(folder / TENSORS) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in decided.decision.tensors.items()}, temporary)
     write_plan(folder, decided.spec, {**asked, "decided": plans, "found": decided.found.known()})
 
 
@@ -44,7 +51,13 @@ def noted(folder: Path) -> Decided:
     file = read_plan(folder)
     plans = _PLANS.validate_json(json.dumps(file.settings["decided"]))  # by JSON's rules: lists stand for tuples
     found = pruned(file.settings["found"], folder)
-    return Decided(file.spec, Decision(plans, found.reason), found)
+    tensors = load_file(folder / TENSORS) if (folder / TENSORS).is_file() else None
+    return Decided(file.spec, Decision(plans, found.reason, tensors), found)
+
+
+def forget(folder: Path) -> None:
+    """Remove the tensors that a search left beside its plans: the bundle holds what they became."""
+    (folder / TENSORS).unlink(missing_ok=True)
 
 
 def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:

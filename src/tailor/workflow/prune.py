@@ -22,7 +22,7 @@ from tailor.training import Recipe, processes_here, retraining
 from tailor.workflow import planners
 from tailor.workflow.context import Context, Decision, Run, Step
 from tailor.workflow.data import Corrupt, divided, open_checked, reported, score
-from tailor.workflow.decision import Decided, note, noted
+from tailor.workflow.decision import Decided, forget, note, noted
 from tailor.workflow.names import is_bundle
 from tailor.workflow.opened import deployed, headed, merged, open_bundle, own_head, thawed, with_head
 from tailor.workflow.records import Pruned, pruned
@@ -103,6 +103,8 @@ def once(request: Request, against: Opened | None = None, asked: Mapping[str, An
         recipe = retraining(request.recipe, request.retrain)
         run = Run(images, str(request.data), recipe, folder, request.tell, learnt, request.workers, request.resume)
         found = replace(found, score_after=train_(left, run, facts).score)
+    if processes_here().is_main_process:
+        forget(folder)
     return replace(found, bundle_bytes=bundle_bytes(folder), seconds=round(time.monotonic() - started, 2))
 
 

@@ -91,8 +91,8 @@ def left(opened: Opened, decision: Decision, narrow: nn.Module) -> dict[str, Ten
 
     PlanError where a tune, made anew for narrower layers, has another shape than its cut tensors.
     """
-    if decision.model is not None:
-        return decision.model.state_dict()
+    if decision.tensors is not None:
+        return dict(decision.tensors)
     setting = Setting(opened.anatomy.heads)
     cut = next((plan for plan in decision.plans if PLANS[plan.kind].narrows), None)
     whole = copy.deepcopy(opened.model) if cut is None else folded(opened.model)

@@ -48,7 +48,6 @@ def test_the_units_with_the_largest_weights_stay():
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({}, "no architecture is written"),
         ({"operations": "3BA"}, "`B` is no operation"),
         ({"operations": "3A"}, "written for 2 blocks, the model has 3"),
         ({"hidden": (1, 2, 3, 4)}, "written for 4 blocks, the model has 3"),

@@ -108,10 +108,6 @@ class Written:
     folded: bool = False
 
     def __post_init__(self) -> None:
-        if not self.operations and not self.hidden:
-            raise PlanError(
-                "no architecture is written", hint="set `operations: 11AAAAAAAAAA`, `hidden: [...]` or both"
-            )
         unknown = sorted(set(self.operations) - set(LETTERS))
         if unknown:
             raise PlanError(

@@ -14,6 +14,7 @@ from tailor.errors import UsageError, nearest
 from tailor.settings import configured, flags, section
 from tailor.tuning.methods import MODULES, SELECTIONS
 from tailor.tuning.spt.settings import SPT
+from tailor.workflow.planners.convolve import DrawOperations, GateHeads, KeepBest, SearchOperations, WriteOperations
 from tailor.workflow.planners.layers import DropLayers
 from tailor.workflow.planners.noah import SearchModules
 from tailor.workflow.planners.plain import Plain
@@ -69,6 +70,11 @@ PLANNERS: dict[str, dict[str, Any]] = {
         "depgraph": CutWidths("depgraph"),
         "uniform": CutWidths("uniform"),
         "random": CutWidths("random"),
+        "spvit": SearchOperations(),
+        "swap": WriteOperations(),
+        "nas-heads": GateHeads(),
+        "step": KeepBest(),
+        "random-blocks": DrawOperations(),
     },
 }
 """By verb and method name, with their default settings."""
