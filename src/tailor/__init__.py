@@ -10,7 +10,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _READY = ("load", "Predictor")
-_VERBS = ("adapt", "bench", "evaluate", "export", "fit", "inspect", "list", "merge", "predict", "prune")
+_VERBS = (
+    "adapt",
+    "bench",
+    "evaluate",
+    "export",
+    "fit",
+    "inspect",
+    "list",
+    "merge",
+    "pick",
+    "predict",
+    "prune",
+    "stitch",
+)
 
 
 def __getattr__(name: str) -> Any:

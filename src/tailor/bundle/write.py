@@ -40,6 +40,9 @@ RUN_FILES = (
     "checkpoints",
     "supernet",
     "steps",
+    "base",
+    "stitch.json",
+    "palette.png",
 )
 """Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` replaces, and nothing else."""
 

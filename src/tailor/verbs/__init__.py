@@ -14,13 +14,17 @@ from tailor.verbs.fit import fit
 from tailor.verbs.inspect import inspect
 from tailor.verbs.list import list as list_
 from tailor.verbs.merge import merge
+from tailor.verbs.pick import pick
 from tailor.verbs.predict import predict
 from tailor.verbs.prune import prune
+from tailor.verbs.stitch import stitch
 
 VERBS: dict[str, Callable[..., Any]] = {
     "adapt": adapt,
     "fit": fit,
     "prune": prune,
+    "stitch": stitch,
+    "pick": pick,
     "evaluate": evaluate,
     "predict": predict,
     "inspect": inspect,

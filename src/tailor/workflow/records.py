@@ -114,3 +114,34 @@ def _led(values: dict[str, Any], metric: str) -> dict[str, Any]:
         for key, value in values.items()
         if key != "metric"
     }
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """What a palette came to. `routes` are all of them; `trainable_percent` is of the anchors' parameters."""
+
+    bundle: str
+    routes: tuple[Any, ...]
+    deployed: int
+    trainable_params: int
+    trainable_percent: float
+    head_params: int
+    bundle_bytes: int
+    base_bytes: int
+    explained: float
+    seconds: float
+    metric: str = "accuracy"
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The route that was picked, and the bundle it became. What was not measured is left out of JSON."""
+
+    bundle: str
+    route: str
+    macs: int
+    params: int
+    latency_ms: float | None
+    accuracy: float | None
+    bundle_bytes: int

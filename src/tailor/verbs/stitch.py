@@ -1,0 +1,133 @@
+"""`tailor stitch DATA --models A,B,C`: train a palette, dozens of models of every size between the anchors, at once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from tailor import tasks
+from tailor.errors import UsageError
+from tailor.events import Tell
+from tailor.workflow.records import Stitched
+from tailor.workflow.telling import SHOWN, told
+
+
+def stitch(
+    data: str | Path,
+    *,
+    models: str | None = None,
+    mode: Literal["esta", "uniform", "sn-net"] = "esta",
+    intervals: int = 15,
+    window: int = 2,
+    ranks: str | None = None,
+    ssb: str = "qkv,proj",
+    samples: int = 100,
+    base: str | Path | None = None,
+    evaluate_routes: bool = False,
+    out: str | Path = "runs/palette",
+    weights: str = "pretrained",
+    image_size: int | None = None,
+    task: str | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    corrupt: Literal["skip", "fail"] = "skip",
+    workers: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    seed: int = 0,
+    recipe: Mapping[str, Any] | None = None,
+    progress: Tell | None = SHOWN,
+) -> Stitched:
+    """Adapt a family of backbones to data as one palette of routes, and say which route to deploy at which cost.
+
+    A route runs one anchor's first blocks, a stitching layer, and the next anchor's last blocks. `pick` makes an
+    ordinary model of one.
+
+    Args:
+        data: a folder, a CSV, `builtin/digits`, ...: see docs/data.md.
+        models: the anchors with commas, by name or as bundles: two or more sizes of one family.
+        mode: `esta` trains low-rank updates, samples by importance and learns from the largest anchor; `uniform` draws
+            every route alike; `sn-net` trains everything, one route a step.
+        intervals: of cost, each of which deploys one route.
+        window: how far apart two blocks may be that are joined, in equally deep anchors.
+        ranks: of the anchors' low-rank updates, with commas, the smallest anchor first (default: 8 for the largest,
+            doubled for each smaller one).
+        ssb: the layers where every route has a bias of its own: `qkv,proj`, the cheap `q,proj`, or `none`.
+        samples: images that the stitching layers' start is solved on.
+        base: a folder for the stitching layers' start, made if it is not there, that several tasks may share.
+        evaluate_routes: measure accuracy and milliseconds of every route at the end.
+        out: the folder to write.
+        weights: `pretrained`, or `random`.
+        image_size: pixels a side, other than the backbones' own.
+        task: what the head is for, where the data do not say it.
+        epochs: passes over the training images.
+        lr: peak learning rate.
+        batch_size: images a step, over all processes.
+        corrupt: what to do with images that cannot be read.
+        workers: processes that decode images.
+        device: `cpu`, `cuda`, `mps`; by default what Accelerate finds.
+        resume: go on with an interrupted run.
+        overwrite: replace what an earlier run left in `out`.
+        seed: of everything random.
+        recipe: further settings of the training, see docs/recipe.md.
+        progress: hears events; by default they are drawn in a terminal or notebook, None silences.
+
+    Raises:
+        TailorError: one line and a hint, before anything is written where the request means nothing.
+    """
+    names = tuple(part.strip() for part in (models or "").split(",") if part.strip())
+    if len(names) < 2:
+        raise UsageError(
+            "a palette needs two anchors or more", hint="name them: `--models tailor_mini_ti,tailor_mini_s`"
+        )
+    if samples < 1:
+        raise UsageError(f"`--samples {samples}` leaves nothing to solve on", hint="write for instance `--samples 100`")
+    tasks.check(task)
+    with told(progress) as tell:
+        from tailor.stitching.adapt import Adapt
+        from tailor.stitching.sampler import Sampling
+        from tailor.stitching.space import Space
+        from tailor.workflow.output import output
+        from tailor.workflow.place import placed
+        from tailor.workflow.stitch import Request
+        from tailor.workflow.stitch import stitch as carry_out
+        from tailor.workflow.train import recipe_of
+
+        training = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
+        with placed(device), output(out, overwrite, resume, (data, base, *names)) as found:
+            request = Request(
+                data=str(data),
+                models=names,
+                task=task,
+                weights=weights,
+                image_size=image_size,
+                recipe=training,
+                space=Space(window=window),
+                adapt=Adapt(ranks=_ranks(ranks), biases=_sites(ssb), full=mode == "sn-net"),
+                sampling=Sampling(kind="importance" if mode == "esta" else "uniform", intervals=intervals),
+                teacher=mode != "sn-net",
+                distil=0.5,
+                samples=samples,
+                base=None if base is None else Path(base),
+                evaluate_routes=evaluate_routes,
+                folder=found.folder,
+                corrupt=corrupt,
+                workers=workers,
+                resume=resume,
+                tell=tell,
+            )
+            return found.settled(carry_out(request))  # type: ignore[no-any-return]
+
+
+def _ranks(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(
+            f"`--ranks {text}` are no whole numbers", hint="write for instance `--ranks 32,16,8`"
+        ) from None
+
+
+def _sites(text: str) -> tuple[str, ...]:
+    return () if text == "none" else tuple(part.strip() for part in text.split(",") if part.strip())
