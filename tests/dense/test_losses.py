@@ -158,5 +158,6 @@ def test_pixels_are_a_mean_over_known_ones_and_auxiliary_heads_weigh_less():
 
 def test_points_of_small_images_are_fewer():
     assert points.count(512, 512) == 12_544
-    assert points.count(32, 32) == 128
+    assert points.count(128, 160) == 2560
+    assert points.count(32, 32) == 1024
     assert points.count(1, 1) == 1

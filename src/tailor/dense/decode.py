@@ -4,14 +4,16 @@ Scores are resized to the size asked for before anything is decided. A score of 
 queries of class times mask. Large images are combined in bands of rows, which changes nothing and needs less memory.
 """
 
+from collections.abc import Sequence
 from functools import singledispatch
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tailor.dense.predictions import MaskPredictions, PixelPredictions
+from tailor.dense.pyramid import FINEST
 
 BAND = 1 << 24
 """Mask values that are held at once."""
@@ -31,10 +33,76 @@ def _pixels(found: PixelPredictions, size: tuple[int, int]) -> Tensor:
 @scores.register
 def _masks(found: MaskPredictions, size: tuple[int, int]) -> Tensor:
     chance = found.classes[-1].softmax(-1)[..., :-1]
-    masks = F.interpolate(found.masks(), size=size, mode="bilinear", align_corners=False)
-    rows = max(1, BAND // max(1, masks[:, :, 0].numel()))
-    bands = [torch.einsum("bnc,bnhw->bchw", chance, band.sigmoid()) for band in masks.split(rows, 2)]
-    return bands[0] if len(bands) == 1 else torch.cat(bands, 2)
+    masks = found.masks()
+    if masks.shape[0] * masks.shape[1] * size[0] * size[1] <= BAND:
+        whole = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
+        return torch.einsum("bnc,bnhw->bchw", chance, whole.sigmoid())
+    wide = F.interpolate(masks, size=(masks.shape[-2], size[1]), mode="bilinear", align_corners=False)
+    place = ((torch.arange(size[0], device=wide.device) + 0.5) * (wide.shape[-2] / size[0]) - 0.5).clamp(min=0)
+    above = place.long()
+    share, below = (place - above)[:, None], (above + 1).clamp(max=wide.shape[-2] - 1)
+    bands = []
+    for rows in torch.arange(size[0], device=wide.device).split(max(1, BAND // max(1, wide[:, :, 0].numel()))):
+        band = wide[:, :, above[rows]] * (1 - share[rows]) + wide[:, :, below[rows]] * share[rows]
+        bands.append(torch.einsum("bnc,bnhw->bchw", chance, band.sigmoid()))
+    return torch.cat(bands, 2)
+
+
+@singledispatch
+def one_of(found: object, index: int) -> Any:
+    """The predictions of image `index` alone."""
+    raise AssertionError(f"no image of {type(found).__name__}")
+
+
+@one_of.register
+def _one_of_pixels(found: PixelPredictions, index: int) -> PixelPredictions:
+    return PixelPredictions(found.logits[index : index + 1])
+
+
+@one_of.register
+def _one_of_masks(found: MaskPredictions, index: int) -> MaskPredictions:
+    rows = slice(index, index + 1)
+    return MaskPredictions(found.classes[-1:, rows], found.queries[-1:, rows], found.pixels[rows])
+
+
+@singledispatch
+def seen_size(found: object) -> tuple[int, int]:
+    """(H, W) at which the scores of predictions are made: that of the model's input, or of a coarser map of logits."""
+    raise AssertionError(f"no size of {type(found).__name__}")
+
+
+@seen_size.register
+def _size_of_pixels(found: PixelPredictions) -> tuple[int, int]:
+    return (found.logits.shape[-2], found.logits.shape[-1])
+
+
+@seen_size.register
+def _size_of_masks(found: MaskPredictions) -> tuple[int, int]:
+    return (FINEST * found.pixels.shape[-2], FINEST * found.pixels.shape[-1])
+
+
+def label_maps(found: object, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """The best class of every pixel of each image (H, W) int64, its scores resized to its size before the choice."""
+    single = [one_of(found, index) for index in range(len(sizes))]
+    return [best(scores(one, seen_size(one)), size) for one, size in zip(single, sizes)]
+
+
+def best(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W): the class of the highest of scores (1, C, h, w) at `size`. Some classes at a time, for large images."""
+    at_once = max(1, BAND // (size[0] * size[1]))
+    top: Tensor | None = None
+    chosen = values.new_zeros(size, dtype=torch.int64)
+    for start in range(0, values.shape[1], at_once):
+        part = values[:, start : start + at_once]
+        if tuple(part.shape[-2:]) != size:
+            part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
+        highest, which = part[0].max(0)
+        if top is None:
+            top, chosen = highest, which
+        else:
+            better = highest > top
+            top, chosen = torch.where(better, highest, top), torch.where(better, which + start, chosen)
+    return chosen
 
 
 def resized(values: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -29,6 +29,15 @@ def loss(found: object, maps: Tensor) -> Tensor:
     raise AssertionError(f"no loss for {type(found).__name__}")
 
 
+def of_one_size(maps: Tensor | Sequence[Tensor]) -> Tensor:
+    """Label maps (B, H, W), of images of several sizes as well: those of another than the first are resized to it."""
+    if isinstance(maps, Tensor):
+        return maps.long()
+    size = maps[0].shape[-2:]
+    same = [m if m.shape == size else F.interpolate(m[None, None].float(), size=size)[0, 0] for m in maps]
+    return torch.stack([m.long() for m in same])
+
+
 @loss.register
 def _masks(found: MaskPredictions, maps: Tensor) -> Tensor:
     return of_objects(found, objects(maps))

@@ -9,14 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 POINTS = 12_544
-"""As published, where crops have 512 pixels a side or more; on small images an eighth of the pixels."""
+"""As published, where crops have 512 pixels a side or more; on small images an eighth of the pixels, yet `FEWEST`."""
+FEWEST = 1024
 OVERSAMPLE, IMPORTANCE = 3, 0.75
 """Of three times as many points, three quarters are those where the prediction is least sure; the rest are any."""
 
 
 def count(height: int, width: int, most: int = POINTS) -> int:
     """How many points represent an image of that size."""
-    return max(1, min(most, height * width // 8))
+    return min(most, max(height * width // 8, min(height * width, FEWEST)))
 
 
 def draw(number: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
