@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tailor import backbones
 from tailor.anatomy import Anatomy
+from tailor.dense.attach import without_decoder_
 from tailor.errors import BundleError
 from tailor.plans import PLANS, AnyPlan, Setting
 from tailor.preprocessing import Interpolation, Preprocessing
@@ -71,11 +72,14 @@ def _headed(model: nn.Module, spec: Spec, check: bool) -> Opened:
                 f"{digest[:19]}..., expected {reference.digest[:19]}...",
                 hint="get the same weights again, or give the right file with `--weights FILE`",
             )
-    task_of(spec.head).attach_(model, spec.head)
+    task = task_of(spec.head)
+    task.attach_(without_decoder_(model), spec.head)
+    size = task.size(spec.head, spec.preprocessing.size, reference.image_size)
     anatomy = backbones.describe(model)
     roots = tuple(f"{path}." for path in anatomy.heads)
     whole = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(roots))
-    spec = replace(spec, backbone=replace(reference, digest=digest))
+    preprocessing = replace(spec.preprocessing, size=size)
+    spec = replace(spec, backbone=replace(reference, digest=digest), preprocessing=preprocessing)
     return Opened(spec, model, anatomy, reference.weights == "random", whole=whole)
 
 

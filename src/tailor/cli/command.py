@@ -20,7 +20,7 @@ from tailor.errors import UsageError, nearest
 from tailor.settings import flags, section
 from tailor.workflow import planners
 
-_FILE_ONLY = ("recipe", "classifier")
+_FILE_ONLY = ("recipe", "classifier", "decoders")
 _INNER = ("progress", "each", *_FILE_ONLY)
 """Parameters of a verb that are no flags: the callbacks, and what only a configuration file can hold."""
 _FLAG_ONLY = ("overwrite", "resume")
@@ -159,7 +159,7 @@ def _plain_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _configured(known: tuple[str, ...], sections: Sequence[str]) -> Callable[..., None]:
     """A callback that reads the configuration file into click's default map, so that flags still win."""
-    inner = (*sections, "recipe")
+    inner = (*sections, "recipe", "decoders")
 
     def read(context: click.Context, _option: click.Parameter, name: str | None) -> None:
         if name is None:

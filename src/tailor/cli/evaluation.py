@@ -7,6 +7,8 @@ from rich.table import Table
 
 from tailor.visible import visible
 
+_EACH = {"miou": "IoU", "map": "AP"}
+"""What is measured of a class, by the leading figure."""
 _MATRIX = 12
 """Classes up to which the matrix fits a terminal."""
 
@@ -33,10 +35,13 @@ def print_evaluation(console: Console, values: dict[str, Any]) -> None:
 
 def _classes(values: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("class", "recall", "precision"):
+    precision = values.get("precision")
+    measured = ("recall", "precision") if precision is not None else (_EACH.get(next(iter(values)), "score"),)
+    for name in ("class", *measured):
         table.add_column(name, justify="left" if name == "class" else "right")
-    for name, recall in values["per_class"].items():
-        table.add_row(visible(name), f"{recall:.1%}", f"{values.get('precision', {}).get(name, 0.0):.1%}")
+    for name, value in values["per_class"].items():
+        rest = [f"{precision.get(name, 0.0):.1%}"] if precision is not None else []
+        table.add_row(visible(name), f"{value:.1%}", *rest)
     return table
 
 

@@ -9,6 +9,7 @@ HELP = {
     "compile": "measure behind `torch.compile` (needs a C++ compiler)",
     "corrupt": "what to do with unreadable images",
     "data": "a folder of class folders, a CSV, `hfds/NAME`, `vtab/TASK@ROOT`, `fgvc/TASK@ROOT` or `builtin/digits`",
+    "decoder": "what makes masks or boxes (`tailor list decoders`; of several with commas a bundle each)",
     "device": "where to compute: `cpu`, `cuda`, `mps` (default: what Accelerate finds)",
     "epochs": "passes over the training images (default: 100)",
     "download": "fetch what the bundle's backbone lacks on this machine; without it, that is only named",
@@ -90,7 +91,7 @@ METAVAR = {
     "files": "FILE...",
     "plan": "PLAN",
     "name": "BUNDLE|NAME",
-    "kind": "models|methods|tasks|recipes",
+    "kind": "models|methods|tasks|decoders|recipes",
 }
 INSPECTED = "BUNDLE|PLAN|NAME|DATA"
 """What `inspect` takes where the others take a model."""

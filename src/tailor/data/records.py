@@ -100,3 +100,9 @@ class ImageData:
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
     kind: str = "classes"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of the first image; DataError where it cannot be read."""
+        image = next(iter(self.splits.values())).read(0)
+        return (image.height, image.width)

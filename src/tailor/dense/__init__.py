@@ -1,19 +1,18 @@
 """Decoders for masks: one file each, one row in `DECODERS`."""
 
-from tailor.dense.faseg import FaSeg
-from tailor.dense.linear import Linear
-from tailor.dense.mask2former import Mask2Former
-from tailor.dense.masks import Masks
-from tailor.dense.mlp import Mlp
-from tailor.dense.setr_pup import SetrPup
+from typing import Any
 
-DECODERS = {
-    "masks": Masks,
-    "linear": Linear,
-    "mlp": Mlp,
-    "mask2former": Mask2Former,
-    "faseg": FaSeg,
-    "setr-pup": SetrPup,
-}
+from tailor.settings import Rows
+
+DECODERS: Rows[Any] = Rows(
+    {
+        "masks": "tailor.dense.masks.Masks",
+        "linear": "tailor.dense.linear.Linear",
+        "mlp": "tailor.dense.mlp.Mlp",
+        "mask2former": "tailor.dense.mask2former.Mask2Former",
+        "faseg": "tailor.dense.faseg.FaSeg",
+        "setr-pup": "tailor.dense.setr_pup.SetrPup",
+    }
+)
 """Kind to settings, the default first; `select` says which features are read, `build(features, classes)` makes the
 module."""

@@ -87,6 +87,12 @@ def attach_(model: nn.Module, decoder: Any, classes: int, seed: int) -> nn.Modul
     return model
 
 
+def without_decoder_(model: nn.Module) -> nn.Module:
+    """The model with its own forward pass again, if a decoder took its place; the head is for the caller to replace."""
+    model.__dict__.pop("forward", None)
+    return model
+
+
 def head_of(model: nn.Module) -> DenseHead:
     """The dense head of a model that has one."""
     return next(module for module in model.modules() if isinstance(module, DenseHead))

@@ -49,20 +49,20 @@ def _masks(found: MaskPredictions, size: tuple[int, int]) -> Tensor:
 
 
 @singledispatch
-def one_of(found: object, index: int) -> Any:
-    """The predictions of image `index` alone."""
-    raise AssertionError(f"no image of {type(found).__name__}")
+def single(found: object) -> list[Any]:
+    """The predictions of each image alone; of depths the last."""
+    raise AssertionError(f"no images of {type(found).__name__}")
 
 
-@one_of.register
-def _one_of_pixels(found: PixelPredictions, index: int) -> PixelPredictions:
-    return PixelPredictions(found.logits[index : index + 1])
+@single.register
+def _single_pixels(found: PixelPredictions) -> list[PixelPredictions]:
+    return [PixelPredictions(logits) for logits in found.logits.split(1)]
 
 
-@one_of.register
-def _one_of_masks(found: MaskPredictions, index: int) -> MaskPredictions:
-    rows = slice(index, index + 1)
-    return MaskPredictions(found.classes[-1:, rows], found.queries[-1:, rows], found.pixels[rows])
+@single.register
+def _single_masks(found: MaskPredictions) -> list[MaskPredictions]:
+    parts = zip(found.classes[-1:].split(1, 1), found.queries[-1:].split(1, 1), found.pixels.split(1))
+    return [MaskPredictions(*part) for part in parts]
 
 
 @singledispatch
@@ -83,8 +83,7 @@ def _size_of_masks(found: MaskPredictions) -> tuple[int, int]:
 
 def label_maps(found: object, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """The best class of every pixel of each image (H, W) int64, its scores resized to its size before the choice."""
-    single = [one_of(found, index) for index in range(len(sizes))]
-    return [best(scores(one, seen_size(one)), size) for one, size in zip(single, sizes)]
+    return [best(scores(one, seen_size(one)), size) for one, size in zip(single(found), sizes, strict=True)]
 
 
 def best(values: Tensor, size: tuple[int, int]) -> Tensor:

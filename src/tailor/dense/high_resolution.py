@@ -15,8 +15,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from tailor.dense.attention import Attention
-from tailor.dense.settings import STRICT
 from tailor.errors import PlanError
+from tailor.settings import STRICT
 
 Kind = Literal["none", "hrca", "vanilla", "random", "rcda"]
 

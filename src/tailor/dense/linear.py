@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Feature
 from tailor.dense.predictions import PixelPredictions
-from tailor.dense.settings import STRICT
+from tailor.settings import STRICT
 
 
 class LinearHead(nn.Module):

@@ -11,7 +11,8 @@ from tailor.dense.mask_decoder import MaskDecoder
 from tailor.dense.pixel_decoder import PixelDecoder
 from tailor.dense.predictions import MaskPredictions
 from tailor.dense.pyramid import Pyramid, chosen
-from tailor.dense.settings import STRICT, check_sizes
+from tailor.dense.sizes import check_sizes
+from tailor.settings import STRICT
 
 
 class MaskHead(nn.Module):

@@ -20,7 +20,8 @@ from tailor.dense.pixel_decoder import Pixels
 from tailor.dense.positions import Sine
 from tailor.dense.predictions import MaskPredictions
 from tailor.dense.pyramid import FINEST
-from tailor.dense.settings import STRICT, check_sizes
+from tailor.dense.sizes import check_sizes
+from tailor.settings import STRICT
 
 
 class Finer(nn.Module):

@@ -98,7 +98,6 @@ def figures(found: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
         "border_f": float(found["borders"]),
         "per_class": {classes[i]: float(each[i]) for i in shown},
         "images": found["images"].reshape(-1).tolist(),
-        "confusion": pixels.tolist(),
     }
 
 

@@ -16,7 +16,8 @@ from tailor.anatomy import Feature
 from tailor.dense.pixel_decoder import group_norm
 from tailor.dense.predictions import PixelPredictions
 from tailor.dense.pyramid import COUNT, chosen
-from tailor.dense.settings import STRICT, check_width
+from tailor.dense.sizes import check_width
+from tailor.settings import STRICT
 
 
 def spread(features: Sequence[Feature], shares: Sequence[float]) -> tuple[Feature, ...]:

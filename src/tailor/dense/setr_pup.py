@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tailor.anatomy import Feature
 from tailor.dense.mlp import several, spread
 from tailor.dense.predictions import PixelPredictions
-from tailor.dense.settings import STRICT, check_width
+from tailor.dense.sizes import check_width
+from tailor.settings import STRICT
 
 SHARES = (10 / 24, 15 / 24, 20 / 24, 1.0)
 

@@ -1,6 +1,6 @@
 """A bundle ready to use: its model, the way to its input, and names for what comes out. Loads once, predicts often."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,17 @@ class Predictor:
         return found if several else found[0]
 
     def stream(
-        self, files: Sequence[str], batch_size: int = 32, strict: bool = False, tell: Tell = silent
+        self,
+        files: Sequence[str],
+        batch_size: int = 32,
+        strict: bool = False,
+        tell: Tell = silent,
+        pictures: Path | None = None,
     ) -> Iterator[Prediction]:
-        """Predictions for files, batch by batch; one that cannot be read is told and left out, or, `strict`, fatal."""
+        """Predictions for files, batch by batch; one that cannot be read is told and left out, or, `strict`, fatal.
+
+        Where the task draws, its pictures go to the folder `pictures`, and each prediction names its own.
+        """
         for start in range(0, len(files), batch_size):
             names, tensors = [], []
             for name in files[start : start + batch_size]:
@@ -83,14 +91,30 @@ class Predictor:
                         raise
                     tell(Event("left out", text=error.message))
             if tensors:
-                yield from self._predicted(names, tensors)
+                yield from self._predicted(names, tensors, pictures)
             tell(Event("predicting", min(start + batch_size, len(files)), len(files)))
 
     @torch.inference_mode()
-    def _predicted(self, names: Iterable[str], tensors: list[Tensor]) -> list[Prediction]:
+    def _predicted(self, names: Sequence[str], tensors: list[Tensor], pictures: Path | None = None) -> list[Prediction]:
         output = self.model(torch.stack(tensors).to(self.device))
         found = self.task.decode(output, self.spec.head, self.top)
+        if pictures is not None:
+            drawn = self.task.draw(output, self.spec.head, [read_image(name) for name in names])  # type: ignore[attr-defined]
+            found = [{**one, **_saved(own, pictures, name)} for one, own, name in zip(found, drawn, names, strict=True)]
         return [Prediction(name, one) for name, one in zip(names, found, strict=True)]
+
+
+def _saved(drawn: dict[str, Image.Image], folder: Path, name: str) -> dict[str, str]:
+    """Save an image's pictures as PNG; no two images of one name share a file."""
+    stem = Path(name).stem
+    taken = sum(
+        (folder / f"{stem}{more}.{next(iter(drawn))}.png").exists() for more in ("", *map("-{}".format, range(1, 99)))
+    )
+    own = f"{stem}-{taken}" if taken else stem
+    paths = {kind: folder / f"{own}.{kind}.png" for kind in drawn}
+    for kind, picture in drawn.items():
+        picture.save(paths[kind])
+    return {kind: str(path) for kind, path in paths.items()}
 
 
 def opened(picture: Picture) -> Image.Image:

@@ -4,6 +4,14 @@ A task gives the head that a spec stores, how targets become a batch, the loss, 
 other file knows what a label is.
 """
 
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from tailor.dense import DECODERS
 from tailor.errors import UsageError, nearest
 from tailor.settings import Rows
 from tailor.tasks.task import Head, Task
@@ -12,6 +20,7 @@ TASKS: Rows[type[Task]] = Rows(
     {
         "classification": "tailor.tasks.classification.Classification",
         "regression": "tailor.tasks.regression.Regression",
+        "segmentation": "tailor.tasks.segmentation.Segmentation",
     }
 )
 """Every task by the name that `--task` knows."""
@@ -33,6 +42,31 @@ def task_for(kind: str, named: str | None = None) -> Task:
     return TASKS[named]()
 
 
+def with_decoder(task: Task, name: str, settings: Mapping[str, Any]) -> Task:
+    """The task with the decoder `name` (its own under no name), as `settings` of decoders by their names say.
+
+    UsageError for a task that has none, for an unknown name or setting, or for a wrong value.
+    """
+    known = tuple(getattr(task, "decoders", ()))
+    if not known:
+        raise UsageError(f"{task.kind} has no decoder to choose", hint="leave `--decoder` out")
+    for named in (name or known[0], *settings):
+        if named not in known:
+            raise UsageError(f"{task.kind} has no decoder `{named}`", hint=nearest(named, list(known)))
+    kind = DECODERS[name or known[0]]
+    given = settings.get(name or known[0]) or {}
+    if not isinstance(given, Mapping):
+        raise UsageError(f"the settings of `{name or known[0]}` are no section", hint="write `{NAME: VALUE}`")
+    try:
+        made = TypeAdapter(kind).validate_json(json.dumps(dict(given), default=str))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        hint = nearest(where, [field.name for field in fields(kind)])
+        raise UsageError(f"`{where}` of the decoder `{name or known[0]}`: {first['msg'].lower()}", hint=hint) from None
+    return replace(task, decoder=made)  # type: ignore[type-var]
+
+
 def check(named: str | None) -> None:
     """UsageError for a name that is no task's."""
     if named is not None and named not in TASKS:
@@ -44,4 +78,4 @@ def task_of_kind(kind: str) -> Task:
     return next(task for task in TASKS.values() if getattr(task.head_type, "kind", "") == kind)()
 
 
-__all__ = ["TASKS", "Head", "Task", "check", "task_for", "task_of", "task_of_kind"]
+__all__ = ["TASKS", "Head", "Task", "check", "task_for", "task_of", "task_of_kind", "with_decoder"]

@@ -53,6 +53,10 @@ class Classification:
         """Replace the backbone's classifier by a fresh one."""
         return backbones.attach_head_(model, len(head.classes), head.seed)
 
+    def size(self, head: Any, own: tuple[int, int], asked: int | None) -> tuple[int, int]:
+        """The backbone's own."""
+        return own
+
     def collate(self, images: Sequence[Tensor], targets: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(B, C, H, W), and (B,) int64."""
         return torch.stack(list(images)), torch.tensor(targets, dtype=torch.int64)

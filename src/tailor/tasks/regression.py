@@ -43,6 +43,10 @@ class Regression:
         """Replace the backbone's classifier by one unit."""
         return backbones.attach_head_(model, 1, head.seed)
 
+    def size(self, head: Any, own: tuple[int, int], asked: int | None) -> tuple[int, int]:
+        """The backbone's own."""
+        return own
+
     def collate(self, images: Sequence[Tensor], targets: Sequence[float]) -> tuple[Tensor, Tensor]:
         """(B, C, H, W), and (B,) float32."""
         return torch.stack(list(images)), torch.tensor(targets, dtype=torch.float32)

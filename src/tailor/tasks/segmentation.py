@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tailor.anatomy import Anatomy
-from tailor.dense import decode, losses, measures
+from tailor.dense import decode, drawing, losses, measures
 from tailor.dense.attach import attach_
 from tailor.dense.decoders import AnyDecoder
+from tailor.dense.input import input_size
 from tailor.dense.masks import Masks
 from tailor.dense.predictions import IGNORE
-from tailor.dense.size import input_size
 from tailor.errors import PlanError, TrainingError
 from tailor.settings import STRICT
 from tailor.tasks.task import Labelled
@@ -26,7 +27,7 @@ from tailor.tasks.task import Labelled
 
 @dataclass(frozen=True, config=STRICT)
 class SegmenterHead:
-    """A decoder that tells `classes` apart, its start drawn from `seed`; `shape` (H, W) is that of the data's images."""
+    """A decoder that tells `classes` apart, its start drawn from `seed`; `shape` (H, W) is that of the images."""
 
     classes: tuple[str, ...]
     decoder: AnyDecoder = Field(default_factory=Masks)
@@ -37,10 +38,11 @@ class SegmenterHead:
     def __post_init__(self) -> None:
         if not self.classes or len(self.classes) >= IGNORE:
             raise PlanError(
-                f"a segmenter tells 1 to {IGNORE - 1} classes apart, found {len(self.classes)}", hint="name other classes"
+                f"a segmenter tells 1 to {IGNORE - 1} classes apart, found {len(self.classes)}",
+                hint="name other classes",
             )
         if min(self.shape) < 1:
-            raise PlanError(f"images of {self.shape[0]} x {self.shape[1]} cannot be", hint="write for instance 512, 512")
+            raise PlanError(f"images of {self.shape[0]} x {self.shape[1]} cannot be", hint="write `[512, 512]`")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -55,6 +57,7 @@ class Segmentation:
     groups: ClassVar[bool] = False
     metric: ClassVar[str] = "miou"
     larger: ClassVar[bool] = True
+    decoders: ClassVar[tuple[str, ...]] = ("masks", "linear", "mlp", "mask2former", "faseg", "setr-pup")
 
     def head(self, data: Labelled, seed: int) -> SegmenterHead:
         """The decoder for the data's classes."""
@@ -90,7 +93,7 @@ class Segmentation:
 
     def update_(self, metrics: MetricCollection, output: Any, targets: Any) -> None:
         """Count a batch at the size of its label maps; TrainingError for a label that is no class of the model."""
-        known = len(metrics["confusion"].pixels)
+        known = int(metrics["confusion"].classes)  # type: ignore[arg-type]
         for guess, truth in zip(decode.label_maps(output, [tuple(one.shape) for one in targets]), targets):
             seen = truth[truth != IGNORE]
             if seen.numel() and int(seen.max()) >= known:
@@ -106,9 +109,36 @@ class Segmentation:
 
     def decode(self, output: Any, head: SegmenterHead, top: int) -> list[dict[str, Any]]:
         """The class of most pixels, its share, and the `top` classes with theirs."""
-        size = decode.seen_size(output)
-        maps = decode.label_maps(output, [size] * self._count(output))
-        return [_shares(one, head.classes, top) for one in maps]
+        sizes = [decode.seen_size(one) for one in decode.single(output)]
+        return [_shares(one, head.classes, top) for one in decode.label_maps(output, sizes)]
 
-    def _count(self, output: Any) -> int:
-        return len(decode.batch_of(output))
+    def draw(self, output: Any, head: SegmenterHead, images: Sequence[Image.Image]) -> list[dict[str, Image.Image]]:
+        """For each image its label map, called `mask`, and the image under the map's colours and names, `overlay`."""
+        maps = decode.label_maps(output, [(image.height, image.width) for image in images])
+        return [
+            {"mask": drawing.stored(one), "overlay": drawing.overlay(image, one, head.classes)}
+            for one, image in zip((m.cpu().numpy() for m in maps), images, strict=True)
+        ]
+
+    def exportable(self, model: nn.Module, head: SegmenterHead) -> nn.Module:
+        """The model as one that gives scores (B, C, H, W) at the size of its input."""
+        return Scored(model)
+
+
+class Scored(nn.Module):
+    """Class scores of every pixel, the resize to the input's size inside."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) for images (B, 3, H, W)."""
+        return decode.scores(self.model(images), (images.shape[-2], images.shape[-1]))
+
+
+def _shares(labels: Tensor, classes: Sequence[str], top: int) -> dict[str, Any]:
+    counts = torch.bincount(labels.flatten(), minlength=len(classes))
+    best = counts.argsort(descending=True, stable=True)[:top].tolist()
+    ranked = tuple((classes[i], float(counts[i] / labels.numel())) for i in best if counts[i])
+    return {"label": ranked[0][0], "score": ranked[0][1], "top": ranked}

@@ -37,6 +37,11 @@ class Labelled(Protocol):
         """Names of its classes; empty where it has none."""
         ...
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of its images: of the first, where they differ."""
+        ...
+
 
 class Task(Protocol):
     """A row of `TASKS`: a frozen dataclass whose fields are the settings of its loss.
@@ -63,6 +68,10 @@ class Task(Protocol):
 
     def attach_(self, model: "nn.Module", head: Any, anatomy: "Anatomy | None" = None) -> "nn.Module":
         """Put a fresh head on a backbone and return the model."""
+        ...
+
+    def size(self, head: Any, own: tuple[int, int], asked: int | None) -> tuple[int, int]:
+        """The model's input (H, W), where the backbone's `own` is known and `asked` were pixels of the shorter side."""
         ...
 
     def collate(self, images: "Sequence[Tensor]", targets: Sequence[Any]) -> "tuple[Tensor, Any]":

@@ -23,6 +23,7 @@ def adapt(
     weights: str = "pretrained",
     image_size: int | None = None,
     task: str | None = None,
+    decoder: str | None = None,
     epochs: int | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
@@ -35,6 +36,7 @@ def adapt(
     overwrite: bool = False,
     seed: int = 0,
     recipe: Mapping[str, Any] | None = None,
+    decoders: Mapping[str, Any] | None = None,
     progress: Tell | None = SHOWN,
     **settings: Any,
 ) -> Trained | list[Trained]:
@@ -52,6 +54,7 @@ def adapt(
         weights: `pretrained`, `random`, or a checkpoint file.
         image_size: pixels a side, other than the backbone's own.
         task: what the head is for, where the data do not say it.
+        decoder: what makes masks or boxes of the backbone's maps; several with commas: `out`/DECODER/METHOD.
         epochs: passes over the training images.
         lr: peak learning rate.
         batch_size: images a step, over all processes.
@@ -64,6 +67,7 @@ def adapt(
         overwrite: replace what an earlier run left in `out`.
         seed: of everything random.
         recipe: further settings of the training, see docs/recipe.md.
+        decoders: settings of decoders by their names, see docs/methods/segmentation.md.
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
         settings: of the method: `budget`, `scores`, `spt`, `noah`.
 
@@ -72,6 +76,7 @@ def adapt(
     """
     names = [part.strip() for part in method.split(",") if part.strip()]
     tasks.check(task)
+    parts = tuple(part.strip() for part in (decoder or "").split(",") if part.strip())
     chosen = _planners(names, settings)
     name = named_model(str(model) if model is not None else None)
     with told(progress) as tell:
@@ -87,6 +92,8 @@ def adapt(
                 planners=chosen,
                 data=str(data),
                 task=task,
+                decoders=parts,
+                settings=decoders or {},
                 model=name,
                 weights=weights,
                 image_size=image_size,
@@ -103,7 +110,7 @@ def adapt(
                 tell=tell,
             )
             results = carry_out(request)
-    return results if len(names) > 1 else results[0]
+    return results if len(names) > 1 or len(parts) > 1 else results[0]
 
 
 def _planners(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:

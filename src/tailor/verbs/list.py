@@ -5,14 +5,14 @@ from typing import Literal
 
 from tailor.errors import UsageError, nearest
 
-KINDS = ("models", "methods", "tasks", "recipes")
+KINDS = ("models", "methods", "tasks", "decoders", "recipes")
 
 
-def list(kind: Literal["models", "methods", "tasks", "recipes"], *, pattern: str = "*") -> tuple[str, ...]:
+def list(kind: Literal["models", "methods", "tasks", "decoders", "recipes"], *, pattern: str = "*") -> tuple[str, ...]:
     """Names of a kind that match the pattern.
 
     Args:
-        kind: `models`, `methods` (of adapt, then of prune), `tasks`, `recipes` (bundled configurations).
+        kind: `models`, `methods` (of adapt, then of prune), `tasks`, `decoders`, `recipes` (bundled configurations).
         pattern: for instance `vit_*`.
     """
     if kind not in KINDS:
@@ -33,6 +33,10 @@ def _names(kind: str) -> tuple[str, ...]:
         from tailor.tasks import TASKS
 
         return tuple(TASKS)
+    if kind == "decoders":
+        from tailor.dense import DECODERS
+
+        return tuple(DECODERS)
     from tailor import recipes
 
     return tuple(recipes.names())

@@ -36,7 +36,7 @@ def predict(
     Args:
         path: the bundle.
         files: image files, folders, globs.
-        out: a `.csv` or `.jsonl` file to write them to as well.
+        out: a `.csv` or `.jsonl` file to write them to as well; of masks and boxes a folder for pictures.
         top_k: how many of the likeliest classes are named.
         weights: a moved checkpoint file of the backbone.
         download: whether what the bundle's backbone lacks on this machine may be fetched.
@@ -54,7 +54,8 @@ def predict(
         raise UsageError("`--batch-size` and `--top-k` are at least 1", hint="write for instance `--batch-size 32`")
     if corrupt not in ("skip", "fail"):
         raise UsageError(f"`--corrupt {corrupt}` is no choice", hint=nearest(str(corrupt), ("skip", "fail")))
-    target = _target(out, overwrite)
+    pictures = Path(out) if out is not None and not Path(out).suffix else None
+    target = _target(out, overwrite) if pictures is None else None
     found = images_in(tuple(map(str, files)))
     with told(progress) as tell:
         from tailor.deploy.predictor import Predictor
@@ -62,8 +63,15 @@ def predict(
 
         with placed(device):
             made = []
+<<<<<<< HEAD
             predictor = Predictor(path, weights, top_k, download)
             for one in predictor.stream(found, batch_size, corrupt == "fail", tell):
+=======
+            predictor = Predictor(path, weights, top_k)
+            if pictures is not None:
+                _folder(pictures, hasattr(predictor.task, "draw"), overwrite)
+            for one in predictor.stream(found, batch_size, corrupt == "fail", tell, pictures):
+>>>>>>> c438cb2 (Segmentation as a task: decoders by name, IoU, overlays)
                 made.append(one)
                 if each is not None:
                     each(one)
@@ -83,6 +91,18 @@ def _target(out: str | Path | None, overwrite: bool) -> Path | None:
     if target.exists() and not overwrite:
         raise UsageError(f"`{target}` exists", hint="choose another `-o`, or add `--overwrite`")
     return target
+
+
+def _folder(pictures: Path, drawn: bool, overwrite: bool) -> None:
+    """Make the folder for pictures; UsageError where the task draws none, or where it holds something."""
+    if not drawn:
+        raise UsageError(f"`{pictures}` is neither `.csv` nor `.jsonl`", hint="name it for instance `labels.csv`")
+    if pictures.is_file() or (pictures.is_dir() and any(pictures.iterdir()) and not overwrite):
+        raise UsageError(f"`{pictures}` exists", hint="choose another `-o`, or add `--overwrite`")
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"`{pictures}` cannot be made: {error.strerror}", hint="choose another `-o`") from None
 
 
 def _write(target: Path, rows: list[dict[str, Any]]) -> None:

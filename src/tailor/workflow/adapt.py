@@ -15,7 +15,7 @@ from tailor.data.images import ImageData
 from tailor.errors import BundleError
 from tailor.events import Event, Tell
 from tailor.spec import BUNDLE, Spec
-from tailor.tasks import Task, task_for
+from tailor.tasks import Task, task_for, with_decoder
 from tailor.training import Recipe, processes_here
 from tailor.workflow import planners
 from tailor.workflow.budgets import backbone_parameters
@@ -36,6 +36,8 @@ class Request:
     planners: Mapping[str, Any]
     data: str
     task: str | None
+    decoders: tuple[str, ...]
+    settings: Mapping[str, Any]
     model: str
     weights: str
     image_size: int | None
@@ -51,14 +53,22 @@ class Request:
     trackers: tuple[str, ...]
     tell: Tell
 
+    def tasks(self, kind: str) -> dict[str, Task]:
+        """The task with each decoder that was asked for; with its own, under no name, where none was."""
+        plain = task_for(kind, self.task)
+        if not self.decoders and not self.settings:
+            return {"": plain}
+        return {name: with_decoder(plain, name, self.settings) for name in self.decoders or ("",)}
+
     def asked(self, images: ImageData, method: str) -> dict[str, Any]:
         """What decides a plan, besides the backbone: it stands in the plan file; a resumed run must ask the same."""
         planner = {k: v for k, v in planners.asked(self.planners[method]).items() if k != "scores"}
         return {**planner, "data": images.name, "method": method, "seed": self.recipe.seed}
 
-    def folder_of(self, method: str) -> Path:
+    def folder_of(self, decoder: str, method: str) -> Path:
         """Where a method's bundle goes."""
-        return self.folder / method if len(self.planners) > 1 else self.folder
+        below = [decoder] if len(self.decoders) > 1 else []
+        return self.folder.joinpath(*below, *([method] if len(self.planners) > 1 else []))
 
 
 def adapt(request: Request) -> list[Trained]:
@@ -66,24 +76,25 @@ def adapt(request: Request) -> list[Trained]:
     seed, tell = request.recipe.seed, request.tell
     with ExitStack() as stack:
         places = {
-            method: stack.enter_context(
+            (decoder, method): stack.enter_context(
                 output(
-                    request.folder_of(method),
+                    request.folder_of(decoder, method),
                     request.overwrite,
                     request.resume,
                     (request.data, request.model, request.teacher, getattr(planner, "scores", None)),
                 )
             )
+            for decoder in request.decoders or ("",)
             for method, planner in request.planners.items()
         }
         kind = task_for("", request.task).targets if request.task else None
         checked = open_checked(request.data, seed=seed, corrupt=request.corrupt, tell=tell, kind=kind)
         images = divided(checked, seed, tell)
-        task = task_for(images.kind, request.task)
-        learnt = guide(request.teacher, task.head(images, seed))
-        known: dict[Any, Any] = {}
+        tasks = request.tasks(images.kind)
+        learnt = guide(request.teacher, next(iter(tasks.values())).head(images, seed))
+        known: dict[str, dict[Any, Any]] = {decoder: {} for decoder in tasks}
         results = []
-        for method, place in places.items():
+        for (decoder, method), place in places.items():
             run = Run(
                 images,
                 request.data,
@@ -95,7 +106,8 @@ def adapt(request: Request) -> list[Trained]:
                 request.resume,
                 request.trackers,
             )
-            results.append(place.settled(_one(request, method, run, task, known)))
+            made = _one(request, method, run, tasks[decoder], known[decoder])
+            results.append(replace(place.settled(made), decoder=decoder))
     return results
 
 

@@ -80,10 +80,13 @@ def reported(data: ImageData) -> tuple[str, Split]:
 
 
 def in_order(split: Split, preprocessing: Preprocessing, head: Head, batch_size: int = _BATCH) -> Iterable[Batch]:
-    """The whole split, once, in its own order, without augmentation, its targets those of the head's task."""
+    """The whole split, once, in its own order, without augmentation, its targets those of the head's task.
+
+    Masks and boxes stay as they are stored: they are compared with at full size.
+    """
     return loader(
         split,
-        eval_transform(preprocessing),
+        replace(eval_transform(preprocessing), moves=False),
         batch_size=batch_size,
         seed=0,
         epoch=0,

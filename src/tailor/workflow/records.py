@@ -27,6 +27,7 @@ class Trained:
     epoch: int
     metric: str = "accuracy"
     plan: str = ""
+    decoder: str = ""
     map: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> float:

@@ -1,10 +1,7 @@
-"""How settings of a decoder are read and checked: strictly, an unknown key is an error."""
-
-from pydantic import ConfigDict
+"""What sizes a decoder may have: checked where settings are made."""
 
 from tailor.errors import PlanError
 
-STRICT = ConfigDict(extra="forbid", strict=True)
 MOST = 4096
 """No width, number of queries or blocks of any decoder comes near it."""
 

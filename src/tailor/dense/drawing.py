@@ -1,0 +1,44 @@
+"""Pictures of label maps and objects: colours, a legend, the image below."""
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+OPACITY = 0.55
+_LINE = 14
+
+
+def colours(count: int) -> np.ndarray:
+    """(count, 3) uint8: hues a golden angle apart, in two strengths, so that neighbours in the list differ."""
+    found = []
+    for index in range(count):
+        red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1.0, (0.65, 0.95)[index % 2], (0.95, 0.75)[index % 2])
+        found.append([round(255 * part) for part in (red, green, blue)])
+    return np.array(found, dtype=np.uint8).reshape(-1, 3)
+
+
+def stored(labels: np.ndarray) -> Image.Image:
+    """A label map (H, W) as an image of its values."""
+    return Image.fromarray(labels.astype(np.uint8))
+
+
+def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
+    """The image under the colours of its label map, with the names of the classes that occur at its left edge."""
+    paint = colours(len(classes))
+    mixed = (1 - OPACITY) * np.asarray(image.convert("RGB"), dtype=np.float64) + OPACITY * paint[labels]
+    picture = Image.fromarray(mixed.round().astype(np.uint8))
+    legend(picture, [(classes[i], paint[i]) for i in np.unique(labels)])
+    return picture
+
+
+def legend(picture: Image.Image, rows: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Write the names beside their colours, as many as fit."""
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    for number, (name, colour) in enumerate(rows[: max(0, (picture.height - 4) // _LINE)]):
+        top = 2 + number * _LINE
+        width = pen.textlength(name, font=font)
+        pen.rectangle((2, top, 18 + width, top + _LINE - 1), fill=(20, 20, 20))
+        pen.rectangle((4, top + 3, 12, top + 11), fill=tuple(int(c) for c in colour))
+        pen.text((16, top), name, fill=(255, 255, 255), font=font)
