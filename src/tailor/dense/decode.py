@@ -34,7 +34,7 @@ def _pixels(found: PixelPredictions, size: tuple[int, int]) -> Tensor:
 def _masks(found: MaskPredictions, size: tuple[int, int]) -> Tensor:
     chance = found.classes[-1].softmax(-1)[..., :-1]
     masks = found.masks()
-    if masks.shape[0] * masks.shape[1] * size[0] * size[1] <= BAND:
+    if masks.shape[1] * size[0] * size[1] <= BAND:
         whole = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
         return torch.einsum("bnc,bnhw->bchw", chance, whole.sigmoid())
     wide = F.interpolate(masks, size=(masks.shape[-2], size[1]), mode="bilinear", align_corners=False)

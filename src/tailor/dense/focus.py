@@ -34,7 +34,7 @@ class Learned(nn.Module):
 
     def pooled(self, base: Tensor, mask: Tensor, position: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, width) from the learned positions (N, width)."""
-        return base.expand(len(mask), -1, -1)
+        return base.expand(mask.shape[0], -1, -1)
 
 
 class _Mapped(nn.Module):
@@ -62,7 +62,7 @@ class GridAnchors(nn.Module):
         """(B, N, width): as many points as queries, row by row of the smallest square grid that holds them."""
         side = math.ceil(len(base) ** 0.5)
         places = cells(side, side, position, 0.5).flatten(0, 1)[: len(base)]
-        return self.h(sine(places, base.shape[-1])).expand(len(mask), -1, -1)
+        return self.h(sine(places, base.shape[-1])).expand(mask.shape[0], -1, -1)
 
 
 class DynamicAnchors(nn.Module):
@@ -77,7 +77,7 @@ class DynamicAnchors(nn.Module):
     def pooled(self, base: Tensor, mask: Tensor, position: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, width) from masks (B, N, S) on a map of `size`."""
         places = cells(*size, position, 0.5).flatten(0, 1)
-        return self.h(sine(averaged(places.expand(len(mask), -1, -1), mask), base.shape[-1]))
+        return self.h(sine(averaged(places.expand(mask.shape[0], -1, -1), mask), base.shape[-1]))
 
 
 class DynamicForeground(nn.Module):

@@ -55,11 +55,11 @@ def read(
     if how.kind == "rcda":
         return _rows_then_columns(attention, query, level, position)
     value = level.flatten(2).transpose(1, 2)
-    place = position.flatten(2).transpose(1, 2).expand(len(value), -1, -1)
+    place = position.flatten(2).transpose(1, 2).expand(value.shape[0], -1, -1)
     if how.kind == "vanilla":
         return attention(query, value + place, value)
     if how.kind == "random":
-        chosen = _random(len(value), height, width, how.ratio, value)
+        chosen = _random(value.shape[0], height, width, how.ratio, value)
     else:
         assert scores is not None, "hrca reads where a block with scores has looked"
         chosen = best(scores, (height, width), how)

@@ -58,7 +58,7 @@ class MaskDecoder(nn.Module):
         """Predictions before the first block and after each."""
         levels = [level + e[:, None, None] for level, e in zip(pixels.levels, self.level, strict=True)]
         small = self._small(pixels)
-        x = self.content.expand(len(pixels.masks), -1, -1)
+        x = self.content.expand(pixels.masks.shape[0], -1, -1)
         found = [self._predict(x)]
         place, scores = self.place, None
         cycle = len(levels)
@@ -73,7 +73,7 @@ class MaskDecoder(nn.Module):
             else:
                 size = (levels[level].shape[-2], levels[level].shape[-1])
                 value = levels[level].flatten(2).transpose(1, 2)
-                position = pixels.positions[level].flatten(2).transpose(1, 2).expand(len(value), -1, -1)
+                position = pixels.positions[level].flatten(2).transpose(1, 2).expand(value.shape[0], -1, -1)
                 inside = self._inside(found[-1][1], small[level])
                 allowed = never_empty(inside)
                 if t == 0 or self.focus.follows == "masks":

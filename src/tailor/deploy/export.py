@@ -55,12 +55,14 @@ def export(
     preprocessing: Mapping[str, Any] | None = None,
     tolerance: float = 1e-4,
     overwrite: bool = False,
+    accept: Callable[[Run], None] | None = None,
 ) -> Exported:
     """Writes `out` (its suffix chooses the format) from images `(B, C, H, W)` in float32 to what the model returns.
 
     Class names and preprocessing (JSON-able) go inside; `read_metadata` finds them. Beside `out` nothing stays, and on
-    any error `out` is as it was. Raises `UsageError` for the path, `ModelError` where the model cannot be exported or
-    the file computes something else by more than `tolerance`, `TailorError` where a package is missing.
+    any error `out` is as it was. `accept` is given what the file computes and raises where that will not do. Raises
+    `UsageError` for the path, `ModelError` where the model cannot be exported or the file computes something else by
+    more than `tolerance`, `TailorError` where a package is missing.
     """
     path = Path(out)
     write = _writer(path, overwrite)
@@ -75,6 +77,8 @@ def export(
             first_forward(ready, images(EXPORT_BATCH, image_size, torch.device("cpu"), torch.float32))
             run = _written(write, ready, image_size, partial, note)
             difference = _difference(ready, run, image_size)
+            if accept is not None:
+                accept(run)
         if not difference <= tolerance:
             raise ModelError(
                 f"the exported file computes something else than the model: difference {difference:.2g} of the largest "

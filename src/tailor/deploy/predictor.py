@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,8 @@ class Predictor:
 def _saved(drawn: dict[str, Image.Image], folder: Path, name: str) -> dict[str, str]:
     """Save an image's pictures as PNG; no two images of one name share a file."""
     stem = Path(name).stem
-    taken = sum(
-        (folder / f"{stem}{more}.{next(iter(drawn))}.png").exists() for more in ("", *map("-{}".format, range(1, 99)))
-    )
-    own = f"{stem}-{taken}" if taken else stem
+    names = (stem if number == 0 else f"{stem}-{number}" for number in count())
+    own = next(one for one in names if not any((folder / f"{one}.{kind}.png").exists() for kind in drawn))
     paths = {kind: folder / f"{own}.{kind}.png" for kind in drawn}
     for kind, picture in drawn.items():
         picture.save(paths[kind])

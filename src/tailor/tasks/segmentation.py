@@ -124,6 +124,10 @@ class Segmentation:
         """The model as one that gives scores (B, C, H, W) at the size of its input."""
         return Scored(model)
 
+    def agreement(self, ours: Tensor, theirs: Sequence[Tensor]) -> float:
+        """The share of pixels whose class is the same by two models' exported outputs."""
+        return float((ours.argmax(1) == theirs[0].argmax(1)).float().mean())
+
 
 class Scored(nn.Module):
     """Class scores of every pixel, the resize to the input's size inside."""

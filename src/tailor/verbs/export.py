@@ -10,17 +10,22 @@ from tailor.workflow.telling import SHOWN, told
 
 @dataclass(frozen=True)
 class Exported:
-    """The file (or PEFT folder), its bytes, and the largest difference from the eager model that was found."""
+    """The file (or PEFT folder), its bytes, and the largest difference from the eager model that was found.
+
+    `agreement` is the share of pixels of real images for which both choose the same class, where that was asked.
+    """
 
     file: str
     bytes: int
     difference: float
+    agreement: float | None = None
 
 
 def export(
     path: str | Path,
     *,
     out: str | Path,
+    data: str | Path | None = None,
     probabilities: bool = False,
     weights: str | None = None,
     download: bool = False,
@@ -35,6 +40,7 @@ def export(
     Args:
         path: the bundle.
         out: `.onnx`, `.pt2`, or a folder named `*.peft` in the layout of the peft library.
+        data: images on which the file is held against the model; masks and boxes cannot do without.
         probabilities: end in a softmax.
         weights: a moved checkpoint file of the backbone.
         download: whether what the bundle's backbone lacks on this machine may be fetched.
@@ -48,8 +54,10 @@ def export(
         from tailor.workflow.export import exported
         from tailor.workflow.output import check_apart
 
-        check_apart(target, (path,))
+        check_apart(target, (path, data))
         tell(Event("exporting", 0, 1, target.suffix))
-        size, difference = exported(Path(path), target, probabilities, weights, download, overwrite)
+        made = exported(
+            Path(path), target, None if data is None else str(data), probabilities, weights, download, overwrite, tell
+        )
         tell(Event("exporting", 1, 1))
-    return Exported(str(target), size, difference)
+    return Exported(str(target), *made)

@@ -63,15 +63,10 @@ def predict(
 
         with placed(device):
             made = []
-<<<<<<< HEAD
             predictor = Predictor(path, weights, top_k, download)
-            for one in predictor.stream(found, batch_size, corrupt == "fail", tell):
-=======
-            predictor = Predictor(path, weights, top_k)
             if pictures is not None:
                 _folder(pictures, hasattr(predictor.task, "draw"), overwrite)
             for one in predictor.stream(found, batch_size, corrupt == "fail", tell, pictures):
->>>>>>> c438cb2 (Segmentation as a task: decoders by name, IoU, overlays)
                 made.append(one)
                 if each is not None:
                     each(one)

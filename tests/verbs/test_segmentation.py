@@ -1,0 +1,204 @@
+"""Images with label maps through the same verbs: adapt with any decoder, resume, evaluate, predict, export, prune."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tailor
+from tailor.cli import main
+from tailor.data.images import open_data
+from tailor.dense.attach import head_of
+from tailor.errors import DataError, ModelError, UsageError
+from tailor.tasks.segmentation import Segmentation
+from tailor.workflow import export as exporting
+
+SMALL = {
+    "masks": {"width": 32, "queries": 6, "heads": 2, "hidden": 32, "blocks": 2},
+    "faseg": {"width": 32, "queries": 6, "heads": 2, "hidden": 32, "blocks": 5, "encoder_layers": 1},
+}
+SHORT = {"model": "tailor_mini_ti", "image_size": 32, "epochs": 1, "batch_size": 4, "decoders": SMALL, "progress": None}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Dark ground and a bright square, and a stripe that is not known."""
+    root = tmp_path_factory.mktemp("scenes")
+    (root / "classes.txt").write_text("ground\nsquare\nvoid\n")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 3)):
+        for folder in ("images", "labels"):
+            (root / folder / split).mkdir(parents=True)
+        for i in range(count):
+            labels = np.zeros((36, 48), dtype=np.uint8)
+            y, x = rng.integers(2, 14), rng.integers(2, 26)
+            labels[y : y + 18, x : x + 18] = 1
+            image = np.where(labels[..., None] == 1, 220, 40) + rng.integers(-20, 20, (36, 48, 3))
+            labels[-2:] = 2
+            Image.fromarray(image.astype(np.uint8)).save(root / "images" / split / f"{i}.png")
+            Image.fromarray(labels).save(root / "labels" / split / f"{i}.png")
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def adapted(scenes, tmp_path_factory):
+    return tailor.adapt(scenes, method="lora-2", out=tmp_path_factory.mktemp("seg") / "a", **{**SHORT, "epochs": 3})
+
+
+def test_the_default_decoder_trains_and_is_reported_as_evaluate_says(adapted, scenes):
+    assert adapted.metric == "miou" and adapted.split == "test" and 0 <= adapted.miou <= 1
+    again = tailor.evaluate(adapted.bundle, scenes, progress=None)
+    assert again.miou == adapted.miou
+    assert set(again.per_class) == {"ground", "square"} and again.n == 3
+    assert again.worst[0]["source"].endswith(".png")
+    assert again.figures["pixel_accuracy"] >= again.figures["miou"]
+
+
+def test_label_maps_are_compared_at_their_own_size(adapted, scenes):
+    model = tailor.load(adapted.bundle)
+    split, right, known = open_data(scenes).splits["test"], 0, 0
+    from tailor.dense import decode
+
+    for i in range(len(split)):
+        image, truth = split.sample(i)
+        assert model.transform(image).shape == (3, 32, 32)
+        with torch.no_grad():
+            guess = decode.label_maps(model(model.transform(image)[None]), [(36, 48)])[0]
+        there = truth != 255
+        right, known = right + int((guess == truth)[there].sum()), known + int(there.sum())
+    again = tailor.evaluate(adapted.bundle, scenes, progress=None)
+    assert again.figures["pixel_accuracy"] == pytest.approx(right / known)
+
+
+def test_a_stopped_run_ends_as_one_that_was_not(scenes, tmp_path, monkeypatch):
+    from tailor.workflow import batches
+
+    whole = tailor.adapt(scenes, method="lora-2", out=tmp_path / "whole", **{**SHORT, "epochs": 2})
+    made = batches.on_images
+
+    class Stopped(Exception):
+        pass
+
+    def breaking(*arguments):
+        course = made(*arguments)
+
+        def few(epoch, *rest):
+            if epoch == 1:
+                raise Stopped
+            return course.batches(epoch, *rest)
+
+        return type(course)(course.module, few, course.validate)
+
+    monkeypatch.setattr(batches, "on_images", breaking)
+    with pytest.raises(Stopped):
+        tailor.adapt(scenes, method="lora-2", out=tmp_path / "a", **{**SHORT, "epochs": 2})
+    monkeypatch.undo()
+    again = tailor.adapt(scenes, method="lora-2", out=tmp_path / "a", resume=True, **{**SHORT, "epochs": 2})
+    ours, theirs = (tailor.load(one.bundle).state_dict() for one in (again, whole))
+    assert again.miou == whole.miou
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_pictures_are_drawn_for_each_image(adapted, scenes, tmp_path):
+    found = tailor.predict(adapted.bundle, f"{scenes}/images/test", out=tmp_path / "drawn", progress=None)
+    assert len(found) == 3
+    for one in found:
+        with Image.open(one.mask) as mask, Image.open(one.overlay) as overlay:
+            assert mask.size == overlay.size == (48, 36)
+            assert set(np.unique(np.asarray(mask))) <= {0, 1}
+    with pytest.raises(UsageError, match="exists"):
+        tailor.predict(adapted.bundle, f"{scenes}/images/test", out=tmp_path / "drawn", progress=None)
+
+
+def test_a_file_is_kept_where_its_masks_agree(adapted, scenes, tmp_path):
+    import onnxruntime
+
+    file = tmp_path / "a.onnx"
+    with pytest.raises(UsageError, match="compared on images"):
+        tailor.export(adapted.bundle, out=file, progress=None)
+    made = tailor.export(adapted.bundle, out=file, data=scenes, progress=None)
+    assert made.agreement >= 0.999
+    session = onnxruntime.InferenceSession(file)
+    images = torch.randn(3, 3, *session.get_inputs()[0].shape[2:])
+    assert session.run(None, {"images": images.numpy()})[0].shape == (3, 2, *images.shape[2:])
+
+
+def test_a_file_whose_masks_differ_is_refused():
+    scores = torch.randn(1, 2, 4, 4)
+    other = scores.clone()
+    other[0, :, 0, 0] = scores[0, :, 0, 0].flip(0)
+    agreement = exporting._Agreement(torch.nn.Identity(), Segmentation(), [scores[0], scores[0]])
+    agreement(lambda images: [images])
+    assert agreement.share == 1.0
+    with pytest.raises(ModelError, match=r"agrees with the model on 93.75% of the pixels of 2 images"):
+        agreement(lambda images: [other])
+
+
+def test_several_decoders_and_methods_are_compared(scenes, tmp_path, capsys):
+    settings = tmp_path / "small.yaml"
+    settings.write_text(json.dumps({"decoders": SMALL}))
+    words = ["adapt", scenes, "--model", "tailor_mini_ti", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+    more = [
+        "--decoder",
+        "linear,faseg",
+        "--method",
+        "linear,lora-2",
+        "--config",
+        str(settings),
+        "-o",
+        str(tmp_path / "o"),
+    ]
+    with pytest.raises(SystemExit) as done:
+        main([*words, *more, "-o", str(tmp_path / "o"), "--json"])
+    assert done.value.code == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(row["decoder"], row["method"]) for row in rows] == [
+        (d, m) for d in ("linear", "faseg") for m in ("linear", "lora-2")
+    ]
+    assert (tmp_path / "o/faseg/lora-2/bundle.json").is_file()
+    assert rows[0]["head_params"] == 64 * 2 + 2 + 2 * 64
+
+
+def test_layers_go_and_the_decoder_reads_what_is_left(adapted, scenes, tmp_path):
+    from tailor.pruning.layers import LayerPlan, apply_layers_
+
+    model = tailor.load(adapted.bundle)
+    images = torch.randn(1, 3, 32, 64)
+    dropped = tuple(f"blocks.{i}" for i in range(8, 12))
+    apply_layers_(model, LayerPlan(kept=tuple(range(8)), dropped=dropped, method="test"))
+    assert [level.path for level in head_of(model).features(model).levels] == ["blocks.2", "blocks.5"] + [
+        "blocks.7"
+    ] * 2
+    assert model(images).masks().isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decoder": "fasegg"}, "segmentation has no decoder `fasegg`"),
+        ({"decoders": {"masks": {"widht": 3}}}, "`widht` of the decoder `masks`"),
+        ({"decoders": {"mask": {}}}, "segmentation has no decoder `mask`"),
+        ({"decoders": {"masks": 3}}, "are no section"),
+    ],
+)
+def test_decoders_that_cannot_be_are_told(scenes, tmp_path, settings, message):
+    with pytest.raises(UsageError, match=message):
+        tailor.adapt(scenes, method="linear", out=tmp_path / "a", **{**SHORT, **settings})
+    assert not (tmp_path / "a/bundle.json").exists()
+
+
+def test_a_classifier_has_no_decoder(photos, tmp_path):
+    with pytest.raises(UsageError, match="classification has no decoder"):
+        tailor.adapt(photos, method="linear", out=tmp_path / "a", **{**SHORT, "decoders": {}, "decoder": "masks"})
+
+
+def test_data_of_other_classes_are_refused(adapted, scenes, tmp_path):
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(scenes, other)
+    (other / "classes.txt").write_text("ground\ncircle\nvoid\n")
+    with pytest.raises(DataError, match=r"class 1 of .* is `circle`, the model's is `square`"):
+        tailor.evaluate(adapted.bundle, other, progress=None)
