@@ -1,4 +1,4 @@
-"""The heat map of a plan for the terminal: one line a block, one shade a site."""
+"""Plans drawn for the terminal, one line a block: the heat map of a budget, the operations of a hybrid."""
 
 from collections.abc import Sequence
 
@@ -36,6 +36,17 @@ def heatmap_text(
     if marks.any():
         lines.append(" " * margin + f"  {MARK} whole matrix through a module")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def operations_text(operations: Sequence[str], hidden: Sequence[int], dense: Sequence[int]) -> str:
+    """A line a block: what stands in the attention's place, and its hidden units as a bar in the dense outline."""
+    most, wide = max(dense, default=1) or 1, 24
+    lines = [f"{'block':>5}  {'operation':9}  hidden units"]
+    for number, (operation, units, whole) in enumerate(zip(operations, hidden, dense, strict=True), 1):
+        outline = max(1, round(wide * whole / most))
+        bar = "█" * min(outline, round(outline * units / (whole or 1)))
+        lines.append(f"{number:>5}  {operation:9}  {bar.ljust(outline, '░').ljust(wide)}  {units} of {whole}")
+    return "\n".join(lines)
 
 
 def _cell(shade: str, marked: bool, width: int) -> str:

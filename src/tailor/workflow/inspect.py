@@ -1,5 +1,6 @@
 """What is in a bundle (nothing is built), what a backbone consists of, what data hold: plain values with a `kind`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tailor.data.check import check
 from tailor.data.images import open_data
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
+from tailor.evidence.terminal import operations_text
 from tailor.measure.count import macs, parameters
 from tailor.workflow.groups import describe_groups
 from tailor.workflow.names import REMOTE, is_bundle
@@ -28,7 +30,8 @@ def facts(name: str, groups: bool, image_size: int | None, seed: int, tell: Tell
             raise UsageError(f"`{name}` holds no model, so it has no groups", hint="name a bundle or a backbone")
         return describe_groups(name, image_size, seed, tell)
     if is_bundle(name):
-        return {"kind": "bundle", **bundle.summary(bundle.read(place).manifest)}
+        found = bundle.summary(bundle.read(place).manifest)
+        return {"kind": "bundle", **found, "map": _hybrid(found["plans"])}
     if (place / PLAN).is_file() or place.name == PLAN:
         return _plan(place)
     return _backbone(name, image_size) if model else _data(name, seed, tell)
@@ -57,6 +60,17 @@ def _plan(place: Path) -> dict[str, Any]:
         "plans": plans,
         "settings": file.settings,
     }
+
+
+def _hybrid(plans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The last plan that swaps attention, a line a block; nothing where there is none or its facts say less."""
+    for plan in reversed(plans):
+        facts = [plan.get(name) for name in ("operations", "hidden", "dense_hidden")]
+        lists = [fact for fact in facts if isinstance(fact, list) and fact]
+        numbers = all(isinstance(n, int) for fact in lists[1:] for n in fact)
+        if len(lists) == 3 and numbers and len({len(fact) for fact in lists}) == 1:
+            return operations_text([str(name) for name in lists[0]], lists[1], lists[2]).splitlines()
+    return []
 
 
 def _backbone(name: str, image_size: int | None) -> dict[str, Any]:
