@@ -49,9 +49,10 @@ def time_limit(seconds: float, doing: str) -> Iterator[None]:
         try:
             yield
         finally:
+            over.set()  # first, should another limit end just now
             timer.cancel()
-            with lock:
-                over.set()
+            with lock:  # what was thrown before is met in here
+                pass
     except expired:
         raise ModelError(
             f"{doing} took more than {seconds:g} seconds",
