@@ -28,7 +28,7 @@ from tailor.errors import TailorError
 from tailor.measure.count import macs
 from tailor.pruning.elements import element_scores
 from tailor.pruning.settings import Widths
-from tailor.pruning.target import next_steps
+from tailor.pruning.target import coarsest
 from tailor.pruning.width import kept, unit_scores
 from tailor.tracing import Traced, cut_, mac_cost, plan_widths, settle, trace, verify
 from tailor.workflow.counts import Scored, counts_for
@@ -76,24 +76,12 @@ def ranked(name: str, model: nn.Module, traced: Traced, x: Tensor, criterion: st
     before, after = macs(model, image), macs(pruned, image)
     found = {"macs_before": before, "macs_after": after, "left": round(after / before, 4)}
     if after < (SHARE - NEAR * SHARE) * before:
-        found["coarsest"] = coarsest(traced, counts, settings, SHARE * before - after)
+        found["coarsest"] = coarsest(
+            traced.groups, counts, settings, settings.parts, mac_cost(traced).at, SHARE * before
+        )
     verdict = verify(model, pruned, traced, plan, x)
     found |= {"exact": verdict.exact, "rebuilds": rebuilds(name, pruned, plan, x)}
     return found | {"faster": speed(model, pruned, x)}
-
-
-def coarsest(traced: Traced, counts: dict[str, int], settings: Widths, room: float) -> str:
-    """The cheapest step that is left, which does not fit any more."""
-    cost = mac_cost(traced)
-    now = cost.at(counts)
-    steps = {
-        ids: cost.at({**counts, **step}) - now for ids, step in next_steps(traced.groups, counts, settings).items()
-    }
-    if not steps:
-        return "no group can grow"
-    ids = min(steps, key=lambda ids: steps[ids])
-    more = f" and {len(ids) - 1} tied to it" if len(ids) > 1 else ""
-    return f"one step of `{ids[0]}`{more} costs {steps[ids] / 1e6:.2f} M, {room / 1e6:.2f} M are left"
 
 
 def speed(model: nn.Module, pruned: nn.Module, x: Tensor) -> float:

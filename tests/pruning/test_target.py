@@ -9,7 +9,7 @@ import tiny
 from tailor.errors import PlanError
 from tailor.measure.count import macs, parameters
 from tailor.pruning.settings import Shares, Widths
-from tailor.pruning.target import search, used_up
+from tailor.pruning.target import coarsest, search, used_up
 from tailor.pruning.width import kept, random_scores, widths
 from tailor.tracing import Group, Groups, cut_, mac_cost, parameter_cost, plan_widths, settle, trace
 
@@ -94,3 +94,15 @@ def test_the_search_meets_its_target_from_below():
         search(size_at, 100)
     with pytest.raises(PlanError, match="not below what the model has"):
         search(size_at, 1000)
+
+
+def test_widths_too_coarse_for_a_target_are_named_with_what_their_smallest_step_adds():
+    groups = Groups((Group("a", "hidden", 64, "one", ()), Group("b", "hidden", 64, "two", ())), {}, (), (), (), ())
+    size = lambda counts: 10 * counts["a"] + 3 * counts["b"]  # noqa: E731
+    counts, settings = {"a": 32, "b": 32}, Widths(round_to=32)
+    said = coarsest(groups, counts, settings, ("hidden",), size, 500.0)
+    assert said == "the smallest step left, of `b`, adds 96, and 84 are free"
+    tied = Groups(groups.groups, {}, (), (), (), (), (("a", "b"),))
+    assert "of `a` with 1 tied to it, adds 416" in coarsest(tied, counts, settings, ("hidden",), size, 500.0)
+    assert coarsest(groups, groups.sizes, settings, ("hidden",), size, 1e6) == "every group is whole"
+    assert coarsest(groups, counts, settings, ("heads",), size, 500.0) == "every group is whole"

@@ -81,10 +81,18 @@ def used_up(
     return found
 
 
-def next_steps(groups: Groups, counts: Mapping[str, int], settings: Widths) -> dict[tuple[str, ...], dict[str, int]]:
-    """What one step more would be, for every group (or groups that are tied) that is not whole: the counts after it."""
-    steps = {tuple(group.id for group in unit): _wider(unit, counts, settings) for unit in _together(groups)}
-    return {ids: step for ids, step in steps.items() if step}
+def coarsest(
+    groups: Groups, counts: Mapping[str, int], settings: Widths, parts: Collection[str], size: Size, target: float
+) -> str:
+    """Why counts that are `used_up` stay below the target: the smallest step that is left, and what it would add."""
+    now = size(counts)
+    units = [unit for unit in _together(groups) if all(part_of(group.label) in parts for group in unit)]
+    wider = [(unit, step) for unit in units if (step := _wider(unit, counts, settings))]
+    if not wider:
+        return "every group is whole"
+    added, name, tied = min((size({**counts, **step}) - now, unit[0].id, len(unit) - 1) for unit, step in wider)
+    others = f" with {tied} tied to it" if tied else ""
+    return f"the smallest step left, of `{name}`{others}, adds {added:.4g}, and {target - now:.4g} are free"
 
 
 def _together(groups: Groups) -> list[tuple[Group, ...]]:

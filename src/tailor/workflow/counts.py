@@ -12,13 +12,15 @@ from tailor.events import Event, Tell
 from tailor.measure.count import macs, parameters
 from tailor.measure.speed import latency
 from tailor.pruning.settings import Shares, Widths, part_of
-from tailor.pruning.target import Size, search, used_up
+from tailor.pruning.target import Size, coarsest, search, used_up
 from tailor.pruning.width import kept, widths
 from tailor.tracing import Groups, Traced, cut_, mac_cost, parameter_cost, plan_widths
 from tailor.tracing.widths.cost import everywhere
 
 MEASURED_STEPS, COUNTED_STEPS = 5, 40
 """Steps of a search: milliseconds are measured and cost seconds each, counts are arithmetic."""
+NEAR = 0.98
+"""Share of a target that is met as a matter of course; where widths are too coarse for that, it is said why."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,11 @@ def counts_for(
     tell(Event("searching", text=f"{share:.1%} of the units gone: {flag} {known[share]:.4g}"))
     if flag == "latency":
         return at(share)
-    return used_up(groups, scored.scores, at(share), settings, searched, size, limit)
+    found = used_up(groups, scored.scores, at(share), settings, searched, size, limit)
+    if size(found) < NEAR * limit:
+        why = coarsest(groups, found, settings, searched, size, limit)
+        tell(Event("searching", text=f"{flag} {size(found):.4g}: {why}"))
+    return found
 
 
 def _before(scored: Scored, parts: Collection[str]) -> tuple[Groups, dict[str, Tensor]]:
