@@ -17,8 +17,8 @@ def spec_and_model(method="lora", weights="pretrained", plan=None):
     head = ClassifierHead(CLASSES)
     made = builder.base(BackboneRef("tailor_mini_s", weights), head)
     plan = plan or planner.plan(made.model, made.anatomy, planner.parse(method))
-    spec = Spec(made.reference, head, Preprocessing((64, 64)), (plan,))
-    model = builder.apply_plans_(made, spec.plans).eval()
+    spec = Spec(made.spec.backbone, head, Preprocessing((64, 64)), (plan,))
+    model = builder.apply_plans_(made, spec.plans).model.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trainable(model).values():

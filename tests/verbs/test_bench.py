@@ -38,7 +38,7 @@ def test_fewer_macs_that_are_not_faster_are_a_warning(before, after, ratio, says
 
 
 def test_the_warning_is_a_line_of_its_own(monkeypatch, capsys):
-    monkeypatch.setattr(importlib.import_module("tailor.verbs.bench"), "no_gain", lambda *a: "60% fewer MACs, but")
+    monkeypatch.setattr("tailor.measure.speed.no_gain", lambda *a: "60% fewer MACs, but")
     with pytest.raises(SystemExit):
         main(["bench", VIT, "--against", RES])
     lines = capsys.readouterr().out.strip().splitlines()
@@ -57,7 +57,7 @@ def test_folding_is_said_and_macs_are_the_plain_models(capsys):
 
 def test_the_folded_model_is_the_one_that_is_timed(monkeypatch):
     seen = []
-    bench = importlib.import_module("tailor.verbs.bench")
+    bench = importlib.import_module("tailor.workflow.bench")
     kept = bench.throughput
     monkeypatch.setattr(
         bench, "throughput", lambda models, *a, **k: seen.extend(models.values()) or kept(models, *a, **k)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -62,7 +63,7 @@ def test_widths_go_then_blocks_and_the_bundle_is_the_model_cut_by_hand(cut, phot
     assert type(model) is type(timm.create_model(NAME))
     with torch.no_grad():
         torch.testing.assert_close(model(X), by_hand(X), rtol=0, atol=0)
-    assert tailor.evaluate(cut.bundle, photos).accuracy == cut.accuracy_after
+    assert math.isnan(cut.accuracy_after)  # of a classifier that nothing has trained
 
 
 @pytest.mark.parametrize("how", ["merged", "thawed"])

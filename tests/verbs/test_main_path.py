@@ -13,6 +13,7 @@ from tailor.cli import main
 from tailor.data.images import open_data
 from tailor.errors import BundleError, PlanError, UsageError
 from tailor.preprocessing import Preprocessing
+from tailor.tasks.classification import ClassifierHead
 from tailor.tuning.spt import scores
 from tailor.workflow.data import divided, in_order
 
@@ -45,7 +46,7 @@ def test_predict_agrees_with_the_loaded_model(adapted, photos):
     model = tailor.load(adapted.bundle)
     data = open_data(photos)
     by_path = {p.path: p.label for p in found}
-    (batch,) = in_order(data.splits["test"], Preprocessing((64, 64)))
+    (batch,) = in_order(data.splits["test"], Preprocessing((64, 64)), ClassifierHead(data.classes))
     with torch.no_grad():
         labels = model(batch.images).argmax(-1)
     assert [by_path[s] for s in batch.sources] == [data.classes[i] for i in labels]
@@ -108,7 +109,7 @@ def test_scores_of_other_weights_are_refused(photos, adapted, tmp_path):
 
 
 def test_scores_are_no_use_to_a_method_that_scores_nothing(photos, adapted, tmp_path):
-    with pytest.raises(UsageError, match="is for SPT"):
+    with pytest.raises(UsageError, match="is not for `lora`"):
         tailor.adapt(photos, method="lora,linear", scores=adapted.bundle, out=tmp_path / "r", **SHORT)
 
 
@@ -208,7 +209,7 @@ def test_noahs_settings_are_checked_by_name_and_value(photos, tmp_path):
     with pytest.raises(UsageError, match="`generation`") as caught:
         tailor.adapt(photos, out=tmp_path / "a", noah={"generation": 2}, **settings)
     assert "`generations`" in caught.value.hint
-    with pytest.raises(UsageError, match="`population` of NOAH"):
+    with pytest.raises(UsageError, match="`population` of `noah:`"):
         tailor.adapt(photos, out=tmp_path / "b", noah={"population": "many"}, **settings)
 
 
@@ -232,7 +233,7 @@ def test_scoring_with_class_means_gives_another_plan(photos, tmp_path):
 
 
 def test_a_fitted_plan_keeps_the_seed_it_was_made_with(photos, tmp_path, monkeypatch):
-    fit = importlib.import_module("tailor.verbs.fit")
+    fit = importlib.import_module("tailor.workflow.fit")
     seen = []
     monkeypatch.setattr(fit, "divided", lambda data, seed, report: seen.append(seed) or divided(data, seed, report))
     tailor.adapt(photos, method="lora-2", out=tmp_path / "p", plan_only=True, seed=7, **SHORT)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from tailor.preprocessing import Preprocessing
 from tailor.pruning.layers import LayerPlan
 from tailor.pruning.sls import Curve
 from tailor.surgery import changed
+from tailor.tasks.classification import ClassifierHead
 from tailor.tracing import cut_
 from tailor.training.teacher import apart
 from tailor.workflow.context import Decision
@@ -177,7 +179,7 @@ def test_a_backbone_by_name_is_pruned_too(photos, tmp_path, capsys):
     wanted = "bundle kept_blocks macs_before macs_after params_before params_after accuracy_before accuracy_after"
     assert {*wanted.split(), "throughput_ratio", "seconds"} <= row.keys()
     assert tailor.inspect(row["bundle"])["complete"]
-    assert tailor.evaluate(row["bundle"], photos).accuracy == row["accuracy_after"]
+    assert row["accuracy_before"] is row["accuracy_after"] is None  # nothing has trained its classifier
 
 
 @pytest.mark.parametrize("weights", ["pretrained", "random"])
@@ -222,15 +224,15 @@ def test_the_images_are_drawn_evenly_and_stay_in_order():
         ({"data": "builtin/digits"}, DataError, "none of the model's 3 classes"),
         ({"samples": 11}, PlanError, "11 samples are too few"),
         ({"samples": 0}, UsageError, "no image would decide: `--samples 0`"),
-        ({"macs": "50%"}, UsageError, "`--macs 50%` is for widths, `sls` drops blocks"),
-        ({"latency": "5ms"}, UsageError, "`--latency 5ms` is for widths"),
-        ({"ratio": "50%"}, UsageError, "`--ratio 50%` is for widths"),
-        ({"emb": "50%"}, UsageError, "`--emb 50%` is for widths"),
-        ({"criterion": "l1"}, UsageError, "`--criterion l1` is for widths"),
-        ({"adapters": "prune"}, UsageError, "`--adapters prune` is for widths"),
-        ({"widths": {"round_to": 4}}, UsageError, "is for widths, `sls` drops blocks"),
+        ({"macs": "50%"}, UsageError, "`--macs 50%` is not for `sls`"),
+        ({"latency": "5ms"}, UsageError, "`--latency 5ms` is not for `sls`"),
+        ({"ratio": "50%"}, UsageError, "`--ratio 50%` is not for `sls`"),
+        ({"emb": "50%"}, UsageError, "`--emb 50%` is not for `sls`"),
+        ({"criterion": "l1"}, UsageError, "`--criterion l1` is not for `sls`"),
+        ({"adapters": "prune"}, UsageError, "`--adapters prune` is not for `sls`"),
+        ({"widths": {"round_to": 4}}, UsageError, "`widths:` is not for `sls`"),
         ({"image_size": 96}, UsageError, "keeps its image size, so `--image-size 96` means nothing"),
-        ({"recover": 2}, UsageError, "`--recover 2` trains between steps"),
+        ({"recover": 2}, UsageError, "`--recover 2` is not for `sls`"),
     ],
 )
 def test_what_means_nothing_is_said(adapted, photos, tmp_path, settings, error, says):
@@ -242,7 +244,7 @@ def test_what_means_nothing_is_said(adapted, photos, tmp_path, settings, error, 
 def test_a_teacher_of_other_classes_is_refused(adapted, photos, tmp_path):
     (tmp_path / "two").mkdir()
     for name in ("red", "green"):
-        (tmp_path / "two" / name).symlink_to(f"{photos}/train/{name}")
+        shutil.copytree(f"{photos}/train/{name}", tmp_path / "two" / name)
     other = tailor.adapt(str(tmp_path / "two"), model="tailor_mini_s", method="linear", out=tmp_path / "t", **SHORT)
     with pytest.raises(UsageError, match="knows 2 classes that are not the data's 3"):
         tailor.prune(adapted.bundle, data=photos, teacher=other.bundle, out=tmp_path / "b", retrain="1clr", **SHORT)
@@ -252,7 +254,7 @@ def test_a_backbone_teaches_with_its_own_classifier_if_it_has_as_many_classes(ad
     taught = {"data": photos, "teacher": "tailor_mini_s", "retrain": "1clr", **SHORT}
     with pytest.raises(UsageError, match="has 200 classes of its own, the data 3"):
         tailor.prune(adapted.bundle, out=tmp_path / "b", **taught)
-    teacher = guide("tailor_mini_s", [str(i) for i in range(200)])
+    teacher = guide("tailor_mini_s", ClassifierHead(tuple(str(i) for i in range(200))))
     assert teacher.model(X).shape == (2, 200)
 
 
@@ -266,7 +268,7 @@ def test_features_are_learnt_in_the_channels_that_are_left(adapted, narrowed, ph
 
     def distance(folder):
         made = bundle.read(folder)
-        teacher = guide(adapted.bundle, made.spec.head.classes).towards(made.spec, "head", features=True)
+        teacher = guide(adapted.bundle, made.spec.head).towards(made.spec, "head", features=True)
         own = tailor.load(folder)
         with torch.no_grad():
             whole = dense.forward_head(dense.forward_features(shown), pre_logits=True)
@@ -359,7 +361,7 @@ def test_settings_of_widths_come_from_the_file(adapted, tmp_path, capsys):
         ({"macs": "50%", "ratio": "50%"}, UsageError, "`--ratio` and `--macs` both say how much goes"),
         ({"ratio": "100%"}, PlanError, "below 100 %"),
         ({"ratio": "2G"}, UsageError, "`--ratio 2G` is not a share"),
-        ({"emb": "50%", "alpha": 0.3}, UsageError, "`--alpha 0.3` is for blocks, `uniform` cuts widths"),
+        ({"emb": "50%", "alpha": 0.3}, UsageError, "`--alpha 0.3` is not for `uniform`"),
         ({"emb": "50%", "method": "random", "criterion": "l1"}, UsageError, "`--method random` draws units"),
         ({"macs": "5ms"}, UsageError, "wrong unit"),
         ({"latency": "2G"}, UsageError, "wrong unit"),

@@ -155,7 +155,7 @@ def test_shares_go_in_steps_too(adapted, photos, tmp_path):
     [
         ({"train": "full"}, "nothing is trained"),
         ({"steps": 0}, "cannot be"),
-        ({"steps": 2, "method": "sls", "macs": None}, "decides once"),
+        ({"steps": 2, "method": "sls", "macs": None}, "`--steps 2` is not for `sls`"),
         ({"steps": 2, "data": None}, "needs labelled images"),
     ],
 )

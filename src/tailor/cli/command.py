@@ -49,7 +49,8 @@ def command(name: str, verb: Callable[..., Any], run: Callable[..., None], given
     added, sections = _of_planners(name, signature, settings, given)
     parameters += [*own, *added]
     known = (*signature.parameters, *(one.name for one in added if one.name), *sections)
-    parameters += _common(tuple(key for key in known if key not in ("progress", "each", "settings")), sections)
+    names = tuple(key for key in known if key not in ("progress", "each", "settings"))
+    parameters += _common(names, sections, planners.known(name) if name in planners.PLANNERS else {})
 
     def callback(as_json: bool, debug: bool, print_config: bool, **arguments: Any) -> None:
         context = click.get_current_context()
@@ -73,7 +74,7 @@ class _Anything(dict[str, Any]):
         raise KeyError(key)
 
 
-def _common(known: tuple[str, ...], sections: Sequence[str]) -> list[click.Parameter]:
+def _common(known: tuple[str, ...], sections: Sequence[str], others: Mapping[str, str]) -> list[click.Parameter]:
     """The flags that every verb has."""
     return [
         click.Option(
@@ -81,7 +82,7 @@ def _common(known: tuple[str, ...], sections: Sequence[str]) -> list[click.Param
             metavar="FILE|NAME",
             is_eager=True,
             expose_value=False,
-            callback=_configured(known, sections),
+            callback=_configured(known, sections, others),
             help="a YAML file (flags, and sections such as `recipe:`), or a bundled one: `isomorphic/deit-4.2g`",
         ),
         click.Option(["--print-config"], is_flag=True, help="print what the flags and the file come to, and stop"),
@@ -157,8 +158,11 @@ def _plain_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _configured(known: tuple[str, ...], sections: Sequence[str]) -> Callable[..., None]:
-    """A callback that reads the configuration file into click's default map, so that flags still win."""
+def _configured(known: tuple[str, ...], sections: Sequence[str], others: Mapping[str, str]) -> Callable[..., None]:
+    """A callback that reads the configuration file into click's default map, so that flags still win.
+
+    `others` are settings that some method of the verb takes, by that method.
+    """
     inner = (*sections, "recipe", "decoders")
 
     def read(context: click.Context, _option: click.Parameter, name: str | None) -> None:
@@ -170,6 +174,10 @@ def _configured(known: tuple[str, ...], sections: Sequence[str]) -> Callable[...
             plain = str(key).replace("-", "_")
             if plain in _FLAG_ONLY:
                 raise UsageError(f"`{key}` in `{file}` counts as a flag only", hint=f"write `--{plain}` instead")
+            if plain not in known and plain in others:
+                raise UsageError(
+                    f"`{key}` in `{file}` is not for this method", hint=f"it is one of `--method {others[plain]}`"
+                )
             if plain not in known:
                 raise UsageError(f"`{file}` has an unknown key `{key}`", hint=nearest(plain, [*known]))
             if plain in inner and not isinstance(value, dict | None):

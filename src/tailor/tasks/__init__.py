@@ -70,7 +70,7 @@ def with_decoder(task: Task, name: str, settings: Mapping[str, Any]) -> Task:
 def check(named: str | None) -> None:
     """UsageError for a name that is no task's."""
     if named is not None and named not in TASKS:
-        raise UsageError(f"task `{named}` is not supported", hint=nearest(named, [*TASKS]))
+        raise UsageError(f"`--task` knows no `{named}`", hint=nearest(named, [*TASKS]))
 
 
 def task_of_kind(kind: str) -> Task:

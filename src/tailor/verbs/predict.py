@@ -50,8 +50,10 @@ def predict(
     Raises:
         DataError: where no image is found or can be read.
     """
-    if batch_size < 1 or top_k < 1:
-        raise UsageError("`--batch-size` and `--top-k` are at least 1", hint="write for instance `--batch-size 32`")
+    if batch_size < 1:
+        raise UsageError(f"a batch of {batch_size} images cannot be", hint="write for instance `--batch-size 32`")
+    if top_k < 1:
+        raise UsageError(f"`--top-k {top_k}` names nothing", hint="write for instance `--top-k 5`")
     if corrupt not in ("skip", "fail"):
         raise UsageError(f"`--corrupt {corrupt}` is no choice", hint=nearest(str(corrupt), ("skip", "fail")))
     pictures = Path(out) if out is not None and not Path(out).suffix else None
