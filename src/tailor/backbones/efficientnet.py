@@ -29,8 +29,7 @@ def describe(model: Any) -> Anatomy:
     for s, stage in enumerate(model.blocks):
         level = next(i for i, info in enumerate(levels) if info["stage"] > s)
         for b, block, _ in walk.blocks_in(stage, 0):
-            width = int(block.feature_info("bottleneck")["num_chs"])
-            blocks.append(Block(f"blocks.{s}.{b}", level, width, None, None, "nchw", "nchw"))
+            blocks.append(Block(f"blocks.{s}.{b}", level, _width(block), None, None, "nchw", "nchw"))
     heads = walk.heads_of(model)
     excluded = ("conv_stem", "bn1", *heads)
     return Anatomy(
@@ -44,6 +43,13 @@ def describe(model: Any) -> Anatomy:
         width=int(model.num_features),
         input_size=walk.input_size_of(model),
     )
+
+
+def _width(block: Any) -> int:
+    """Channels of a block's map; of an attention block, of which timm does not say it, those of its last projection."""
+    if not hasattr(block, "attn"):
+        return int(block.feature_info("bottleneck")["num_chs"])
+    return int([m for m in block.attn.modules() if isinstance(m, nn.Conv2d)][-1].out_channels)
 
 
 def _level(info: dict[str, Any], blocks: Sequence[Block]) -> Feature:
