@@ -95,6 +95,7 @@ def test_levels_are_timms_intermediates(change, family):
 OWN = {
     "vit_tiny_patch16_224": {"img_size": 64, "embed_dim": 32, "depth": 3, "num_heads": 2},
     "eva02_tiny_patch14_224": {"img_size": 56, "embed_dim": 32, "depth": 3, "num_heads": 2},
+    "vit_tiny_patch16_dinov3_qkvb": {"embed_dim": 32, "depth": 3, "num_heads": 2},
     "beit_base_patch16_224": {"img_size": 64, "embed_dim": 32, "depth": 3, "num_heads": 2},
     "swin_tiny_patch4_window7_224": {"img_size": 64, "embed_dim": 16, "depths": (1, 2), "num_heads": (2, 4)},
     "swinv2_tiny_window8_256": {"img_size": 64, "embed_dim": 16, "depths": (1, 2), "num_heads": (2, 4)},

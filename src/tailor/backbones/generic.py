@@ -62,6 +62,8 @@ def maps(model: Any, images: Tensor, levels: Sequence[Feature]) -> tuple[Tensor,
     """The levels that timm's own `forward_intermediates` gives."""
     known = [feature.path for feature in _levels(model)]
     found = model.forward_intermediates(images, indices=[known.index(f.path) for f in levels], intermediates_only=True)
+    if len(found) != len(levels) or any(not isinstance(m, Tensor) or m.ndim != 4 for m in found):
+        raise ModelError(f"`{type(model).__name__}` gives no maps of its levels", hint="take another backbone")
     return tuple(found)
 
 

@@ -123,7 +123,8 @@ def _runner(model: Any, block: Any, index: int, grid: Size) -> Callable[[Tensor]
         return block  # type: ignore[no-any-return]
 
     def run(x: Tensor) -> Tensor:
-        if grid == tuple(model.patch_embed.grid_size) and hasattr(rotary, "feat_shape"):
+        own = grid == tuple(model.patch_embed.grid_size) and not model.dynamic_img_size
+        if own and hasattr(rotary, "feat_shape"):
             rope = rotary.get_embed()
         else:  # what was computed once is for the model's own grid
             with composition.temporarily([rotary], _use_cached_embed=False):
