@@ -47,7 +47,7 @@ def describe(model: Any) -> Anatomy:
         None,
     )
     grid = getattr(model.patch_embed, "grid_size", None)
-    stride = int(model.patch_embed.patch_size[0])
+    stride = int(model.patch_embed.feat_ratio())  # of a hybrid that is more than the patch
     return Anatomy(
         family="vit",
         blocks=blocks,
