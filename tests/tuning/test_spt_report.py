@@ -2,14 +2,13 @@
 
 import pytest
 import spt_models
-import torch
 
 from tailor.surgery import get_parameter
 from tailor.tuning.methods.lora import Lora
 from tailor.tuning.plan import Entries, Tune, TunePlan
 from tailor.tuning.spt.allocate import allocate
 from tailor.tuning.spt.candidates import candidates
-from tailor.tuning.spt.report import sensitive_shares, summary
+from tailor.tuning.spt.report import summary
 from tailor.tuning.spt.settings import Spt
 
 BIAS = "blocks.0.attn.qkv.bias"
@@ -62,17 +61,3 @@ def test_the_shares_and_the_rest_make_up_the_whole_plan(family, structured):
             outside += tune.method.cost(model.get_submodule(tune.path), tune.rows)
     assert made.rest * plan.cost == pytest.approx(outside)
     assert made.structured == len(plan.tunes) and made.structured == sum(n for _, n, _ in made.per_operation)
-
-
-def test_the_heat_map_counts_the_most_sensitive_weights():
-    model, anatomy = spt_models.shaken("vit")
-    scores = spt_models.synthetic(model, anatomy)
-    loud = scores.tensors["blocks.1.attn.qkv.weight"]
-    with torch.no_grad():
-        loud[3, :5] = 1e6  # q
-        loud[40, :3] = 1e6  # v
-    operations, shares = sensitive_shares(scores, anatomy, 8)
-    assert dict(zip(operations, shares[1], strict=True)) == {"q": 5 / 8, "v": 3 / 8} | {
-        o: 0 for o in operations if o not in ("q", "v")
-    }
-    assert sum(map(sum, sensitive_shares(scores, anatomy, 300)[1])) <= 1

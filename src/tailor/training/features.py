@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailor.surgery import get_module, trainable
+from tailor.surgery import eval_mode, get_module, trainable
 from tailor.training.objective import Batch
 
 
@@ -78,13 +78,11 @@ def collect(frozen: nn.Module, batches: Iterable[Batch], precision: str = "fp32"
     """The features of all images in `batches`, which hold each position from 0 once; every module keeps its mode."""
     place = next(p for p in frozen.parameters() if p.is_floating_point())
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    modes = {module: module.training for module in frozen.modules()}
     values: list[Tensor] = []
     targets: list[Tensor] = []
     indices: list[Tensor] = []
     sources: list[str] = []
-    try:
-        frozen.eval()
+    with eval_mode(frozen):
         for batch in batches:
             # Not inference mode: its tensors could not take part in the head's training.
             with torch.no_grad(), torch.autocast(place.device.type, dtype=dtype, enabled=dtype is not None):
@@ -92,9 +90,6 @@ def collect(frozen: nn.Module, batches: Iterable[Batch], precision: str = "fp32"
             targets.append(batch.targets)
             indices.append(batch.indices)
             sources += batch.sources
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     order = torch.cat(indices).argsort()
     return Features(torch.cat(values)[order], torch.cat(targets)[order], tuple(sources[i] for i in order.tolist()))
 

@@ -8,6 +8,7 @@ from accelerate.utils import send_to_device
 from torch import nn
 
 from tailor.errors import TrainingError
+from tailor.surgery import eval_mode
 from tailor.tasks import Head, Task
 from tailor.training.objective import Batch
 
@@ -18,20 +19,15 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task, head: Head)
 
     The leading metric comes first. Every module keeps the mode it had. TrainingError where there are no images.
     """
-    modes = {module: module.training for module in model.modules()}
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     metrics, seen = task.metrics(head).to(first.device), 0
-    try:
-        model.eval()
+    with eval_mode(model):
         for batch in batches:
             if len(batch.images) == 0:
                 continue
             output = model(batch.images.to(first.device, first.dtype, non_blocking=True))
             task.update_(metrics, output, send_to_device(batch.targets, first.device))
             seen += len(batch.images)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not seen:
         raise TrainingError("there are no images to evaluate on", hint="name data with a test or val split")
     return {**task.figures(metrics.compute(), head), "n": seen}

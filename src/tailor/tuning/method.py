@@ -91,9 +91,6 @@ class Selection(Protocol):
         ...
 
 
-Role = Literal["module", "selection", "planner"]
-
-
 def site_places(anatomy: Anatomy, *, ops: tuple[str, ...] = (), fused: bool = True) -> tuple[Place, ...]:
     """Linear and dense convolution sites with the given labels (all where empty), fused layers whole or in parts."""
     sites = anatomy.layers if fused else anatomy.sites

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from tailor.anatomy import Anatomy
 from tailor.tuning.plan import TunePlan
 from tailor.tuning.spt.candidates import Candidate, candidates
-from tailor.tuning.spt.curve import rank
-from tailor.tuning.spt.scores import Scores
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -102,20 +100,6 @@ def summary(plan: TunePlan, anatomy: Anatomy) -> Summary:
         rest=1 - sum(map(sum, shares)) if plan.cost else 0.0,
         masks=tuple(_mask(c, single[c.name]) for c in sites if c.name in single),
     )
-
-
-def sensitive_shares(scores: Scores, anatomy: Anatomy, count: int) -> tuple[tuple[str, ...], Matrix]:
-    """The thesis's heat map: (operations, blocks x operations), parts of the `count` most sensitive weights."""
-    everything = candidates(anatomy)
-    ranking = rank([c.view(scores.tensors) for c in everything], count)
-    counts = torch.bincount(ranking.segment, minlength=len(everything)).tolist()
-    operations = tuple(dict.fromkeys(c.operation for c in everything if c.block >= 0))
-    found = dict.fromkeys(((b, o) for b in range(len(anatomy.blocks)) for o in operations), 0)
-    for candidate, number in zip(everything, counts, strict=True):
-        if candidate.block >= 0:
-            found[candidate.block, candidate.operation] += number
-    total = max(len(ranking), 1)
-    return operations, tuple(tuple(found[b, o] / total for o in operations) for b in range(len(anatomy.blocks)))
 
 
 def _modules(plan: TunePlan, sites: Sequence[Candidate]) -> dict[str, int]:

@@ -56,15 +56,6 @@ def load(path: Path) -> Scores:
         raise PlanError(f"scores `{path}` cannot be read: {reason}", hint=hint) from None
 
 
-def load_facts(path: Path) -> dict[str, str | int | float]:
-    """Only the facts of what `save` wrote; PlanError for a file that is no such thing."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {})[_FORMAT]))
-    except (OSError, SafetensorError, KeyError, ValueError):
-        raise PlanError(f"`{path}` holds no scores", hint="score again by leaving the scores file out") from None
-
-
 def sensitivity(
     model: nn.Module,
     anatomy: Anatomy,
