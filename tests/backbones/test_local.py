@@ -183,3 +183,10 @@ def test_every_verb_names_what_it_would_fetch_and_fetches_it_with_leave(cache, t
     with pytest.raises((Asked, ModelError)) as caught:
         VERBS[verb](tmp_path / "b", download=True)
     assert "would be fetched" not in str(caught.value)
+
+
+def test_a_package_holds_its_weights_itself(cache, monkeypatch, tmp_path):
+    monkeypatch.setattr("tailor.backbones.packaged.file_of", lambda name: tmp_path if "lite0" in name else None)
+    assert local("tf_efficientnet_lite0", "pretrained") == ("tf_efficientnet_lite0", "pretrained")
+    with pytest.raises(ModelError, match="would be fetched"):
+        local("tf_efficientnet_lite1", "pretrained")

@@ -85,3 +85,14 @@ def test_the_largest_file_is_read_in_bounded_time(tmp_path):
         began = time.process_time()
         recipes.read(str(tmp_path / "x.yaml"))
         assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize(
+    "text", ["seed: 1.5", "epochs: true", "seed: .nan", "batch_size: 8.0", "seed: [1]", "lr: [1]", "lr: true"]
+)
+def test_a_number_that_is_not_whole_is_refused(tmp_path, capsys, text):
+    (tmp_path / "x.yaml").write_text(f"{text}\nmodel: tailor_mini_s\nweights: random\n")
+    with pytest.raises(SystemExit) as done:
+        main(["adapt", str(tmp_path / "none"), "--config", str(tmp_path / "x.yaml"), "-o", str(tmp_path / "run")])
+    message = capsys.readouterr().err
+    assert done.value.code == 2 and ("integer" in message or "number" in message) and not (tmp_path / "run").exists()

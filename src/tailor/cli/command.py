@@ -138,8 +138,26 @@ def _option(key: str, hint: Any, default: Any, text: str) -> click.Option:
     if typing.get_origin(kind) is Literal:
         settings["type"] = click.Choice(typing.get_args(kind))
     else:
-        settings["type"] = {int: int, float: float}.get(kind, str)
+        settings["type"] = {int: _Whole(), float: _Number()}.get(kind, str)
     return click.Option(names, show_default=default not in (None, inspect.Parameter.empty), **settings)
+
+
+class _Whole(click.types.IntParamType):
+    """A whole number: click makes 1 of the `1.5` and of the `true` that a file may say."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) and type(value) is not int:
+            self.fail(f"'{value}' is not a valid integer", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Number(click.types.FloatParamType):
+    """A number, and not the list or the `true` that a file may say."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) and type(value) not in (int, float):
+            self.fail(f"'{value}' is not a valid number", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def _plain(hint: Any) -> Any:
