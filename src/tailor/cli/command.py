@@ -146,18 +146,18 @@ class _Whole(click.types.IntParamType):
     """A whole number: click makes 1 of the `1.5` and of the `true` that a file may say."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str) and type(value) is not int:
-            self.fail(f"'{value}' is not a valid integer", param, ctx)
-        return super().convert(value, param, ctx)
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return super().convert(value, param, ctx)  # type: ignore[arg-type]  # click's stubs leave text out
+        return self.fail(f"'{value}' is not a valid integer", param, ctx)
 
 
 class _Number(click.types.FloatParamType):
     """A number, and not the list or the `true` that a file may say."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str) and type(value) not in (int, float):
-            self.fail(f"'{value}' is not a valid number", param, ctx)
-        return super().convert(value, param, ctx)
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return super().convert(value, param, ctx)  # type: ignore[arg-type]
+        return self.fail(f"'{value}' is not a valid number", param, ctx)
 
 
 def _plain(hint: Any) -> Any:
