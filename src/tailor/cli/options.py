@@ -19,6 +19,7 @@ HELP = {
     "image_size": "pixels a side, other than the backbone's own",
     "intervals": "intervals of cost, each of which deploys one route",
     "latency": "milliseconds that may remain, batch 1, measured here: `5ms`",
+    "init": "a bundle of the same task whose training goes on, instead of `--model` and `--method`",
     "log_with": "trackers that hear of the training, with commas: `tensorboard`, `wandb`",
     "lr": "peak learning rate (default: 1e-3)",
     "macs": "MACs that may remain: `50%` of the dearest route, or `2G`",

@@ -55,11 +55,13 @@ def export(
     preprocessing: Mapping[str, Any] | None = None,
     tolerance: float = 1e-4,
     overwrite: bool = False,
+    output: str = "logits",
     accept: Callable[[Run], None] | None = None,
 ) -> Exported:
     """Writes `out` (its suffix chooses the format) from images `(B, C, H, W)` in float32 to what the model returns.
 
-    Class names and preprocessing (JSON-able) go inside; `read_metadata` finds them. Beside `out` nothing stays, and on
+    Class names and preprocessing (JSON-able) go inside; `read_metadata` finds them. In ONNX the input is `images`, a
+    single one is called `output`, and the first dimension of both is `batch`. Beside `out` nothing stays, and on
     any error `out` is as it was. `accept` is given what the file computes and raises where that will not do. Raises
     `UsageError` for the path, `ModelError` where the model cannot be exported or the file computes something else by
     more than `tolerance`, `TailorError` where a package is missing.
@@ -67,7 +69,12 @@ def export(
     path = Path(out)
     write = _writer(path, overwrite)
     note = json.dumps(
-        {"classes": list(classes), "preprocessing": dict(preprocessing or {}), "image_size": list(image_size)}
+        {
+            "classes": list(classes),
+            "preprocessing": dict(preprocessing or {}),
+            "image_size": list(image_size),
+            "output": output,
+        }
     )
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a folder: it goes with all a writer left
     partial = beside / path.name
@@ -192,6 +199,9 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, note: str) -> Run
     )
     assert program is not None, "the dynamo exporter returns its program"
     program.model.metadata_props[METADATA] = note
+    if len(program.model.graph.outputs) == 1:
+        program.model.graph.outputs[0].name = json.loads(note)["output"]
+    _name_batch(program.model.graph)
     program.save(path, external_data=False)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -199,6 +209,14 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, note: str) -> Run
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda batch: [torch.from_numpy(array) for array in session.run(None, {name: batch.numpy()})]
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the dynamic dimension `batch` wherever a shape is that dimension alone: the tracer numbers it."""
+    found = graph.inputs[0].shape[0]
+    for value in (*graph.inputs, *graph.outputs, *(one for node in graph for one in node.outputs)):
+        if value.shape is not None and any(dim == found for dim in value.shape):
+            value.shape = type(value.shape)(["batch" if dim == found else dim for dim in value.shape])
 
 
 def _difference(model: nn.Module, run: Run, image_size: ImageSize) -> float:

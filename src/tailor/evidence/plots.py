@@ -99,13 +99,16 @@ def sc_curve(
         ax.scatter(x[shown], y[shown], size, color=colour, edgecolors=BLUE, linewidths=1.5, zorder=3, clip_on=False)
     ax.axhline(threshold, color=VERMILION, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
     ax.annotate(
-        f"threshold {threshold:.2f}",
+        f"threshold {threshold:.2g}",
         (x.min() - 0.5, threshold),
         (2, 4),
         textcoords="offset points",
         color=VERMILION,
         fontsize=9,
     )
+    if not known.all():
+        for layer in x[~known]:
+            ax.annotate("?", (layer, 0.03), xycoords=("data", "axes fraction"), ha="center", fontsize=8, color=GREY)
     if kept < x.max():
         ax.axvspan(kept + 0.5, x.max() + 0.5, color=FAINT, alpha=0.6, zorder=0, linewidth=0)
         middle = (kept + x.max() + 1) / 2
@@ -116,7 +119,8 @@ def sc_curve(
     _grid(ax, "y")
     ax.set_xlabel("layer", fontsize=10, color=INK)
     ax.set_ylabel("silhouette coefficient", fontsize=10, color=INK)
-    head(ax, title, f"{kept} of {x.max()} layers stay")
+    unseen = f"; {int((~known).sum())} were not looked at (?)" if not known.all() else ""
+    head(ax, title, f"{kept} of {x.max()} layers stay{unseen}")
     return save(figure, out)
 
 

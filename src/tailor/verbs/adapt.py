@@ -22,6 +22,7 @@ def adapt(
     plan_only: bool = False,
     weights: str = "pretrained",
     image_size: int | None = None,
+    init: str | Path | None = None,
     task: str | None = None,
     decoder: str | None = None,
     epochs: int | None = None,
@@ -53,6 +54,7 @@ def adapt(
         plan_only: write the plan and train nothing.
         weights: `pretrained`, `random`, or a checkpoint file.
         image_size: pixels a side, other than the backbone's own.
+        init: a bundle of the same task whose training goes on, instead of a model and a method.
         task: what the head is for, where the data do not say it.
         decoder: what makes masks or boxes of the backbone's maps; several with commas: `out`/DECODER/METHOD.
         epochs: passes over the training images.
@@ -78,7 +80,9 @@ def adapt(
     tasks.check(task)
     parts = tuple(part.strip() for part in (decoder or "").split(",") if part.strip())
     chosen = _planners(names, settings)
-    name = named_model(str(model) if model is not None else None)
+    if init is not None and (model is not None or len(names) > 1 or parts or plan_only):
+        raise UsageError("`--init` goes on with a bundle as it is", hint="leave `--model` and other methods out")
+    name = named_model(str(model or init or ""))
     with told(progress) as tell:
         from tailor.workflow.adapt import Request
         from tailor.workflow.adapt import adapt as carry_out
@@ -97,6 +101,7 @@ def adapt(
                 model=name,
                 weights=weights,
                 image_size=image_size,
+                init=None if init is None else str(init),
                 recipe=training,
                 given=given,
                 folder=Path(out),

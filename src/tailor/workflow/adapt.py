@@ -12,7 +12,7 @@ from tailor import bundle
 from tailor.build import Opened
 from tailor.bundle.plan_file import PLAN, read_plan, write_plan
 from tailor.data.images import ImageData
-from tailor.errors import BundleError
+from tailor.errors import BundleError, UsageError
 from tailor.events import Event, Tell
 from tailor.spec import BUNDLE, Spec
 from tailor.tasks import Task, task_for, with_decoder
@@ -22,7 +22,7 @@ from tailor.workflow.budgets import backbone_parameters
 from tailor.workflow.context import Context, Run
 from tailor.workflow.data import Corrupt, divided, open_checked
 from tailor.workflow.names import is_bundle
-from tailor.workflow.opened import with_head
+from tailor.workflow.opened import headed, open_bundle, with_head
 from tailor.workflow.output import output
 from tailor.workflow.records import Trained
 from tailor.workflow.teacher import guide
@@ -41,6 +41,7 @@ class Request:
     model: str
     weights: str
     image_size: int | None
+    init: str | None
     recipe: Recipe
     given: Mapping[str, Any]
     folder: Path
@@ -81,7 +82,7 @@ def adapt(request: Request) -> list[Trained]:
                     request.folder_of(decoder, method),
                     request.overwrite,
                     request.resume,
-                    (request.data, request.model, request.teacher, getattr(planner, "scores", None)),
+                    (request.data, request.model, request.init, request.teacher, getattr(planner, "scores", None)),
                 )
             )
             for decoder in request.decoders or ("",)
@@ -121,6 +122,8 @@ def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, A
     if run.resume and (folder / bundle.MANIFEST).is_file():
         run.tell(Event("done", text=f"`{folder}` is finished already"))
         return finished(folder, given=request.given)
+    if request.init is not None:
+        return train_(_going_on(request.init, run, task), run)
     if begun is None:
         opened = with_head(request.model, request.weights, request.image_size, run.images, task, run.recipe)
         context = Context(
@@ -135,6 +138,18 @@ def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, A
     added = spec.plans[len(opened.spec.plans) :]
     opened = replace(builder.apply_plans_(opened, added), spec=spec)
     return replace(train_(opened, run), map=map_)
+
+
+def _going_on(path: str, run: Run, task: Task) -> Opened:
+    """The bundle's model, with what trained in it; UsageError where it is for other classes or another task."""
+    opened = headed(open_bundle(path))
+    head = task.head(run.images, run.recipe.seed)
+    if (opened.spec.head.kind, opened.spec.head.classes) != (head.kind, head.classes):
+        raise UsageError(
+            f"`{path}` tells {len(opened.spec.head.classes)} classes apart that are not the data's {len(head.classes)}",
+            hint=f"start from it as a backbone: `--model {path}`",
+        )
+    return replace(opened, whole=backbone_parameters(opened))
 
 
 def _begun(folder: Path, request: Request, run: Run, task: Task, asked: Mapping[str, Any]) -> Spec:

@@ -62,6 +62,7 @@ def exported(
         classes=spec.head.classes,
         preprocessing=asdict(spec.preprocessing),
         overwrite=overwrite,
+        output="probabilities" if probabilities else getattr(task, "output", "logits"),
         tolerance=1e-4 if agreement is None else NEAR,
         accept=agreement,
     )
