@@ -23,17 +23,18 @@ from tailor.bundle.palette import (
     write_base,
     write_palette,
 )
-from tailor.bundle.read import read
+from tailor.bundle.read import read, read_manifest, restore
 from tailor.errors import BundleError, PlanError
 from tailor.palette import Palette, excerpt
 from tailor.preprocessing import Preprocessing
 from tailor.pruning.layers import LayerPlan
-from tailor.spec import BackboneRef, ClassifierHead, Spec
+from tailor.spec import BackboneRef, Spec
 from tailor.stitching.adapt import Adapt, adapt_, bias_plan, tune_plan
 from tailor.stitching.join import shape_of
 from tailor.stitching.plan import RouteBiasPlan
 from tailor.stitching.routed import Routed
 from tailor.stitching.space import Space, stitch_plan
+from tailor.tasks.classification import ClassifierHead
 from tailor.tuning.plan import TunePlan
 
 HEAD, PRE = ClassifierHead(("a", "b", "c")), Preprocessing((64, 64))
@@ -123,7 +124,9 @@ def test_strangers_files_are_refused(made, tmp_path):
         return shutil.copytree(out, tmp_path / name)
 
     with pytest.raises(BundleError, match="is a palette of several models"):
-        read(out)
+        read_manifest(out)
+    with pytest.raises(PlanError, match="has no route `9`"):
+        read(out, "9")
     folder = fresh("other-base")
     edited(folder / BASE, "base.json", lambda raw: raw["facts"].update(images=3))
     with pytest.raises(BundleError, match="not the one that"):
@@ -195,6 +198,17 @@ def test_an_excerpt_names_tensors_of_the_whole(made):
     assert part.whole("anchors.0.blocks.3.attn.qkv.up") == "anchors.1.blocks.3.attn.qkv.up"
     assert part.whole("layers.0.down") == f"layers.{palette.plan.routes[number].layers[0]}.down"
     assert part.whole("biases.0") == f"biases.{number}"
+
+
+@torch.no_grad()
+def test_a_palette_read_as_a_bundle_is_one_of_its_routes(made):
+    out, palette, model = made
+    for name, expected in (("0.5-1.5", "0.5-1.5"), (None, palette.plan.routes[0].name)):
+        found = read(out, name)  # none is deployed and all cost the same: the first stands for all
+        plain = restore(found)
+        assert found.manifest.metrics["route"] == expected
+        route = model.set_route_(palette.plan.find(expected))
+        assert_close(plain(images()), route(images()), rtol=0, atol=1e-5)
 
 
 def test_a_base_serves_another_task(made):

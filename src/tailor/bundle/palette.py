@@ -18,13 +18,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tailor.bundle.files import dumps, replacing, sha256, write_text
-from tailor.bundle.manifest import FORMAT, MANIFEST, TENSORS, File, sane
-from tailor.bundle.read import check_files, read_raw, read_tensors, validated
+from tailor.bundle.manifest import FORMAT, MANIFEST, TENSORS, File, Manifest, pack, sane
+from tailor.bundle.read import Bundle, check_files, read_raw, read_tensors, validated
 from tailor.bundle.strangers import AGAIN, read_json
+from tailor.bundle.write import state
 from tailor.errors import BundleError, PlanError
 from tailor.palette import PALETTE, Palette, excerpt, routed
 from tailor.settings import STRICT
+from tailor.spec import Spec
 from tailor.stitching.adapt import adapt_, heads_of
+from tailor.stitching.picked import picked
+from tailor.stitching.route import route_plans
 from tailor.stitching.routed import Routed
 from tailor.surgery import changed, load_changed_
 from tailor.tuning.apply import cost
@@ -236,6 +240,35 @@ def restore_palette(found: Read, routes: Sequence[int] | None = None) -> tuple[R
     except PlanError as error:
         raise BundleError(f"`{found.path}`: {error.message}", hint=error.hint) from None
     return model.eval(), part.palette
+
+
+def plain(found: Read, number: int) -> tuple[Spec, nn.Module]:
+    """A route as an ordinary spec, and its model, merged."""
+    model, part = restore_palette(found, (number,))
+    anchor = part.anchors[0]
+    continuations = [part.continuation(i) for i in range(len(part.anchors))]
+    plans = (*anchor.plans, *route_plans(model, 0, continuations))
+    return replace(anchor, plans=plans), picked(model, part.tune, 0)
+
+
+def dearest(found: Read) -> int:
+    """The route of a palette that stands for it: the dearest that is deployed."""
+    records = found.manifest.routes
+    return max(range(len(records)), key=lambda n: (records[n].deployed, records[n].macs))
+
+
+def route_bundle(path: Path, route: str | None) -> Bundle:
+    """The route as the bundle that `pick` would write, in memory."""
+    found = read_palette(path)
+    number = dearest(found) if route is None else found.palette.plan.find(route)
+    spec, model = plain(found, number)
+    tensors = state(model, complete=True)
+    values, lists = pack(spec)
+    record = found.manifest.routes[number]
+    metrics = {"route": record.route, "macs": record.macs, "params": record.params}
+    declared = _declared({**tensors, **lists})
+    manifest = Manifest(FORMAT, values, found.manifest.files, declared, True, metrics, found.manifest.provenance)
+    return Bundle(path, manifest, spec, tensors)
 
 
 def _bounded(found: Read) -> None:

@@ -51,7 +51,7 @@ class Bundle:
 def read_manifest(path: Path) -> Manifest:
     """`bundle.json`, validated; BundleError where the folder is no bundle, unfinished, or of another format."""
     raw = read_raw(path)
-    if isinstance(raw, dict) and raw.get("kind") == PALETTE_KIND:
+    if of_palette(raw):
         raise BundleError(
             f"`{path}` is a palette of several models", hint=f"pick one: `tailor pick {path} --macs 50% -o OUT`"
         )
@@ -87,9 +87,23 @@ def validated(adapter: TypeAdapter[T], raw: Any, file: Path) -> T:
         raise BundleError(f"`{file}` is not valid at `{where}`: {error.errors()[0]['msg']}", hint=AGAIN) from None
 
 
-def read(path: Path) -> Bundle:
-    """The bundle in folder `path`, every file checked against its digest."""
+def of_palette(raw: Any) -> bool:
+    """Whether it is the manifest of a palette."""
+    return isinstance(raw, dict) and raw.get("kind") == PALETTE_KIND
+
+
+def read(path: Path, route: str | None = None) -> Bundle:
+    """The bundle in folder `path`, every file checked against its digest.
+
+    Of a palette it is the `route` of that name, merged, by default the dearest that is deployed.
+    """
     path = Path(path)
+    if (path / MANIFEST).is_file() and of_palette(read_raw(path)):
+        from tailor.bundle.palette import route_bundle  # it is read by the functions here
+
+        return route_bundle(path, route)
+    if route is not None:
+        raise BundleError(f"`{path}` is one model and has no routes", hint="leave `--route` out")
     manifest = read_manifest(path)
     check_files(path, manifest.files)
     tensors = read_tensors(path / TENSORS, manifest.tensors)

@@ -45,11 +45,18 @@ class Predictor:
     """`Predictor("runs/a")("photo.jpg")`: what the bundle's model finds in an image, or in each of several.
 
     BundleError where the folder is no bundle. `top` is how many of the likeliest classes are named, `download`
-    whether what the backbone lacks on this machine may be fetched.
+    whether what the backbone lacks on this machine may be fetched, `route` the one of a palette.
     """
 
-    def __init__(self, path: str | Path, weights: str | None = None, top: int = 5, download: bool = False) -> None:
-        loaded = bundle.read(Path(path))
+    def __init__(
+        self,
+        path: str | Path,
+        weights: str | None = None,
+        top: int = 5,
+        download: bool = False,
+        route: str | None = None,
+    ) -> None:
+        loaded = bundle.read(Path(path), route)
         self.spec, self.top = loaded.spec, top
         self.task = task_of(self.spec.head)
         self.device = processes_here().device
@@ -131,13 +138,15 @@ def opened(picture: Picture) -> Image.Image:
     return Image.fromarray(array)
 
 
-def load(path: str | Path, weights: str | None = None, download: bool = False) -> torch.nn.Module:
+def load(
+    path: str | Path, weights: str | None = None, download: bool = False, route: str | None = None
+) -> torch.nn.Module:
     """The plain `nn.Module` of the bundle in folder `path`, in eval mode, with `.classes` and `.transform`.
 
     `transform` makes an input (3, H, W) of an RGB image; `weights` names a moved checkpoint file; without `download`
-    what the backbone lacks on this machine is named and not fetched.
+    what the backbone lacks on this machine is named and not fetched. Of a palette it is the `route` of that name.
     """
-    loaded = bundle.read(Path(path))
+    loaded = bundle.read(Path(path), route)
     model = bundle.restore(loaded, weights, download)
     # Not as attributes of the module's own kind: they are no part of what it computes or stores.
     model.__dict__["classes"] = loaded.spec.head.classes

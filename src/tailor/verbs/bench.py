@@ -52,6 +52,7 @@ def bench(
     unmerged: bool = False,
     fold: bool = False,
     compile: bool = False,
+    route: str | None = None,
     weights: str | None = None,
     download: bool = False,
     image_size: int | None = None,
@@ -71,6 +72,7 @@ def bench(
         unmerged: measure the tunes as modules of their own, not folded into the layers.
         fold: put batch norms, and layer norms' affine part, into the layers beside them.
         compile: measure behind `torch.compile`.
+        route: of a palette, by name; by default the dearest that is deployed.
         weights: a moved checkpoint file of the backbone.
         download: whether what the bundle's backbone lacks on this machine may be fetched.
         image_size: pixels a side, other than the backbone's own.
@@ -89,7 +91,7 @@ def bench(
         from tailor.workflow.place import placed
 
         with placed(device):
-            rows = measured(names, protocol, batch, unmerged, fold, compile, weights, download, image_size, tell)
+            rows = measured(names, route, protocol, batch, unmerged, fold, compile, weights, download, image_size, tell)
     made = [Bench(**row) for row in rows]
     return _compared(made) if len(made) > 1 else made[0]
 

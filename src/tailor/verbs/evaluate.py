@@ -35,6 +35,7 @@ def evaluate(
     data: str | Path,
     *,
     out: str | Path | None = None,
+    route: str | None = None,
     weights: str | None = None,
     download: bool = False,
     corrupt: Literal["skip", "fail"] = "skip",
@@ -48,6 +49,7 @@ def evaluate(
         path: the bundle.
         data: a folder, a CSV, `builtin/digits`, ...: see docs/data.md.
         out: a folder for `confusion.png`.
+        route: of a palette, by name; by default the dearest that is deployed.
         weights: a moved checkpoint file of the backbone.
         download: whether what the bundle's backbone lacks on this machine may be fetched.
         corrupt: what to do with images that cannot be read.
@@ -61,7 +63,7 @@ def evaluate(
 
         with placed(device):
             metric, figures, split, worst = measured(
-                Path(path), str(data), None if out is None else Path(out), weights, download, corrupt, seed, tell
+                Path(path), route, str(data), None if out is None else Path(out), weights, download, corrupt, seed, tell
             )
     n = int(figures.pop("n"))
     return Evaluation(metric, figures, n, split, str(path), tuple(worst))

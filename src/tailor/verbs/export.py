@@ -27,6 +27,7 @@ def export(
     out: str | Path,
     data: str | Path | None = None,
     probabilities: bool = False,
+    route: str | None = None,
     weights: str | None = None,
     download: bool = False,
     overwrite: bool = False,
@@ -42,6 +43,7 @@ def export(
         out: `.onnx`, `.pt2`, or a folder named `*.peft` in the layout of the peft library.
         data: images on which the file is held against the model; masks and boxes cannot do without.
         probabilities: end in a softmax.
+        route: of a palette, by name; by default the dearest that is deployed.
         weights: a moved checkpoint file of the backbone.
         download: whether what the bundle's backbone lacks on this machine may be fetched.
         overwrite: replace `out`.
@@ -57,7 +59,15 @@ def export(
         check_apart(target, (path, data))
         tell(Event("exporting", 0, 1, target.suffix))
         made = exported(
-            Path(path), target, None if data is None else str(data), probabilities, weights, download, overwrite, tell
+            Path(path),
+            route,
+            target,
+            None if data is None else str(data),
+            probabilities,
+            weights,
+            download,
+            overwrite,
+            tell,
         )
         tell(Event("exporting", 1, 1))
     return Exported(str(target), *made)

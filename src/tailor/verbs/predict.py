@@ -22,6 +22,7 @@ def predict(
     *files: str | Path,
     out: str | Path | None = None,
     top_k: int = 5,
+    route: str | None = None,
     weights: str | None = None,
     download: bool = False,
     batch_size: int = 32,
@@ -38,6 +39,7 @@ def predict(
         files: image files, folders, globs.
         out: a `.csv` or `.jsonl` file to write them to as well; of masks and boxes a folder for pictures.
         top_k: how many of the likeliest classes are named.
+        route: of a palette, by name; by default the dearest that is deployed.
         weights: a moved checkpoint file of the backbone.
         download: whether what the bundle's backbone lacks on this machine may be fetched.
         batch_size: images a forward pass.
@@ -65,7 +67,7 @@ def predict(
 
         with placed(device):
             made = []
-            predictor = Predictor(path, weights, top_k, download)
+            predictor = Predictor(path, weights, top_k, download, route)
             if pictures is not None:
                 _folder(pictures, hasattr(predictor.task, "draw"), overwrite)
             for one in predictor.stream(found, batch_size, corrupt == "fail", tell, pictures):

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from tailor import backbones
+from tailor.bundle.palette import is_palette
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
 from tailor.measure.compiling import compiled
@@ -34,6 +35,7 @@ class Measured:
 
 def measured(
     names: Sequence[str],
+    route: str | None,
     protocol: str,
     batch: int | None,
     unmerged: bool,
@@ -45,7 +47,7 @@ def measured(
     tell: Tell,
 ) -> list[dict[str, Any]]:
     """A row of figures a model; with two models, throughput is measured in turns."""
-    models = [_opened(name, weights, download, image_size, not unmerged) for name in names]
+    models = [_opened(name, route, weights, download, image_size, not unmerged) for name in names]
     if len({one.size for one in models}) > 1:
         found = ", ".join(f"`{one.name}` {'x'.join(map(str, one.size))}" for one in models)
         raise UsageError(f"the models take images of different sizes: {found}", hint="give one `--image-size` to both")
@@ -63,10 +65,12 @@ def measured(
     return rows
 
 
-def _opened(name: str, weights: str | None, download: bool, image_size: int | None, merge: bool) -> Measured:
+def _opened(
+    name: str, route: str | None, weights: str | None, download: bool, image_size: int | None, merge: bool
+) -> Measured:
     """A bundle (with `merge`, its tunes folded in where all of them fold exactly) or a backbone as it comes."""
     if is_bundle(name) or Path(name).is_dir():
-        opened = open_bundle(name, weights, download)
+        opened = open_bundle(name, weights, download, route if is_palette(Path(name)) else None)
         merged = merge and all(merges(plan) for plan in opened.spec.tuning)
         model = deployed(opened) if merged else opened.model
         return Measured(name, model, (3, *opened.spec.preprocessing.size), merged, {})

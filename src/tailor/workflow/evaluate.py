@@ -20,6 +20,7 @@ WORST, BATCH = 5, 64
 
 def measured(
     path: Path,
+    route: str | None,
     data: str,
     out: Path | None,
     weights: str | None,
@@ -29,7 +30,7 @@ def measured(
     tell: Tell,
 ) -> tuple[str, dict[str, Any], str, list[dict[str, Any]]]:
     """The name of the leading metric, all figures, the split, and the worst records by their loss."""
-    loaded = bundle.read(path)
+    loaded = bundle.read(path, route)
     spec, task = loaded.spec, task_of(loaded.spec.head)
     images = open_checked(
         data, seed=seed, corrupt=corrupt, tell=tell, kind=task.targets, classes=spec.head.classes or None

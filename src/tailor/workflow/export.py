@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailor import bundle
 from tailor.bundle import peft
 from tailor.data.images import for_evaluation
 from tailor.data.transforms import eval_transform
@@ -28,6 +27,7 @@ NEAR = 0.05
 
 def exported(
     path: Path,
+    route: str | None,
     target: Path,
     data: str | None,
     probabilities: bool,
@@ -37,8 +37,8 @@ def exported(
     tell: Tell,
 ) -> tuple[int, float, float | None]:
     """The file's bytes, the largest difference found from the eager model, and how far both agree on images."""
-    opened = open_bundle(path, weights, download)
-    spec = bundle.read(path).spec
+    opened = open_bundle(path, weights, download, route)
+    spec = opened.spec
     if target.suffix == ".peft":
         return peft.write(target, opened.model, spec), 0.0, None
     model = deployed(opened)

@@ -10,6 +10,7 @@ import timm
 from tailor import backbones, bundle
 from tailor.anatomy import Anatomy
 from tailor.backbones import bundled
+from tailor.bundle.palette import is_palette, read_palette
 from tailor.bundle.plan_file import PLAN, read_plan
 from tailor.data.check import check
 from tailor.data.images import open_data
@@ -29,6 +30,8 @@ def facts(name: str, groups: bool, image_size: int | None, seed: int, tell: Tell
         if not model:
             raise UsageError(f"`{name}` holds no model, so it has no groups", hint="name a bundle or a backbone")
         return describe_groups(name, image_size, seed, tell)
+    if is_palette(place):
+        return _palette(place)
     if is_bundle(name):
         found = bundle.summary(bundle.read(place).manifest)
         return {"kind": "bundle", **found, "map": _hybrid(found["plans"])}
@@ -45,6 +48,22 @@ def _is_backbone(name: str) -> bool:
     remote = name.startswith(REMOTE)
     known = remote or plain in bundled.WIDTHS or timm.is_model(plain)
     return known or ("/" not in name and not name.endswith(".csv"))
+
+
+def _palette(place: Path) -> dict[str, Any]:
+    found = read_palette(place)
+    deployed = {r.route: {"macs": r.macs, "latency_ms": r.latency_ms} for r in found.manifest.routes if r.deployed}
+    return {
+        "kind": "palette",
+        "anchors": [spec.backbone.name for spec in found.palette.anchors],
+        "classes": list(found.palette.anchors[0].head.classes),
+        "routes": len(found.manifest.routes),
+        "deployed": deployed,
+        "trains": found.palette.tune.method,
+        "base": found.manifest.base.path,
+        "metrics": found.manifest.metrics,
+        "provenance": found.manifest.provenance,
+    }
 
 
 def _plan(place: Path) -> dict[str, Any]:

@@ -25,9 +25,11 @@ from tailor.workflow.names import is_bundle
 from tailor.workflow.tunes_beside import folded
 
 
-def open_bundle(name: str | Path, weights: str | None = None, download: bool = False) -> Opened:
-    """The bundle's model, its tunes unmerged; `download` as in `bundle.restore`."""
-    loaded = bundle.read(Path(name))
+def open_bundle(
+    name: str | Path, weights: str | None = None, download: bool = False, route: str | None = None
+) -> Opened:
+    """The bundle's model (of a palette a route's), its tunes unmerged; `download` as in `bundle.restore`."""
+    loaded = bundle.read(Path(name), route)
     model = bundle.restore(loaded, weights, download)
     spec = replace(loaded.spec, plans=renumbered(loaded.spec.plans))
     return Opened(spec, model, backbones.describe(model), loaded.manifest.complete, weights)

@@ -4,18 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from tailor import budget as budgets
 from tailor import bundle
-from tailor.bundle.palette import Read, RouteRecord, read_palette, restore_palette
+from tailor.bundle.palette import Read, RouteRecord, dearest, plain, read_palette, restore_palette
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
-from tailor.spec import Spec
-from tailor.stitching.picked import picked
-from tailor.stitching.route import route_plans
+from tailor.measure.speed import latency
 from tailor.workflow.records import Picked
-from tailor.workflow.routes import milliseconds
+from tailor.workflow.routes import SECONDS, milliseconds
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,9 @@ def pick(path: Path, wanted: Wanted, base: Path | None, folder: Path, tell: Tell
     found = read_palette(path, base)
     number = choose(found, wanted, tell)
     record = found.manifest.routes[number]
-    spec, tensors, record = plain(found, number, record, measure=True)
+    spec, model = plain(found, number)
+    timing = latency(model, (3, *spec.preprocessing.size), seconds=SECONDS)
+    record = replace(record, latency_ms=timing.median)
     metrics = {
         name: value
         for name, value in (
@@ -61,24 +59,10 @@ def pick(path: Path, wanted: Wanted, base: Path | None, folder: Path, tell: Tell
         if value is not None
     }
     facts = {**found.manifest.provenance, "palette": path.name, "route": record.route}
-    bundle.write(folder, spec, tensors, complete=True, metrics=metrics, provenance=facts)
+    bundle.write(folder, spec, bundle.state(model, True), complete=True, metrics=metrics, provenance=facts)
     return Picked(
         str(folder), record.route, record.macs, record.params, record.latency_ms, record.accuracy, bundle_bytes(folder)
     )
-
-
-def plain(
-    found: Read, number: int, record: RouteRecord, measure: bool = False
-) -> tuple[Spec, dict[str, Tensor], RouteRecord]:
-    """The route's spec and all its tensors, merged; with `measure`, its milliseconds on this machine too."""
-    model, part = restore_palette(found, (number,))
-    anchor = part.anchors[0]
-    continuations = [part.continuation(i) for i in range(len(part.anchors))]
-    plans = (*anchor.plans, *route_plans(model, 0, continuations))
-    merged = picked(model, part.tune, 0)
-    if measure:
-        record = replace(record, latency_ms=milliseconds(model, part.tune, 0, anchor))
-    return replace(anchor, plans=plans), bundle.state(merged, complete=True), record
 
 
 def choose(found: Read, wanted: Wanted, tell: Tell) -> int:
@@ -98,7 +82,7 @@ def choose(found: Read, wanted: Wanted, tell: Tell) -> int:
         limit = budgets.parse(wanted.latency, "--latency").value
         times = _timed(found, deployed, tell)
         return _within(records, deployed, times.__getitem__, limit, f"--latency {wanted.latency}", tell)
-    return deployed[-1]
+    return dearest(found)
 
 
 def _within(
