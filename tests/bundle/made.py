@@ -3,8 +3,7 @@
 import torch
 
 from tailor import build as builder
-from tailor.preprocessing import Preprocessing
-from tailor.spec import BackboneRef, Spec
+from tailor.spec import BackboneRef
 from tailor.surgery import trainable, write_through_
 from tailor.tasks.classification import ClassifierHead
 from tailor.tuning import planner
@@ -17,14 +16,14 @@ def spec_and_model(method="lora", weights="pretrained", plan=None):
     head = ClassifierHead(CLASSES)
     made = builder.base(BackboneRef("tailor_mini_s", weights), head)
     plan = plan or planner.plan(made.model, made.anatomy, planner.parse(method))
-    spec = Spec(made.spec.backbone, head, Preprocessing((64, 64)), (plan,))
-    model = builder.apply_plans_(made, spec.plans).model.eval()
+    tuned = builder.apply_plans_(made, (plan,))
+    model = tuned.model.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trainable(model).values():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     write_through_(model)
-    return spec, model
+    return tuned.spec, model
 
 
 def sparse_plan(count=1500):

@@ -206,41 +206,36 @@ def test_a_manifest_that_is_not_ours_is_refused(written, key, value, says):
 def test_the_output_folder_is_never_silently_replaced(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BundleError, match="exists and is not empty"):
-        bundle.prepare(tmp_path, overwrite=False)
-    bundle.prepare(tmp_path, overwrite=True)
+        bundle.prepare(tmp_path)
+    bundle.prepare(tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_overwriting_removes_what_a_run_left_and_nothing_of_other_work(tmp_path):
-    (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
-    (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(BundleError, match=r"holds `README.md`, and nothing that shows a run left it"):
-        bundle.prepare(tmp_path, overwrite=True)
-    assert (tmp_path / "README.md").read_text() == "mine" and (tmp_path / "checkpoints" / "mine").is_dir()
-    (tmp_path / "bundle.json").write_text("{}")
-    (tmp_path / "notes.txt").write_text("mine")
-    bundle.prepare(tmp_path, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+def test_the_halves_of_files_that_a_killed_run_left_go_and_nothing_else_does(tmp_path):
+    for name in (".bundle.json.77.partial", ".mine.partial", "bundle.json", "notes.partial"):
+        (tmp_path / name).write_text("")
+    bundle.prepare(tmp_path, resume=True)
+    assert {path.name for path in tmp_path.iterdir()} == {".mine.partial", "bundle.json", "notes.partial"}
 
 
 def test_a_folder_with_a_plan_is_ready_to_train_in_until_it_holds_a_bundle(tmp_path):
     for name in ("plan.json", "plan.safetensors", "sensitivity.safetensors"):
         (tmp_path / name).write_text("")
-    bundle.prepare(tmp_path, overwrite=False, planned=True)
+    bundle.prepare(tmp_path, planned=True)
     for name in ("bundle.json", "tensors.safetensors"):
         (tmp_path / name).write_text("")
     with pytest.raises(BundleError, match="holds a bundle already"):
-        bundle.prepare(tmp_path, overwrite=False, planned=True)
-    bundle.prepare(tmp_path, overwrite=True, planned=True)
-    assert {p.name for p in tmp_path.iterdir()} == {"plan.json", "plan.safetensors", "sensitivity.safetensors"}
+        bundle.prepare(tmp_path, planned=True)
+    bundle.prepare(tmp_path, resume=True, planned=True)
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BundleError, match="is a file"):
-        bundle.prepare(tmp_path / "file", overwrite=True)
+        bundle.prepare(tmp_path / "file", resume=True)
     with pytest.raises(BundleError, match="cannot be written"):
-        bundle.prepare(tmp_path / "file" / "below", overwrite=False)
+        bundle.prepare(tmp_path / "file" / "below")
 
 
 def test_a_failed_write_leaves_no_manifest(tmp_path, monkeypatch):

@@ -21,8 +21,9 @@ from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import kept, random_scores, widths
 from tailor.tracing import as_published, cut_, mac_cost, parameter_cost, plan_widths, trace
 from tailor.training import read_recipe
+from tailor.workflow import planners
 from tailor.workflow.counts import Scored, counts_for
-from tailor.workflow.planners.widths import Goal, settings_of
+from tailor.workflow.goal import Goal
 
 IMAGE = (3, 224, 224)
 FLAGS = ("emb", "heads", "dim", "mlp", "macs")
@@ -98,6 +99,11 @@ def papers_macs(model):
 def test_the_papers_counter_is_understood(name):
     model, _ = traced(name)
     assert papers_macs(model) / 1e9 == pytest.approx(DENSE[name], rel=0.005)
+
+
+def settings_of(method, widths):
+    """How units are chosen with this section of a recipe."""
+    return planners.named("prune", method, {"widths": widths}).settings
 
 
 def made(name, method="isomorphic", **changes):

@@ -4,6 +4,7 @@ import re
 import time
 
 import pytest
+import yaml
 
 from tailor import recipes
 from tailor.cli import main
@@ -39,9 +40,15 @@ def test_files_that_hold_nothing_are_told(tmp_path, text, says):
 
 def test_the_command_line_takes_a_name_and_its_backbone(capsys):
     with pytest.raises(SystemExit) as done:
-        main(["prune", "--config", "isomorphic/deit-0.6g", "--retrain", "none", "--criterion", "l1"])
+        main(["prune", "--config", "isomorphic/deit-0.6g", "--retrain", "none", "--print-config"])
+    assert done.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    expected = recipes.read("isomorphic/deit-0.6g") | {"retrain": "none"}
+    assert {key: printed[key] for key in expected} == expected
+    with pytest.raises(SystemExit) as done:
+        main(["prune", "--config", "isomorphic/deit-0.6g", "--retrain", "none"])
     assert done.value.code == 2
-    assert "`deit_tiny_distilled_patch16_224.fb_in1k` has no classes yet" in capsys.readouterr().err
+    assert "no data was named, and `taylor` needs labelled images" in capsys.readouterr().err
 
 
 def refusal(tmp_path, text):

@@ -17,7 +17,7 @@ import torch
 import toys
 from safetensors.torch import save_file
 
-from tailor.training import Recipe, accuracy, checkpoint, fit
+from tailor.training import Recipe, checkpoint, fit
 
 RECIPE = Recipe(
     epochs=3,
@@ -39,10 +39,11 @@ def train(run: Path, recipe: Recipe = RECIPE, resume: bool = True) -> None:
     fit(
         model,
         recipe,
+        toys.TASK,
         batches=data,
         steps_per_epoch=data.steps,
         run=run,
-        validate=lambda m: {"accuracy": accuracy(m, data.everything()).accuracy},
+        validate=toys.validator(data),
         resume=resume,
     )
     save_file(toys.everything(model), run / "final.safetensors")

@@ -11,7 +11,7 @@ import toys
 from torch import nn
 
 from tailor.errors import TrainingError
-from tailor.training import Recipe, accuracy, checkpoint, fit, update
+from tailor.training import Recipe, checkpoint, fit, update
 from tailor.training.checkpoint import load_optimizer_, optimizer_tensors
 from tailor.training.optimizer import make_optimizer
 
@@ -21,8 +21,8 @@ RECIPE = Recipe(epochs=4, batch_size=16, lr=0.02)
 def run(folder, recipe=RECIPE, model=None, **more):
     data, model = toys.Data(), model or toys.model()
     settings = {"batches": data, "steps_per_epoch": data.steps, "run": folder, **more}
-    settings.setdefault("validate", lambda m: {"accuracy": accuracy(m, data.everything()).accuracy})
-    return model, fit(model, recipe, **settings)
+    settings.setdefault("validate", toys.validator(data))
+    return model, fit(model, recipe, toys.TASK, **settings)
 
 
 class Fail(Exception):

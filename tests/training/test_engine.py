@@ -13,7 +13,9 @@ from torch import nn
 
 from tailor.errors import TrainingError
 from tailor.surgery import trainable
-from tailor.training import Interrupted, Recipe, Teacher, accuracy, fit, objective
+from tailor.tasks.classification import Classification
+from tailor.tasks.regression import Regression
+from tailor.training import Interrupted, Recipe, Teacher, fit
 
 RECIPE = Recipe(epochs=4, batch_size=16, lr=0.02, select="last")
 
@@ -21,11 +23,7 @@ RECIPE = Recipe(epochs=4, batch_size=16, lr=0.02, select="last")
 def run(folder, model=None, recipe=RECIPE, data=None, **more):
     model, data = model or toys.model(), data or toys.Data()
     settings = {"batches": data, "steps_per_epoch": data.steps, "run": folder, **more}
-    return model, fit(model, recipe, **settings)
-
-
-def validator(data):
-    return lambda model: {"accuracy": accuracy(model, data.everything()).accuracy}
+    return model, fit(model, recipe, toys.TASK, **settings)
 
 
 def rows(folder):
@@ -35,7 +33,7 @@ def rows(folder):
 def test_training_learns_and_says_so(tmp_path):
     data, seen = toys.Data(), []
     _, result = run(
-        tmp_path, data=data, validate=validator(data), report=seen.append, recipe=replace(RECIPE, epochs=25)
+        tmp_path, data=data, validate=toys.validator(data), report=seen.append, recipe=replace(RECIPE, epochs=25)
     )
     losses = [row["loss"] for row in result.epochs]
     assert losses[-1] < 0.8 * losses[0] and result.metrics["accuracy"] > 0.6
@@ -180,7 +178,7 @@ def test_a_method_brings_its_own_step_groups_and_callback(tmp_path):
 
     def step(given, share):
         sizes.append(len(share))
-        return objective(given(share.images), share, RECIPE)
+        return share.loss(toys.TASK, given(share.images))
 
     slow = {"params": [model[7].weight], "lr_scale": 0.0, "weight_decay": 0.0}
     fast = {"params": [model[7].bias]}
@@ -257,11 +255,11 @@ def test_a_signal_ends_the_update_and_the_run_goes_on_later(tmp_path, number):
 
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Interrupted, match="after update 7 of 16") as caught:  # told after 6, and 7 is whole
-        run(tmp_path / "a", model, data=data, report=report, validate=validator(data))
+        run(tmp_path / "a", model, data=data, report=report, validate=toys.validator(data))
     assert "--resume" in caught.value.hint
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
-    resumed, result = run(tmp_path / "a", data=data, validate=validator(data), resume=True)
-    whole, expected = run(tmp_path / "b", data=data, validate=validator(data))
+    resumed, result = run(tmp_path / "a", data=data, validate=toys.validator(data), resume=True)
+    whole, expected = run(tmp_path / "b", data=data, validate=toys.validator(data))
     assert toys.equal(toys.everything(resumed), toys.everything(whole))
     assert result.epochs == expected.epochs and result.images == expected.images
     assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == (tmp_path / "b" / "metrics.jsonl").read_bytes()
@@ -291,3 +289,45 @@ def test_a_timm_transformer_trains(tmp_path):
     )
     _, result = run(tmp_path, model, replace(RECIPE, epochs=12, lr=3e-3))
     assert result.epochs[-1]["loss"] < 0.9 * result.epochs[0]["loss"]
+
+
+def test_of_a_task_whose_metric_is_an_error_the_smallest_is_the_best(tmp_path):
+    states, scores = [], iter([0.7, 0.1, 0.1, 0.3])
+
+    def validate(model):
+        states.append(toys.everything(model))
+        return {"rmse": next(scores)}
+
+    data = toys.Data()
+    data.labels = data.images.mean(dim=(1, 2, 3))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * toys.SIZE**2, 1))
+    recipe = replace(RECIPE, select="best")
+    result = fit(
+        model, recipe, Regression(), batches=data, steps_per_epoch=data.steps, run=tmp_path, validate=validate
+    )
+    assert result.chosen == 2 and result.metrics["rmse"] == 0.1
+    assert toys.equal(toys.everything(model), states[1])
+    assert result.epochs[-1]["loss"] < result.epochs[0]["loss"]
+
+
+class Counted(Classification):
+    """Classification that counts only images of the first two classes."""
+
+    def loss(self, output, targets):
+        return super().loss(output, targets) * (targets < 2)
+
+    def weight(self, targets):
+        return int((targets < 2).sum())
+
+
+@pytest.mark.parametrize("accumulate", [2, 5, 16])
+def test_a_share_counts_for_what_its_task_weighs(tmp_path, accumulate):
+    ends, rows_found = [], []
+    for parts in (1, accumulate):
+        model, data = toys.model(dropout=0.0, norm=False).double(), toys.Data()
+        recipe = replace(RECIPE, accumulate=parts, optimizer="sgd", lr=0.05)
+        result = fit(model, recipe, Counted(), batches=data, steps_per_epoch=data.steps, run=tmp_path / str(parts))
+        ends.append(toys.everything(model))
+        rows_found.append(result.epochs[-1]["loss"])
+    assert toys.furthest(*ends) < 1e-12
+    assert rows_found[0] == pytest.approx(rows_found[1], rel=1e-9)

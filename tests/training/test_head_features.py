@@ -36,7 +36,7 @@ def with_dropout_inside():
 )
 def test_training_the_head_alone_is_training_the_model(tmp_path, make, head):
     data, whole, parts = toys.Data(), make(), make()
-    fit(whole, RECIPE, batches=data, steps_per_epoch=data.steps, run=tmp_path / "whole")
+    fit(whole, RECIPE, toys.TASK, batches=data, steps_per_epoch=data.steps, run=tmp_path / "whole")
     before = toys.everything(parts)
     split = head_only(parts, head, data.images[:4])
     assert split is not None
@@ -49,7 +49,7 @@ def test_training_the_head_alone_is_training_the_model(tmp_path, make, head):
         plan = [batch.indices.tolist() for batch in data(epoch)]
         return features.batches(plan, start, process, processes)
 
-    fit(last, RECIPE, batches=batches, steps_per_epoch=data.steps, run=tmp_path / "parts")
+    fit(last, RECIPE, toys.TASK, batches=batches, steps_per_epoch=data.steps, run=tmp_path / "parts")
     assert toys.furthest(toys.everything(whole), toys.everything(parts)) < 1e-10
     assert not toys.equal(toys.everything(parts), before)
 

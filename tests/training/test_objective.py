@@ -6,8 +6,9 @@ import toys
 from torch import nn
 
 from tailor.errors import ModelError, TrainingError
-from tailor.training import Distil, Recipe, Share, Teacher, classification, objective
-from tailor.training.objective import distillation, mix, place
+from tailor.tasks.regression import Regression
+from tailor.training import Distil, Recipe, Share, Teacher, supervised
+from tailor.training.objective import mix, place, smoothed
 from tiny import MODELS, images
 
 
@@ -33,7 +34,7 @@ def test_the_loss_is_that_of_the_mixed_labels(mixing, smoothing):
     for seed in range(6):
         given = mix(share(), recipe, np.random.default_rng(seed))
         logits = torch.randn(len(given), toys.CLASSES, generator=torch.Generator().manual_seed(seed))
-        torch.testing.assert_close(objective(logits, given, recipe), soft(logits, given, smoothing))
+        torch.testing.assert_close(given.loss(smoothed(toys.TASK, recipe), logits), soft(logits, given, smoothing))
 
 
 def test_mixup_mixes_each_image_with_its_mirror():
@@ -76,10 +77,10 @@ def test_labels_that_are_no_classes_are_not_mixed():
 
 def test_soft_distillation_is_zero_at_the_teacher_and_scales_with_the_temperature():
     target = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    assert distillation(target.clone(), target, Distil(temperature=3.0)).item() == pytest.approx(0, abs=1e-6)
+    assert toys.TASK.learn(target.clone(), target, False, 3.0).max().item() == pytest.approx(0, abs=1e-6)
     # With the temperature's square the gradient keeps its size (Hinton et al.): at high temperature, (z - v) / K.
     logits = torch.zeros(5, 4, requires_grad=True)
-    distillation(logits, target, Distil(temperature=1000.0)).backward()
+    toys.TASK.learn(logits, target, False, 1000.0).mean().backward()
     centred = (logits - target + target.mean(dim=1, keepdim=True)).detach()
     torch.testing.assert_close(logits.grad, centred / 4 / 5, atol=1e-3, rtol=1e-2)
 
@@ -87,22 +88,22 @@ def test_soft_distillation_is_zero_at_the_teacher_and_scales_with_the_temperatur
 def test_hard_distillation_learns_the_teachers_answer():
     logits, target = torch.randn(5, 4), torch.randn(5, 4)
     expected = F.cross_entropy(logits, target.argmax(dim=1))
-    torch.testing.assert_close(distillation(logits, target, Distil(kind="hard")), expected)
+    torch.testing.assert_close(toys.TASK.learn(logits, target, True, 1.0).mean(), expected)
 
 
 def test_a_step_weighs_the_teacher_and_shows_it_the_same_images():
     student, teacher = toys.model(dropout=0.0, seed=1).eval(), toys.model(dropout=0.0, seed=2).eval()
     recipe = Recipe(distil=Distil(weight=0.3, temperature=2.0), mixup=0.5)
     given = mix(share(size=(toys.SIZE, toys.SIZE)), recipe, np.random.default_rng(1))
-    loss = classification(recipe, Teacher(teacher))(student, given)
+    loss = supervised(toys.TASK, recipe, Teacher(teacher))(student, given)
     logits = student(given.images)
-    expected = 0.7 * soft(logits, given) + 0.3 * distillation(logits, teacher(given.images), recipe.distil)
+    expected = 0.7 * soft(logits, given) + 0.3 * toys.TASK.learn(logits, teacher(given.images), False, 2.0).mean()
     torch.testing.assert_close(loss, expected)
 
 
 def test_a_teacher_of_other_classes_is_refused():
     with pytest.raises(TrainingError, match="the teacher has 5 classes, the model 3"):
-        classification(Recipe(), Teacher(nn.Sequential(nn.Flatten(), nn.Linear(3 * toys.SIZE**2, 5))))(
+        supervised(toys.TASK, Recipe(), Teacher(nn.Sequential(nn.Flatten(), nn.Linear(3 * toys.SIZE**2, 5))))(
             toys.model(), share(size=(toys.SIZE, toys.SIZE))
         )
 
@@ -127,7 +128,7 @@ def test_two_heads_learn_the_labels_and_the_teachers_predictions():
     student, teacher = TwoHeads(), toys.model().eval()
     recipe = Recipe(mixup=0.5, label_smoothing=0.1, distil=Distil(kind="two-heads"))
     given = mix(share(size=(toys.SIZE, toys.SIZE)), recipe, np.random.default_rng(1))
-    loss = classification(recipe, Teacher(teacher))(student, given)
+    loss = supervised(toys.TASK, recipe, Teacher(teacher))(student, given)
     assert student.distilled_training is False
     x, classes = given.images.flatten(1), toys.CLASSES
     said = F.one_hot(teacher(given.images).argmax(1), classes) * 0.9 + 0.1 / classes
@@ -140,7 +141,7 @@ def test_two_heads_learn_the_labels_and_the_teachers_predictions():
 def test_one_head_cannot_learn_as_two():
     recipe = Recipe(distil=Distil(kind="two-heads"))
     with pytest.raises(ModelError, match="has no distillation classifier"):
-        classification(recipe, Teacher(toys.model()))(toys.model(), share(size=(toys.SIZE, toys.SIZE)))
+        supervised(toys.TASK, recipe, Teacher(toys.model()))(toys.model(), share(size=(toys.SIZE, toys.SIZE)))
 
 
 def pooled(features, model):
@@ -156,20 +157,28 @@ def test_features_count_in_the_channels_that_are_left(family):
     given = Share(shown, labels, torch.arange(4), ("a",) * 4, labels)
     ours, theirs = (pooled(m.forward_features(shown), m) for m in (student, teacher))
     expected = ((ours - theirs).square().sum(1) / theirs.square().sum(1)).mean()
-    loss = classification(recipe, Teacher(teacher))(student, given)
-    torch.testing.assert_close(loss, objective(student(shown), given, recipe) + 3 * expected)
+    loss = supervised(toys.TASK, recipe, Teacher(teacher))(student, given)
+    torch.testing.assert_close(loss, given.loss(toys.TASK, student(shown)) + 3 * expected)
     loss.backward()
     assert all(p.grad is None for p in teacher.parameters())
     # A batch divided counts as the whole one, and a teacher's channels may be fewer or in another place.
-    parts = [classification(recipe, Teacher(teacher))(student, given.part(i, i + 2)) for i in (0, 2)]
+    parts = [supervised(toys.TASK, recipe, Teacher(teacher))(student, given.part(i, i + 2)) for i in (0, 2)]
     torch.testing.assert_close(sum(parts) / 2, loss)
     some = torch.tensor([5, 0, 3])
     assert torch.equal(Teacher(teacher, some).wanted(theirs), theirs[:, some])
     with pytest.raises(TrainingError, match=f"the teacher's features have 3 channels, the model's {ours.shape[1]}"):
-        classification(recipe, Teacher(teacher, some))(student, given)
+        supervised(toys.TASK, recipe, Teacher(teacher, some))(student, given)
 
 
 def test_a_model_that_hides_its_classifier_has_no_features_to_learn():
     recipe = Recipe(distil=Distil(features=1.0))
     with pytest.raises(TrainingError, match="does not say which of its modules is the classifier"):
-        classification(recipe, Teacher(toys.model()))(toys.model(), share(size=(toys.SIZE, toys.SIZE)))
+        supervised(toys.TASK, recipe, Teacher(toys.model()))(toys.model(), share(size=(toys.SIZE, toys.SIZE)))
+
+
+def test_smoothing_and_teachers_are_refused_where_a_task_knows_neither():
+    with pytest.raises(TrainingError, match="regression has no label smoothing"):
+        supervised(Regression(), Recipe(label_smoothing=0.1))
+    with pytest.raises(TrainingError, match="regression has no way to learn from a teacher"):
+        supervised(Regression(), Recipe(), Teacher(toys.model()))
+    assert smoothed(toys.TASK, Recipe(label_smoothing=0.1)).label_smoothing == 0.1

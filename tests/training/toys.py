@@ -5,7 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tailor.tasks.classification import Classification, ClassifierHead
+from tailor.training import evaluate
+
 CLASSES, COUNT, SIZE = 3, 50, 6
+TASK, HEAD = Classification(), ClassifierHead(("low", "middle", "high"))
 
 
 class Images(NamedTuple):
@@ -84,6 +88,11 @@ def model(dropout=0.2, norm=True, seed=0):
     for module in (made[0], made[3]):
         module.requires_grad_(False)
     return made
+
+
+def validator(data):
+    """Top-1 accuracy over all images, as the engine wants it."""
+    return lambda made: {"accuracy": evaluate(made, data.everything(), TASK, HEAD)["accuracy"]}
 
 
 def everything(made):

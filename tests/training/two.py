@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tailor.errors import TrainingError
-from tailor.training import Recipe, accuracy, fit, objective
+from tailor.training import Recipe, fit
 from tailor.training.processes import processes_here
 
 
@@ -29,7 +29,7 @@ def vit():
 
 
 class Fork(nn.Module):
-    """Two branches and one that is never used; `objective_of` takes one branch by the image numbers."""
+    """Two branches and one that is never used; `by_number` takes one branch by the image numbers."""
 
     def __init__(self):
         super().__init__()
@@ -37,7 +37,7 @@ class Fork(nn.Module):
         self.left, self.right, self.idle = (nn.Linear(inputs, toys.CLASSES) for _ in range(3))
 
 
-def by_number(recipe):
+def by_number():
     """The loss of a model some of whose parameters one process may not use in an update."""
 
     def step(model, share):
@@ -48,7 +48,7 @@ def by_number(recipe):
             logits = logits + even * model.left(flat)
         if not even.all():
             logits = logits + (1 - even) * model.right(flat)
-        return objective(logits, share, recipe)
+        return share.loss(toys.TASK, logits)
 
     return step
 
@@ -80,11 +80,12 @@ def train(name, folder):
     fit(
         model,
         recipe,
+        toys.TASK,
         batches=data,
         steps_per_epoch=data.steps,
         run=folder / name,
-        step=step and step(recipe),
-        validate=lambda m: {"accuracy": accuracy(m, data.everything()).accuracy} if name != "unused" else {},
+        step=step and step(),
+        validate=toys.validator(data) if name != "unused" else lambda _: {},
     )
     return toys.everything(model)
 
@@ -96,7 +97,7 @@ def fail(folder):
     data.images[last] = math.nan
     try:
         model = toys.model(norm=False)
-        fit(model, PLAIN, batches=data, steps_per_epoch=data.steps, run=folder / "nan")
+        fit(model, PLAIN, toys.TASK, batches=data, steps_per_epoch=data.steps, run=folder / "nan")
     except TrainingError as error:
         (folder / f"nan-{state.process_index}.txt").write_text(error.message)
 
