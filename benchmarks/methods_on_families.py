@@ -27,14 +27,17 @@ from tailor.backbones import describe
 from tailor.criteria.squared_gradient import squared_gradients
 from tailor.errors import PlanError, TailorError
 from tailor.surgery import get_module, trainable, write_through_
-from tailor.tuning import noah, planner
+from tailor.tuning import planner
 from tailor.tuning.apply import apply_, merge_, merges
 from tailor.tuning.method import Place, site_places
 from tailor.tuning.methods import MODULES, SELECTIONS
+from tailor.tuning.noah import search as noah
+from tailor.tuning.noah.settings import Noah
 from tailor.tuning.plan import Entries, Tune, TunePlan
 from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.candidates import candidates
 from tailor.tuning.spt.scores import Scores, sensitivity
-from tailor.tuning.spt.settings import SPT, candidates
+from tailor.tuning.spt.settings import SPT
 
 ON_SITES = ("lora", "site-adapter", "repadapter")
 """Methods that can stand at any site; the others stand where they have places."""
@@ -197,7 +200,7 @@ def measure(name: str, every_method: bool) -> dict[str, Any]:
             else found
         )
     depth = len(anatomy.blocks)
-    search = noah.Noah(depths=(max(1, depth // 2), max(1, depth)))
+    search = Noah(depths=(max(1, depth // 2), max(1, depth)))
     methods["noah"] = tried(
         model, anatomy, x, lambda: noah.plan(model, anatomy, noah.full(anatomy, search)), whole=False
     )

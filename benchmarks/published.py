@@ -17,8 +17,9 @@ from tailor.pruning.blocks import keep_blocks
 from tailor.pruning.layers import apply_layers_
 from tailor.pruning.width import kept, random_scores
 from tailor.tracing import as_published, cut_, plan_widths, trace
+from tailor.workflow import planners
 from tailor.workflow.counts import Scored, counts_for
-from tailor.workflow.planners.widths import Goal, settings_of
+from tailor.workflow.goal import Goal
 
 IMAGE = (3, 224, 224)
 PUBLISHED = {
@@ -43,7 +44,10 @@ def left(name: str) -> torch.nn.Module:
     with torch.device("meta"):
         model = timm.create_model(settings["name"].split(".")[0]).eval()
     traced = trace(model, torch.empty(2, *IMAGE, device="meta"))
-    groups, options = as_published(traced), settings_of("isomorphic", settings["widths"])
+    groups, options = (
+        as_published(traced),
+        planners.named("prune", "isomorphic", {"widths": settings["widths"]}).settings,
+    )
     scores = random_scores(groups, 0)
     goal = Goal(**{flag: settings.get(flag) for flag in ("emb", "heads", "dim", "mlp", "macs")})
     scored = Scored(model, traced, scores, options, IMAGE)

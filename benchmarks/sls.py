@@ -25,10 +25,12 @@ from tailor.anatomy import Anatomy
 from tailor.data.images import open_data
 from tailor.data.loading import Batch
 from tailor.measure.machine import machine
+from tailor.preprocessing import Preprocessing
 from tailor.pruning.layers import walk
 from tailor.pruning.settings import Sls
 from tailor.pruning.sls import collect, measure
-from tailor.workflow.data import in_order, preprocessing_of
+from tailor.tasks.classification import Classification
+from tailor.workflow.data import in_order
 
 CLASSES, HALF = 20, 6
 
@@ -45,9 +47,10 @@ class Case:
 def mini(images: int, data: str) -> Case:
     """Photos of the training and validation splits through `tailor_mini_ti`."""
     model = backbones.create("tailor_mini_ti", "pretrained").eval()
-    splits = open_data(data).splits
-    pre = preprocessing_of(backbones.config_of(model), "bicubic")
-    batches = list(chain.from_iterable(in_order(splits[name], pre) for name in ("train", "val")))
+    opened, config = open_data(data), backbones.config_of(model)
+    pre = Preprocessing.of(config.input_size[1:], config.mean, config.std, "bicubic")
+    head = Classification().head(opened, 0)
+    batches = list(chain.from_iterable(in_order(opened.splits[name], pre, head) for name in ("train", "val")))
     whole = accumulate((len(batch.targets) for batch in batches), initial=0)
     return Case(model, backbones.describe(model), [batch for batch, before in zip(batches, whole) if before < images])
 

@@ -12,8 +12,7 @@ import torch
 
 from tailor import build as builder
 from tailor import bundle
-from tailor.preprocessing import Preprocessing
-from tailor.spec import BackboneRef, Spec
+from tailor.spec import BackboneRef
 from tailor.tasks.classification import ClassifierHead
 from tailor.tuning import planner
 from tailor.tuning.plan import TunePlan
@@ -27,7 +26,7 @@ METHODS = ("linear", "bias", "vpt-shallow-50", "vpt-deep-50", "lora-8", "adapter
 MODEL = "vit_base_patch16_224"
 
 
-def random_scores(made: builder.Base) -> Scores:
+def random_scores(made: builder.Opened) -> Scores:
     """Scores whose largest entries crowd into few rows and columns, as real ones do: products of two random factors."""
     generator = torch.Generator().manual_seed(0)
     tensors = {}
@@ -37,10 +36,10 @@ def random_scores(made: builder.Base) -> Scores:
             rows = torch.randn(parameter.shape[0], 1, generator=generator).exp()
             columns = torch.randn(1, parameter[0].numel(), generator=generator).exp() if parameter.ndim > 1 else 1.0
             tensors[candidate.tensor] = (rows * columns).square().reshape(parameter.shape)
-    return Scores(tensors, {"backbone": made.reference.digest})
+    return Scores(tensors, {"backbone": made.spec.backbone.digest})
 
 
-def plan_of(method: str, made: builder.Base, scores: Scores) -> TunePlan:
+def plan_of(method: str, made: builder.Opened, scores: Scores) -> TunePlan:
     """The method's plan; SPT's at 0.4 M."""
     if method.startswith("spt"):
         return allocate(scores, made.anatomy, made.model, spt.named(method), 400_000)
@@ -60,12 +59,10 @@ def main() -> None:
     for method in METHODS:
         made = builder.base(BackboneRef(MODEL, "random"), head, check=False)
         plan = plan_of(method, made, scores)
-        spec = Spec(made.reference, head, Preprocessing((224, 224)), (plan,))
-        model = builder.apply_plans_(made, spec.plans)
+        tuned = builder.apply_plans_(made, (plan,))
+        tensors = bundle.state(tuned.model, False)
         with tempfile.TemporaryDirectory() as folder:
-            out = bundle.write(
-                Path(folder), spec, bundle.state(model, False), complete=False, metrics={}, provenance={}
-            )
+            out = bundle.write(Path(folder), tuned.spec, tensors, complete=False, metrics={}, provenance={})
             size = sum(f.stat().st_size for f in out.iterdir())
         rows.append({"method": method, "trainable": plan.cost, "bytes": size, "percent": 100 * size / whole})
     print(f"{MODEL}, {args.classes} classes; full checkpoint {whole:,} bytes\n")

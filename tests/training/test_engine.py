@@ -302,9 +302,7 @@ def test_of_a_task_whose_metric_is_an_error_the_smallest_is_the_best(tmp_path):
     data.labels = data.images.mean(dim=(1, 2, 3))
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * toys.SIZE**2, 1))
     recipe = replace(RECIPE, select="best")
-    result = fit(
-        model, recipe, Regression(), batches=data, steps_per_epoch=data.steps, run=tmp_path, validate=validate
-    )
+    result = fit(model, recipe, Regression(), batches=data, steps_per_epoch=data.steps, run=tmp_path, validate=validate)
     assert result.chosen == 2 and result.metrics["rmse"] == 0.1
     assert toys.equal(toys.everything(model), states[1])
     assert result.epochs[-1]["loss"] < result.epochs[0]["loss"]

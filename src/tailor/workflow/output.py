@@ -54,6 +54,9 @@ def output(
     beside = final.parent / f".{final.name}.partial"
     main = processes_here().is_main_process
     with _locked(final) if main else nullcontext():
+        if main:
+            _settle(final)
+        processes_here().wait_for_everyone()
         held = (final / MANIFEST).exists() if inside else _held(final)
         replaces = overwrite and held
         folder = beside if replaces or (resume and beside.is_dir()) else final
@@ -127,19 +130,41 @@ def _remove_empty(folder: Path) -> None:
 
 def _swap(final: Path, beside: Path) -> None:
     """Put the new folder in the old one's place; what no run left in the old one moves along."""
-    old = final.parent / f".{final.name}.old"
     try:
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(final, old)
+        if final.exists():
+            os.replace(final, _old(final))
         os.replace(beside, final)
+    except OSError as error:
+        raise BundleError(
+            f"`{final}` cannot be replaced: {error.strerror}; the new one is in `{beside}`", hint="move it by hand"
+        ) from None
+    _settle(final)
+
+
+def _settle(final: Path) -> None:
+    """End a replacement whose renames were begun, perhaps by a run that was killed between them.
+
+    Without a new folder in its place the old one goes back; behind it, it goes, its foreign files moved first.
+    """
+    old = _old(final)
+    if not old.is_dir():
+        return
+    try:
+        if not final.exists():
+            os.replace(old, final)
+            return
         for item in old.iterdir():
             if item.name not in RUN_FILES and not (final / item.name).exists():
                 os.replace(item, final / item.name)
     except OSError as error:
         raise BundleError(
-            f"`{final}` cannot be replaced: {error.strerror}; the new one is in `{beside}`", hint="move it by hand"
+            f"`{final}` cannot be replaced: {error.strerror}; what was in it is in `{old}`", hint="move it by hand"
         ) from None
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(final: Path) -> Path:
+    return final.parent / f".{final.name}.old"
 
 
 @contextmanager

@@ -1,0 +1,289 @@
+"""An output is refused where it is an input, held by one writer, and replaced only once the new one is whole."""
+
+import json
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+
+import pytest
+
+from tailor.cli import main
+from tailor.errors import BundleError, DataError, UsageError
+from tailor.training import Interrupted
+from tailor.workflow import output as module
+from tailor.workflow.output import output
+
+
+def put(folder, text, *more):
+    """What a finished run leaves, and files of somebody else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("bundle.json", "tensors.safetensors"):
+        (folder / name).write_text(text)
+    for name in more:
+        (folder / name).write_text(f"mine: {name}")
+    return folder
+
+
+def said(folder):
+    return (folder / "bundle.json").read_text()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def run(out, text="new", **flags):
+    with output(out, flags.pop("overwrite", False), flags.pop("resume", False), **flags) as found:
+        put(found.folder, text)
+        (found.folder / "metrics.jsonl").write_text(text)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("out", "given"),
+    [
+        ("b", "b"),
+        ("b/inside", "b"),
+        (".", "b"),
+        ("link", "b"),
+        ("b", "link"),
+        ("../{here}/b", "b"),
+        ("photo.png", "photo.png"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_read_is_never_written_over(tmp_path, monkeypatch, out, given, overwrite):
+    put(tmp_path / "b", "old")
+    (tmp_path / "photo.png").write_text("p")
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"is what is read, and `.*` would be written over it") as caught:
+        run(out.format(here=tmp_path.name), overwrite=overwrite, inputs=("builtin/digits", None, given))
+    assert "-o" in caught.value.hint
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before and said(tmp_path / "b") == "old"
+
+
+def test_beside_an_input_and_inside_a_folder_of_images_is_free(tmp_path):
+    put(tmp_path / "b", "old")
+    (tmp_path / "photos").mkdir()
+    run(tmp_path / "c", inputs=(tmp_path / "b",))
+    run(tmp_path / "photos" / "run", inputs=(tmp_path / "photos",))
+    assert said(tmp_path / "c") == said(tmp_path / "photos" / "run") == "new"
+
+
+def test_overwriting_and_going_on_contradict_each_other(tmp_path):
+    put(tmp_path / "b", "old")
+    with pytest.raises(UsageError, match="`--overwrite` starts anew and `--resume` goes on"):
+        run(tmp_path / "b", overwrite=True, resume=True)
+    assert said(tmp_path / "b") == "old" and names(tmp_path) == ["b"]
+
+
+def test_a_file_cannot_ask_to_overwrite(tmp_path, capsys):
+    for key in ("overwrite", "resume"):
+        (tmp_path / "c.yaml").write_text(f"name: {tmp_path}\n{key}: true\n")
+        with pytest.raises(SystemExit) as done:
+            main(["prune", "--config", str(tmp_path / "c.yaml")])
+        assert done.value.code == 2
+        said = capsys.readouterr().err
+        assert f"`{key}` in `c.yaml` counts as a flag only" in said and f"hint: write `--{key}` instead" in said
+
+
+def test_a_folder_with_anything_in_it_is_not_written_to_without_leave(tmp_path):
+    put(tmp_path / "b", "old")
+    with pytest.raises(BundleError, match="exists and is not empty"):
+        run(tmp_path / "b")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README.md").write_text("mine")
+    with pytest.raises(BundleError, match="nothing that shows a run left it"):
+        run(tmp_path / "other", overwrite=True)
+    assert (
+        said(tmp_path / "b") == "old"
+        and names(tmp_path) == ["b", "other"]
+        and names(tmp_path / "other") == ["README.md"]
+    )
+
+
+def test_the_new_one_takes_the_place_and_what_no_run_left_stays(tmp_path):
+    out = put(tmp_path / "b", "old", "notes.txt", "report.html")
+    (out / "mine").mkdir()
+    (out / "mine" / "data.bin").write_text("mine")
+    with output(out, True, False) as found:
+        assert found.folder != out and said(out) == "old"
+        put(found.folder, "new")
+        assert said(out) == "old"
+    assert said(out) == "new"
+    assert names(out) == ["bundle.json", "mine", "notes.txt", "tensors.safetensors"]  # the report was the old run's
+    assert (out / "notes.txt").read_text() == "mine: notes.txt" and (out / "mine" / "data.bin").read_text() == "mine"
+    assert names(tmp_path) == ["b"]
+
+
+def test_a_run_that_fails_leaves_the_old_one(tmp_path):
+    out = put(tmp_path / "b", "old")
+    with pytest.raises(DataError), output(out, True, False):
+        raise DataError("no images")
+    assert said(out) == "old" and names(tmp_path) == ["b"]
+    with pytest.raises(DataError), output(tmp_path / "deep" / "fresh", False, False):
+        raise DataError("no images")
+    assert names(tmp_path) == ["b"]  # nothing is left of a folder that nothing was written to
+
+
+def test_an_interrupted_replacement_is_continued_beside_it(tmp_path):
+    out = put(tmp_path / "b", "old", "notes.txt")
+    with pytest.raises(Interrupted), output(out, True, False) as found:
+        (found.folder / "plan.json").write_text("begun")
+        raise Interrupted("stopped by SIGINT")
+    assert said(out) == "old" and names(tmp_path) == [".b.partial", "b"]
+    with output(out, False, True) as found:
+        assert found.folder == tmp_path / ".b.partial" and (found.folder / "plan.json").read_text() == "begun"
+        put(found.folder, "new")
+    assert said(out) == "new" and names(out) == ["bundle.json", "notes.txt", "plan.json", "tensors.safetensors"]
+    assert names(tmp_path) == ["b"]
+
+
+def test_starting_anew_forgets_what_was_begun_beside_it(tmp_path):
+    out = put(tmp_path / "b", "old")
+    (tmp_path / ".b.partial").mkdir()
+    (tmp_path / ".b.partial" / "plan.json").write_text("begun")
+    with output(out, True, False) as found:
+        assert names(found.folder) == []
+        put(found.folder, "new")
+    assert said(out) == "new"
+
+
+def test_without_anything_to_replace_a_run_goes_on_in_its_own_folder(tmp_path):
+    with pytest.raises(Interrupted), output(tmp_path / "b", False, False) as found:
+        (found.folder / "plan.json").write_text("begun")
+        raise Interrupted("stopped by SIGINT")
+    with output(tmp_path / "b", False, True) as found:
+        assert found.folder == tmp_path / "b" and names(found.folder) == ["plan.json"]
+    with output(tmp_path / "nothing", False, True) as found:
+        assert names(found.folder) == []
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_killed_at_any_rename_nothing_is_lost_and_the_next_run_puts_it_right(tmp_path, monkeypatch, number, moment):
+    out, real, count = put(tmp_path / "b", "old", "notes.txt"), os.replace, 0
+
+    def deadly(source, target):
+        nonlocal count
+        count += 1
+        if count == number and moment == "before":
+            raise Killed
+        real(source, target)
+        if count == number:
+            raise Killed
+
+    with pytest.raises(Killed), output(out, True, False) as found:
+        put(found.folder, "new")
+        monkeypatch.setattr(os, "replace", deadly)
+    monkeypatch.setattr(os, "replace", real)
+    somewhere = {path.parent.name: path.read_text() for path in tmp_path.rglob("bundle.json")}
+    assert "new" in somewhere.values()  # the old one goes only when the new one has its place
+    if not out.exists():
+        assert somewhere[".b.old"] == "old"
+    with output(out, False, True) as found:
+        assert said(found.folder) == "new"
+    assert said(out) == "new" and (out / "notes.txt").read_text() == "mine: notes.txt"
+    assert names(tmp_path) == ["b"]
+
+
+def test_killed_between_the_renames_a_plain_run_is_refused_as_before(tmp_path, monkeypatch):
+    out = put(tmp_path / "b", "old", "notes.txt")
+    os.replace(out, tmp_path / ".b.old")
+    put(tmp_path / ".b.partial", "new")
+    with pytest.raises(BundleError, match="exists and is not empty"):
+        run(out)
+    assert said(out) == "old" and (out / "notes.txt").exists()
+
+
+def test_one_writer_at_a_time(tmp_path):
+    out, lock = tmp_path / "b", tmp_path / ".b.lock"
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        lock.write_text(json.dumps({"host": socket.gethostname(), "pid": other.pid}))
+        with pytest.raises(BundleError, match=f"another run is writing to `.*b`: process {other.pid} on") as caught:
+            run(out)
+        assert str(lock) in caught.value.hint and names(tmp_path) == [".b.lock"]
+    finally:
+        other.kill()
+        other.wait()
+    run(out)  # its writer is dead: the lock is taken over
+    assert said(out) == "new" and names(tmp_path) == ["b"]
+
+
+@pytest.mark.parametrize("held", ["", "{", "[]", '{"host": 3}', '{"host": "here", "pid": "x"}'])
+def test_a_lock_that_was_cut_short_is_taken_over(tmp_path, held):
+    (tmp_path / ".b.lock").write_text(held)
+    run(tmp_path / "b")
+    assert names(tmp_path) == ["b"]
+
+
+def test_the_lock_of_another_machine_is_respected(tmp_path):
+    (tmp_path / ".b.lock").write_text(json.dumps({"host": "elsewhere.invalid", "pid": 1}))
+    with pytest.raises(BundleError, match=r"process 1 on `elsewhere\.invalid`"):
+        run(tmp_path / "b")
+
+
+def test_the_lock_is_held_while_the_run_lasts_and_says_who_has_it(tmp_path):
+    with output(tmp_path / "b", False, False):
+        held = json.loads((tmp_path / ".b.lock").read_text())
+        assert held == {"host": socket.gethostname(), "pid": os.getpid()}
+    assert names(tmp_path) == ["b"]
+
+
+def test_where_nothing_can_be_written_it_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="is a file"):
+        run(tmp_path / "file")
+    with pytest.raises(BundleError, match="cannot be written"):
+        run(tmp_path / "file" / "below")
+    put(tmp_path / "b", "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.os, "replace", full)
+        with pytest.raises(
+            BundleError, match=r"cannot be replaced: No space left on device; the new one is in"
+        ) as caught:
+            run(tmp_path / "b", overwrite=True)
+    assert caught.value.hint and said(tmp_path / "b") == "old" and said(tmp_path / ".b.partial") == "new"
+
+
+def test_a_plan_is_trained_in_its_own_folder_and_survives_a_replacement(tmp_path):
+    out = tmp_path / "plan"
+    out.mkdir()
+    for name in ("plan.json", "plan.safetensors", "heatmap.png"):
+        (out / name).write_text("planned")
+    assert run(out, inside=True, inputs=(out, "builtin/digits")).folder == out
+    assert said(out) == "new" and (out / "plan.json").read_text() == "planned"
+    with pytest.raises(BundleError, match="holds a bundle already"):
+        run(out, inside=True, inputs=(out,))
+    with output(out, True, False, inputs=(out,), inside=True) as found:
+        assert names(found.folder) == ["heatmap.png", "plan.json", "plan.safetensors"]
+        put(found.folder, "newer")
+    assert said(out) == "newer" and (out / "plan.json").read_text() == "planned" and names(tmp_path) == ["plan"]
+
+
+@dataclass(frozen=True)
+class Told:
+    bundle: str
+    plan: str = ""
+
+
+def test_results_name_the_folder_that_they_will_be_in(tmp_path):
+    out = put(tmp_path / "b", "old")
+    with output(out, True, False) as found:
+        put(found.folder, "new")
+        told = found.settled(Told(str(found.folder), str(found.folder / "plan.json")))
+        assert told == Told(str(out), str(out / "plan.json"))
+        elsewhere = Told(str(tmp_path / "c"))
+        assert found.settled(elsewhere) == elsewhere
