@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import tailor
 from tailor import bundle
-from tailor.bundle.files import dumps, sha256
+from tailor.bundle.card import card
+from tailor.bundle.files import dumps, sha256, write_text
 from tailor.bundle.plan_file import read_plan, write_plan
 from tailor.errors import BundleError
 
@@ -253,3 +255,16 @@ def test_lists_of_numbers_stand_on_one_line_and_strings_are_untouched():
     text = dumps(value)
     assert json.loads(text) == value
     assert '"indices": [1,2,-3]' in text
+
+
+def test_a_name_that_no_file_holds_stands_as_json_reads_it(tmp_path):
+    write_text(tmp_path / "x.json", dumps({"data": "caf\udce9 \u65e5"}))
+    assert json.loads((tmp_path / "x.json").read_text()) == {"data": "caf\udce9 \u65e5"}
+
+
+def test_a_class_cannot_write_the_card(tmp_path):
+    spec, _ = spec_and_model()
+    odd = ("a|b", "<script>x</script>", "c\n# d\x1b[0m", "`e` [f](g)")
+    text = card(replace(spec, head=replace(spec.head, classes=odd)), {}, {"data": "a|b\n## c"}, 3)
+    assert "<script>" not in text and "\x1b" not in text and "\n# d" not in text and "\n## c" not in text
+    assert "a\\|b, \\<script\\>x" in text and r"\`e\` \[f\](g)" in text

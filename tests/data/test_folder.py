@@ -207,3 +207,12 @@ def test_the_real_sets(shared, name, classes):
     assert len(data.classes) == classes
     assert {split: len(records) for split, records in data.splits.items()} == {"train": 800, "val": 200, "test": 1000}
     assert all(min(split.counts(classes)) > 0 for split in data.splits.values())
+
+
+def test_a_class_named_in_another_encoding_has_a_name_that_can_be_stored(tree, write):
+    root = tree({"cat": 2})
+    write(root / "caf\udce9" / "\udce9.png", 9)
+    data = open_data(root)
+    assert data.classes == ("caf\\xe9", "cat") and counts(data) == {"all": (1, 2)}
+    assert data.splits["all"].read(0).size == (48, 40)
+    assert open_data(root, classes=data.classes).splits["all"].labels == (0, 1, 1)

@@ -168,3 +168,12 @@ def test_pyplot_and_its_global_state_are_never_loaded(tmp_path: Path) -> None:
         "assert 'matplotlib.pyplot' not in sys.modules; assert matplotlib.rcParams.copy() == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_names_are_drawn_as_they_are(tmp_path):
+    odd = ["$\\frac{$", "a_b^$c$", "日本", "a\\x1b"]
+    points = np.random.default_rng(0).normal(size=(8, 2))
+    scatter_tsne({"block $1$": points}, [0, 1, 2, 3] * 2, odd, tmp_path / "a.svg")
+    bars(odd, [1.0, 2.0, 3.0, 4.0], "$title$ {", "%", tmp_path / "b.svg")
+    heatmap(SHARES, odd[:2], COLUMNS, "Budget", tmp_path / "c.svg")
+    accuracy_vs_params([Point(name, 10.0 ** (i + 3), 50.0 + i) for i, name in enumerate(odd)], tmp_path / "d.svg")

@@ -1,5 +1,6 @@
 """The model card that lies in every bundle: what it is, how it was made, what was measured, how to use it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from tailor.plans import PLANS
 from tailor.spec import Spec
 from tailor.tasks import task_of
+from tailor.visible import visible
 
 _CARD = """\
 # {{ spec.backbone.name }}, fitted with tailor
@@ -66,7 +68,7 @@ def card(spec: Spec, metrics: Mapping[str, Any], provenance: Mapping[str, Any], 
         classes=[_plain(name) for name in spec.head.classes],
         plans=[PLANS[plan.kind].line(plan) for plan in spec.plans],
         metrics=[(k, _figure(v)) for k, v in metrics.items() if isinstance(v, int | float | str)],
-        provenance=[(k, v) for k, v in provenance.items() if isinstance(v, int | float | str)],
+        provenance=[(k, _plain(str(v))) for k, v in provenance.items() if isinstance(v, int | float | str)],
         bytes=size,
     )
 
@@ -78,4 +80,5 @@ def _figure(value: float | int | str) -> str:
 
 
 def _plain(name: str) -> str:
-    return name.replace("|", "\\|").replace("\n", " ")
+    """A name as Markdown shows it: no table cell, tag, link or code of its own."""
+    return re.sub(r"([\\`*_{}\[\]<>|#!~$])", r"\\\1", visible(name))

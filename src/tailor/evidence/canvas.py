@@ -3,6 +3,9 @@
 Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart; the same data give the same bytes.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -10,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
 from tailor.errors import UsageError
 
@@ -19,6 +23,15 @@ COLOURS = (BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", VERMILION, INK)
 DOTS_PER_INCH = 160
 
 
+@contextmanager
+def literal() -> Iterator[None]:
+    """Names are drawn as they are: a dollar begins no formula, what the font lacks is a box and no warning."""
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        yield
+
+
+@literal()
 def sheet(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A white figure of that many inches and its plain axes, row by row."""
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
@@ -48,7 +61,9 @@ def save(figure: Figure, out: Path | str) -> Path:
         raise UsageError(f"cannot draw to `{path.name}`: its suffix names no format", hint="end it in `.png` or `.svg`")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with rc_context({"svg.hashsalt": "tailor"}):
+        with literal(), rc_context({"svg.hashsalt": "tailor"}):
+            for text in figure.findobj(Text):
+                text.set_parse_math(False)
             figure.savefig(path, metadata=metadata)
     except OSError as error:
         raise UsageError(

@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
-from tailor.evidence.canvas import GREY
+from tailor.evidence.canvas import GREY, literal
 
 POINT_RADIUS = 6.0  # typographic points kept free around each point
 _DIRECTIONS = [0, 1, 0.25, 1.75, 0.75, 1.25, 0.5, 1.5]  # of pi: right and left first, above and below last
 
 
+@literal()
 def place_labels(
     ax: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]
 ) -> list[Bbox]:

@@ -109,7 +109,10 @@ def _write(target: Path, rows: list[dict[str, Any]]) -> None:
     from tailor.bundle.files import replacing
 
     try:
-        with replacing(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(target) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
             if target.suffix == ".jsonl":
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             else:

@@ -28,10 +28,19 @@ class Listing:
 
     def divided(self) -> Rows:
         """The rows of the splits that have images; DataError where there are none."""
-        rows = {split: self.rows[split] for split in ORDER if self.rows.get(split)}
+        rows = {
+            split: [(source, _utf8(text)) for source, text in self.rows[split]]
+            for split in ORDER
+            if self.rows.get(split)
+        }
         if not rows:
             raise DataError(f"`{self.name}` has no images", hint="check the path")
         return rows
+
+
+def _utf8(text: str) -> str:
+    """The text, bytes of a folder's name that are no UTF-8 written out as `\\xe9`, so that it can be stored."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def by_class(listing: Listing) -> ImageData:
