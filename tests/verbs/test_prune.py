@@ -28,7 +28,7 @@ from tailor.tasks.classification import ClassifierHead
 from tailor.tracing import cut_
 from tailor.training.teacher import apart
 from tailor.workflow.context import Decision
-from tailor.workflow.draw import drawn
+from tailor.workflow.data import drawn
 from tailor.workflow.opened import open_bundle
 from tailor.workflow.smaller import extended, smaller
 from tailor.workflow.teacher import guide

@@ -91,7 +91,7 @@ def prune(
         from tailor.workflow.output import output
         from tailor.workflow.place import placed
         from tailor.workflow.prune import Request
-        from tailor.workflow.pruning import carry_out
+        from tailor.workflow.steps import carry_out
         from tailor.workflow.train import recipe_of
 
         training = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)

@@ -15,8 +15,7 @@ from tailor.events import Event, Tell
 from tailor.plans import AnyPlan
 from tailor.tasks import Task, task_of
 from tailor.training import Recipe
-from tailor.workflow.data import in_order
-from tailor.workflow.draw import drawn
+from tailor.workflow.data import drawn, in_order
 from tailor.workflow.teacher import Guide
 
 

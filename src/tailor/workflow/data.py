@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch import nn
 
 from tailor.data.check import check, without_unreadable
@@ -112,3 +113,22 @@ def score(
             tell(Event(stage, index + 1, total))
 
     return evaluate(model, watched(), task_of(head), head)
+
+
+def drawn(splits: Sequence[Split], samples: int, seed: int) -> list[Split]:
+    """Of the splits together, `samples` records at most, the same share of every class where targets are classes."""
+    targets = [record.target for split in splits for record in split.records]
+    classes = all(isinstance(target, int) for target in targets)
+    labels = np.asarray(targets if classes else [0] * len(targets), dtype=np.int64)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    share = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        share[members] = (np.arange(len(members)) + 0.5) / len(members)
+    chosen = set(np.argsort(share, kind="stable")[:samples].tolist())
+    parts, start = [], 0
+    for split in splits:
+        records = tuple(r for i, r in enumerate(split.records, start) if i in chosen)
+        parts.append(replace(split, records=records))
+        start += len(split)
+    return parts

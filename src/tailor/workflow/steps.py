@@ -10,20 +10,31 @@ from dataclasses import asdict, replace
 from tailor.budget import parse
 from tailor.build import Opened
 from tailor.bundle.files import dumps, write_text
+from tailor.bundle.manifest import MANIFEST
 from tailor.bundle.write import prepare
 from tailor.events import Event
 from tailor.pruning.target import check_below
 from tailor.training import processes_here
 from tailor.workflow.context import Step
 from tailor.workflow.counts import figures
-from tailor.workflow.decision import STEPS, noted
+from tailor.workflow.decision import STEPS, check_asked, noted
 from tailor.workflow.goal import Goal
 from tailor.workflow.opened import deployed
-from tailor.workflow.prune import Request, once, open_, ready_to_cut
+from tailor.workflow.prune import Request, finished, once, open_, ready_to_cut
 from tailor.workflow.records import Pruned
 
 DENSE = "dense.json"
 """The file, among the steps, of the amount that the first one starts from."""
+
+
+def carry_out(request: Request) -> Pruned:
+    """The pruning, in as many steps as its planner takes; resumed, only with the request that began it."""
+    if request.resume:
+        check_asked(request.folder, request.asked)
+        if (request.folder / MANIFEST).is_file():
+            request.tell(Event("done", text=f"`{request.folder}` is finished already"))
+            return finished(request.folder)
+    return once(request) if request.planner.steps == 1 else in_steps(request)
 
 
 def in_steps(request: Request) -> Pruned:

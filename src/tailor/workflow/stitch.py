@@ -45,8 +45,7 @@ from tailor.workflow.anchors import open_anchors
 from tailor.workflow.batches import on_images, train_
 from tailor.workflow.budgets import head_parameters
 from tailor.workflow.context import Run
-from tailor.workflow.data import Corrupt, divided, in_order, open_checked, reported, tell_left_out
-from tailor.workflow.draw import drawn
+from tailor.workflow.data import Corrupt, divided, drawn, in_order, open_checked, reported, tell_left_out
 from tailor.workflow.records import Stitched
 from tailor.workflow.routes import measured, scored
 from tailor.workflow.train import provenance
