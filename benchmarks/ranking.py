@@ -36,7 +36,7 @@ from tailor.workflow.counts import Scored, counts_for
 CRITERIA = ("l2", "taylor")
 SHARE, NEAR = 0.5, 0.02
 SIZES = (64, 96, 128, 160, 192, 224, 256)
-BATCH, ROUNDS, LEAST = 4, 6, 0.5
+BATCH, ROUNDS, LEAST = 4, 5, 0.2
 
 
 def loss(output: Tensor, targets: Tensor) -> Tensor:
