@@ -26,12 +26,12 @@ def test_the_price_of_a_plan_is_that_of_the_cut_model(name):
 
 
 class Mixed(torch.nn.Module):
-    """Products of every kind, and one that no image flows into."""
+    """Products of every kind, and two that no image flows into: of a table, and of positions made for each image."""
 
     def __init__(self):
         super().__init__()
         self.table = torch.nn.Parameter(torch.randn(5, 12))
-        self.lift = torch.nn.Linear(12, 16)
+        self.lift, self.place = torch.nn.Linear(12, 16), torch.nn.Linear(5, 16)
         self.first = torch.nn.Conv2d(3, 16, 2, stride=2)
         self.grouped = torch.nn.Conv2d(16, 16, 3, padding=1, groups=4)
         self.up = torch.nn.ConvTranspose2d(16, 6, 2, stride=2)
@@ -40,6 +40,7 @@ class Mixed(torch.nn.Module):
     def forward(self, x):
         y = self.grouped(self.first(x)).relu()
         y = y + torch.einsum("kc,bchw->bkhw", self.lift(self.table), y).mean(1, keepdim=True)
+        y = y + self.place(torch.ones(len(x), 4, 4, 5)).movedim(-1, 1)
         return self.last(self.up(y).mean((2, 3)))
 
 

@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
 from tailor.tracing.graph.arguments import parameters_of
-from tailor.tracing.graph.axes import Dim
+from tailor.tracing.graph.axes import Dim, size
 from tailor.tracing.graph.groups import spell
 from tailor.tracing.graph.rules.call import Value
 from tailor.tracing.graph.traced import Traced
@@ -65,7 +65,9 @@ def mac_cost(traced: Traced, counted: Callable[[str], bool] = everywhere) -> Cos
         if not counted(module_path(node).split("@")[0]):
             continue
         spelled = tuple(spell(dim, traced.names) for dim in dims)
-        products += [spelled] * (1 if found.sees_images(node) else images)
+        # Positions that the code makes anew for each image lead with them and see none.
+        for_each = found.sees_images(node) or size(dims[0]) == images
+        products += [spelled] * (1 if for_each else images)
     return Cost(_collected(products), images)
 
 
