@@ -5,7 +5,7 @@ Each half is differentiated by itself, so that two graphs never live at once and
 |weight x gradient|) is its own. Heads are left out of it: theirs are larger by far, and grow with the classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -78,23 +78,18 @@ class Course:
         taken: Tensor | None = None
         if self.teacher:
             logits = self.model.set_route_(self.largest)(share.images)
-            found.append(self.differentiated(self.loss(logits, share)))
+            found.append(differentiated(self.loss(logits, share), self.parameters.values()))
             taken = logits.detach()
         if taken is None or self.route != self.largest:
             logits = self.model.set_route_(self.route)(share.images)
             loss = self.loss(logits, share)
             if taken is not None:
                 loss = (1 - self.distil) * loss + self.distil * self.learn(logits, taken)
-            found.append(self.differentiated(loss))
+            found.append(differentiated(loss, self.parameters.values()))
         self.note(found[-1][1], self.weigh(share))
         total = torch.stack([value for value, _ in found]).sum()
-        gradients = [_sum(parts) for parts in zip(*(each for _, each in found), strict=True)]
-        return _Known.apply(total, gradients, *self.parameters.values())  # type: ignore[no-any-return, no-untyped-call]
-
-    def differentiated(self, loss: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """The value and the gradient of a loss, whose graph is freed."""
-        gradient = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
-        return loss.detach(), list(gradient)
+        gradients = [summed(parts) for parts in zip(*(each for _, each in found), strict=True)]
+        return known(total, gradients, self.parameters.values())
 
     def note(self, gradients: list[Tensor | None], weight: float) -> None:
         """Add up the route's own gradient over the pieces of an update."""
@@ -134,6 +129,17 @@ class Course:
         self.sampler.load(tensors)
 
 
+def differentiated(loss: Tensor, parameters: Iterable[nn.Parameter]) -> tuple[Tensor, list[Tensor | None]]:
+    """The value and the gradient of a loss, whose graph is freed."""
+    gradient = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+    return loss.detach(), list(gradient)
+
+
+def known(value: Tensor, gradients: list[Tensor | None], parameters: Iterable[nn.Parameter]) -> Tensor:
+    """`value` as a loss whose gradient was computed before."""
+    return _Known.apply(value, gradients, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+
+
 class _Known(torch.autograd.Function):
     """A value whose gradient with respect to the parameters was computed before."""
 
@@ -147,6 +153,7 @@ class _Known(torch.autograd.Function):
         return (None, None, *(None if g is None else g * outer[0].to(g.dtype) for g in ctx.gradients))
 
 
-def _sum(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    known = [part for part in parts if part is not None]
-    return None if not known else known[0] if len(known) == 1 else torch.stack(known).sum(0)
+def summed(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    """The sum of gradients, None where there is none."""
+    found = [part for part in parts if part is not None]
+    return None if not found else found[0] if len(found) == 1 else torch.stack(found).sum(0)
