@@ -77,6 +77,11 @@ def uniform(settings: Row, out: Path) -> Row:
     return _palette(",".join(MINIS), settings, out / "p", mode="uniform")
 
 
+def nested(settings: Row, out: Path) -> Row:
+    """The largest anchor alone, cut at fifteen sizes."""
+    return _palette(MINIS[-1], settings, out / "p", kind="nested")
+
+
 def sn_net(settings: Row, out: Path) -> Row:
     """Anchors tuned whole one by one, then everything together, one route a step."""
     stages = [_adapted("full", settings, out / name, name, lr=5e-4) for name in MINIS]
@@ -118,6 +123,7 @@ def _single(bundle: str, name: str, accuracy: float) -> Row:
 
 KINDS: dict[str, Callable[[Row, Path], Row]] = {
     "esta": esta,
+    "nested": nested,
     "lora": lora,
     "uniform": uniform,
     "sn-net": sn_net,

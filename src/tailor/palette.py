@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from itertools import chain
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import nn
 
@@ -20,10 +20,12 @@ from tailor.errors import PlanError
 from tailor.settings import STRICT
 from tailor.spec import Spec
 from tailor.stitching.adapt import adapt_
+from tailor.stitching.nested import Nested, NestedPlan
 from tailor.stitching.plan import RouteBiasPlan, StitchPlan
 from tailor.stitching.route import Continuation
 from tailor.stitching.routed import Routed
 from tailor.surgery import split_range
+from tailor.tuning.apply import apply_, cost
 from tailor.tuning.plan import TunePlan
 
 
@@ -61,8 +63,24 @@ class Palette:
         return Continuation(spec.backbone.name, spec.backbone.image_size, spec.plans)  # type: ignore[arg-type]
 
 
-PALETTE: TypeAdapter[Palette] = TypeAdapter(Palette)
-"""Reads and writes a palette as JSON, strictly."""
+@dataclass(frozen=True, config=STRICT)
+class NestedPalette:
+    """One anchor, the sizes that it is cut to, and what trains in it; paths in `tune` are the anchor's own."""
+
+    anchors: tuple[Spec, ...]
+    stored: tuple[bool, ...]
+    plan: NestedPlan
+    tune: TunePlan
+    kind: Literal["nested"] = "nested"
+
+    def __post_init__(self) -> None:
+        if len(self.anchors) != 1 or len(self.stored) != 1:
+            raise PlanError(f"a nested palette has one anchor, found {len(self.anchors)}", hint="make it again")
+
+
+AnyPalette = Annotated[Palette | NestedPalette, Field(discriminator="kind")]
+PALETTE: TypeAdapter[Palette | NestedPalette] = TypeAdapter(AnyPalette)
+"""Reads and writes a palette of any kind as JSON, strictly."""
 
 Fill = Callable[[int, nn.Module], nn.Module]
 """Gives the anchor of that number its tensors, where they are stored."""
@@ -80,14 +98,31 @@ def build_palette(palette: Palette, fill: Fill, check: bool = True) -> Routed:
 
 def routed(palette: Palette, fill: Fill, check: bool = True) -> Routed:
     """The anchors joined, nothing wrapped yet."""
-    anchors = []
-    for number, spec in enumerate(palette.anchors):
-        if palette.stored[number]:
-            blank = replace(spec, backbone=replace(spec.backbone, weights="random"))
-            anchors.append(fill(number, build(blank, check=False)))
-        else:
-            anchors.append(build(spec, check))
+    anchors = [_anchor(palette, number, fill, check) for number in range(len(palette.anchors))]
     return Routed(anchors, [backbones.describe(anchor) for anchor in anchors], palette.plan).eval()
+
+
+def build_nested(palette: NestedPalette, fill: Fill, most: int, check: bool = True) -> Nested:
+    """The nested model, in eval mode, what trains at its start; errors as in `build_palette`.
+
+    PlanError also before modules of more than `most` parameters are made.
+    """
+    spec = palette.anchors[0]
+    anchor = _anchor(palette, 0, fill, check)
+    asked = cost(anchor, replace(palette.tune, full=(), entries=()))
+    if asked > most:
+        raise PlanError(f"{most:,} stored numbers do not fit the plan, whose modules have {asked:,} parameters")
+    apply_(anchor, palette.tune, backbones.describe(anchor).heads, spec.head.seed)
+    return Nested(anchor, palette.plan).eval()
+
+
+def _anchor(palette: Palette | NestedPalette, number: int, fill: Fill, check: bool) -> nn.Module:
+    """An anchor with its tensors: from where its name says, or those stored."""
+    spec = palette.anchors[number]
+    if not palette.stored[number]:
+        return build(spec, check)
+    blank = replace(spec, backbone=replace(spec.backbone, weights="random"))
+    return fill(number, build(blank, check=False))
 
 
 @plain_dataclass(frozen=True)

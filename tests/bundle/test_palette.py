@@ -60,7 +60,8 @@ def made(tmp_path_factory):
     tiny.shake_(model.layers, 4)
     tune, biases = tune_plan(model, Adapt()), bias_plan(model, Adapt())
     palette = Palette(specs, (False, False, True), plan, tune, biases)
-    digest = write_base(out / BASE, palette, model, {"images": 2})
+    joints = list(zip(plan.layers, model.layers, strict=True))
+    digest = write_base(out / BASE, specs, palette.stored, anchors, joints, {"images": 2})
     assert read_base(out / BASE, palette).facts == {"images": 2}
     adapt_(model, tune, biases)
     tiny.trained_(model, 6)

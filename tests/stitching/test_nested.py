@@ -71,7 +71,7 @@ class Share:
 
 def test_the_step_is_the_sandwich_rule():
     nested, _ = made()
-    sandwich = Sandwich(nested, nested, lambda output, share: F.cross_entropy(output, share.targets), seed=1)
+    sandwich = Sandwich(nested, lambda output, share: F.cross_entropy(output, share.targets), seed=1)
     share = Share(tiny.images(nested.model, 4).double(), tiny.labels(4))
     sandwich.before(0)
     assert sandwich.routes[0] == 1

@@ -20,7 +20,7 @@ def made(photos, tmp_path_factory):
     """A palette of two minis, all routes measured, every latency counted instead of timed."""
     out = tmp_path_factory.mktemp("stitched") / "p"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routes, "milliseconds", lambda model, tune, route, spec: 1.0 + route)
+        patch.setattr(routes, "milliseconds", lambda model, spec: 1.0)
         found = tailor.stitch(
             photos,
             models=MODELS,
@@ -56,7 +56,7 @@ def test_the_result_says_what_was_made(made):
 @pytest.mark.parametrize("name", ["0", "0.4-1.4"])
 def test_a_pick_is_an_ordinary_bundle_that_computes_the_route(made, name, tmp_path, monkeypatch):
     out, found = made
-    monkeypatch.setattr("tailor.workflow.pick.SECONDS", 0.05)
+    monkeypatch.setattr("tailor.workflow.routes.SECONDS", 0.05)
     picked = tailor.pick(out, route=name, out=tmp_path / "c", progress=None)
     assert picked.route == name
     assert picked.latency_ms > 0
@@ -72,7 +72,7 @@ def test_a_pick_is_an_ordinary_bundle_that_computes_the_route(made, name, tmp_pa
 
 def test_a_pick_is_measured_as_its_route_was(made, photos, tmp_path, monkeypatch):
     out, _found = made
-    monkeypatch.setattr("tailor.workflow.pick.SECONDS", 0.05)
+    monkeypatch.setattr("tailor.workflow.routes.SECONDS", 0.05)
     picked = tailor.pick(out, macs="100%", out=tmp_path / "c", progress=None)
     assert tailor.evaluate(tmp_path / "c", photos, progress=None).accuracy == pytest.approx(picked.accuracy)
 
@@ -172,3 +172,37 @@ def test_usage_is_told_before_anything_is_written(photos, tmp_path):
     with pytest.raises(UsageError):
         tailor.stitch(photos, models="tailor_mini_s", out=tmp_path / "p", progress=None)
     assert not (tmp_path / "p").exists()
+
+
+@pytest.fixture(scope="module")
+def sizes(photos, tmp_path_factory):
+    """A nested palette of one mini, all sizes measured."""
+    out = tmp_path_factory.mktemp("nested") / "p"
+    settings = {"models": "tailor_mini_ti", "kind": "nested", "intervals": 3, "samples": 12, "epochs": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routes, "milliseconds", lambda model, spec: 1.0)
+        found = tailor.stitch(photos, batch_size=8, evaluate_routes=True, out=out, progress=None, **settings)
+    return out, found, settings
+
+
+def test_a_nested_palette_is_picked_from_alike(sizes, photos, tmp_path, monkeypatch):
+    out, found, settings = sizes
+    monkeypatch.setattr("tailor.workflow.pick.milliseconds", lambda model, spec: 2.5)
+    assert [r.route for r in found.routes] == ["100%", "30%", "65%"]
+    assert found.routes[1].macs <= 0.3 * found.routes[0].macs < found.routes[2].macs <= 0.65 * found.routes[0].macs
+    assert all(r.accuracy is not None and r.visits for r in found.routes)
+    assert found.deployed == 3
+    picked = tailor.pick(out, macs="40%", out=tmp_path / "c", progress=None)
+    assert picked.route == "30%"
+    assert tailor.evaluate(tmp_path / "c", photos, progress=None).accuracy == pytest.approx(picked.accuracy)
+    assert tailor.bench(tmp_path / "c", quick=True, progress=None).macs == picked.macs
+    whole = tailor.evaluate(out, photos, progress=None)
+    assert whole.accuracy == pytest.approx(found.routes[0].accuracy)
+    assert tailor.stitch(photos, batch_size=8, out=out, resume=True, progress=None, **settings) == found
+    with pytest.raises(BundleError, match="begun with another rank"):
+        tailor.stitch(photos, batch_size=8, out=out, resume=True, progress=None, ranks="4", **settings)
+
+
+def test_a_nested_palette_has_one_anchor(photos, tmp_path):
+    with pytest.raises(UsageError, match="has one anchor, found 2"):
+        tailor.stitch(photos, models=MODELS, kind="nested", out=tmp_path / "p", progress=None)

@@ -5,7 +5,7 @@ that were no plain backbones; `bundle.json` names it by digest. Reading takes fr
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from math import prod
@@ -17,17 +17,20 @@ from pydantic.dataclasses import dataclass
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tailor import backbones
 from tailor.bundle.files import dumps, replacing, sha256, write_text
 from tailor.bundle.manifest import FORMAT, MANIFEST, TENSORS, File, Manifest, pack, sane
 from tailor.bundle.read import Bundle, check_files, read_raw, read_tensors, validated
 from tailor.bundle.strangers import AGAIN, read_json
 from tailor.bundle.write import state
 from tailor.errors import BundleError, PlanError
-from tailor.palette import PALETTE, Palette, excerpt, routed
+from tailor.palette import PALETTE, Fill, NestedPalette, Palette, build_nested, excerpt, routed
 from tailor.settings import STRICT
 from tailor.spec import Spec
-from tailor.stitching.adapt import adapt_, heads_of
+from tailor.stitching.adapt import adapt_
+from tailor.stitching.nested import cut_out
 from tailor.stitching.picked import picked
+from tailor.stitching.plan import Layer
 from tailor.stitching.route import route_plans
 from tailor.stitching.routed import Routed
 from tailor.surgery import changed, load_changed_
@@ -97,17 +100,24 @@ class Read:
 
     path: Path
     manifest: PaletteManifest
-    palette: Palette
+    palette: Palette | NestedPalette
     base: BaseManifest
     base_path: Path
 
 
-def write_base(folder: Path, palette: Palette, model: Routed, facts: Mapping[str, Any]) -> str:
-    """Write the started model's base and return its digest. `model` has nothing wrapped yet."""
+def write_base(
+    folder: Path,
+    specs: Sequence[Spec],
+    stored: Sequence[bool],
+    anchors: Sequence[nn.Module],
+    joints: Sequence[tuple[Layer, nn.Module]],
+    facts: Mapping[str, Any],
+) -> str:
+    """Write a base and return its digest: started stitching layers, anchors with nothing wrapped yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {f"layers.{n}": layer for n, layer in enumerate(model.layers)}
-    kept |= {f"anchors.{n}": anchor for n, anchor in enumerate(model.anchors) if palette.stored[n]}
-    heads = tuple(f"{path}." for path in heads_of(model))
+    kept = {f"layers.{n}": layer for n, (_, layer) in enumerate(joints)}
+    kept |= {f"anchors.{n}": anchor for n, anchor in enumerate(anchors) if stored[n]}
+    heads = tuple(f"anchors.{n}.{head}." for n, a in enumerate(anchors) for head in backbones.describe(a).heads)
     tensors = {
         f"{root}.{name}": tensor.detach().cpu().contiguous().clone()
         for root, module in kept.items()
@@ -117,8 +127,8 @@ def write_base(folder: Path, palette: Palette, model: Routed, facts: Mapping[str
     _save(folder / TENSORS, tensors)
     manifest = BaseManifest(
         format=FORMAT,
-        anchors=_anchors(palette),
-        layers=_layers(palette),
+        anchors=_anchors(specs),
+        layers=_layers([layer for layer, _ in joints]),
         files=_files(folder, (TENSORS,)),
         tensors=_declared(tensors),
         facts=dict(facts),
@@ -127,14 +137,15 @@ def write_base(folder: Path, palette: Palette, model: Routed, facts: Mapping[str
     return sha256(folder / BASE_JSON)
 
 
-def read_base(folder: Path, palette: Palette) -> BaseManifest:
+def read_base(folder: Path, palette: Palette | NestedPalette) -> BaseManifest:
     """The base in `folder`, whole and made for these anchors and layers; BundleError else."""
     file = folder / BASE_JSON
     if not file.is_file():
         raise BundleError(f"there is no stitch base in `{folder}`", hint="name the one it was made with, `--base DIR`")
     base = validated(_BASE, read_json(file), file)
     check_files(folder, base.files)
-    if base.anchors != _anchors(palette) or base.layers != _layers(palette):
+    layers: Sequence[Layer] = getattr(palette.plan, "layers", ())
+    if base.anchors != _anchors(palette.anchors) or base.layers != _layers(layers):
         raise BundleError(
             f"the base in `{folder}` is of other anchors or another stitching space",
             hint="give another `--base`, or leave it out and one is made",
@@ -151,14 +162,14 @@ def load_base_(model: Routed, folder: Path, base: BaseManifest) -> Routed:
 
 def write_palette(
     out: Path,
-    palette: Palette,
-    model: Routed,
+    palette: Palette | NestedPalette,
+    model: nn.Module,
     base: BaseRef,
     routes: Sequence[RouteRecord],
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Path:
-    """Write what the routed model's training has changed, the manifest last."""
+    """Write what the training of the palette's model has changed, the manifest last."""
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in changed(model).items()}
     _save(out / TENSORS, tensors)
@@ -210,24 +221,74 @@ def read_palette(path: Path, base: Path | None = None) -> Read:
     return Read(path, manifest, palette, found, folder)
 
 
+@plain_dataclass(frozen=True)
+class Live:
+    """A palette in memory. `model` runs the route that `set_route_(numbers[n])` sets, `plain` makes a model of route n,
+    `spec` is what that model is in a bundle; n is the number in the whole palette.
+    """
+
+    model: Any
+    numbers: Mapping[int, int]
+    plain: Callable[[int], nn.Module]
+    spec: Callable[[int], Spec]
+
+
+def live(found: Read, routes: Sequence[int] | None = None) -> Live:
+    """The palette's model, or that of some of its routes alone: then only what they cross is read and made."""
+    chosen = tuple(routes if routes is not None else range(len(found.manifest.routes)))
+    return _LIVE[found.palette.kind](found, chosen)
+
+
+def _stitched(found: Read, routes: tuple[int, ...]) -> Live:
+    model, part = restore_palette(found, routes)
+    numbers = {number: at for at, number in enumerate(routes)}
+    continuations = [part.continuation(i) for i in range(len(part.anchors))]
+
+    def spec(number: int) -> Spec:
+        at = numbers[number]
+        chosen = part.plan.routes[at]
+        anchors = [continuations[leg.anchor] for leg in chosen.legs]
+        anchor = part.anchors[chosen.front]
+        return replace(anchor, plans=(*anchor.plans, *route_plans(model, at, anchors)))
+
+    return Live(model, numbers, lambda number: picked(model, part.tune, numbers[number]), spec)
+
+
+def _nested(found: Read, routes: tuple[int, ...]) -> Live:
+    palette = found.palette
+    assert isinstance(palette, NestedPalette)
+    try:
+        anchor = palette.anchors[0]
+        model = build_nested(palette, _filler(found, (0,)), _numbers(found.manifest.tensors))
+        load_changed_(model, read_tensors(found.path / TENSORS, found.manifest.tensors))
+    except PlanError as error:
+        raise BundleError(f"`{found.path}`: {error.message}", hint=error.hint) from None
+
+    def spec(number: int) -> Spec:
+        cut = palette.plan.routes[number].cut
+        return replace(anchor, plans=anchor.plans if cut is None else (*anchor.plans, cut))
+
+    numbers = {number: number for number in routes}
+    return Live(model.eval(), numbers, lambda number: cut_out(model, palette.tune, number), spec)
+
+
+_LIVE: dict[str, Callable[[Read, tuple[int, ...]], Live]] = {"palette": _stitched, "nested": _nested}
+"""How a palette of each kind comes to life."""
+
+
 def restore_palette(found: Read, routes: Sequence[int] | None = None) -> tuple[Routed, Palette]:
-    """The routed model of the palette, or of these routes of it alone (in this order), and the palette that it is.
+    """The routed model of a stitched palette, or of these routes of it alone (in this order), and what it is then.
 
     Only tensors of what the routes cross are read, and only their anchors are made.
     """
-    part = excerpt(found.palette, tuple(routes if routes is not None else range(len(found.palette.plan.routes))))
-
-    def fill(number: int, anchor: nn.Module) -> nn.Module:
-        root = f"anchors.{part.anchors[number]}."
-        own = [name for name in found.base.tensors if name.startswith(root)]
-        return _load_(anchor, _read(found.base_path, found.base, own), root)
-
+    palette = found.palette
+    assert isinstance(palette, Palette)
+    part = excerpt(palette, tuple(routes if routes is not None else range(len(palette.plan.routes))))
     try:
-        _bounded(found)
-        model = routed(part.palette, fill)
-        wanted = {
-            part.whole(f"layers.{n}.{k}"): f"layers.{n}.{k}" for n, m in enumerate(model.layers) for k in m.state_dict()
-        }
+        _bounded(found, palette)
+        model = routed(part.palette, _filler(found, part.anchors))
+        own = [f"layers.{n}.{name}" for n, layer in enumerate(model.layers) for name in layer.state_dict()]
+        wanted = {part.whole(name): name for name in own}
         starts = _read(found.base_path, found.base, list(wanted))
         _load_(model.layers, {wanted[name]: tensor for name, tensor in starts.items()}, "layers.")
         asked, held = cost(model, replace(part.palette.tune, full=())), _numbers(found.manifest.tensors)
@@ -242,13 +303,15 @@ def restore_palette(found: Read, routes: Sequence[int] | None = None) -> tuple[R
     return model.eval(), part.palette
 
 
-def plain(found: Read, number: int) -> tuple[Spec, nn.Module]:
-    """A route as an ordinary spec, and its model, merged."""
-    model, part = restore_palette(found, (number,))
-    anchor = part.anchors[0]
-    continuations = [part.continuation(i) for i in range(len(part.anchors))]
-    plans = (*anchor.plans, *route_plans(model, 0, continuations))
-    return replace(anchor, plans=plans), picked(model, part.tune, 0)
+def _filler(found: Read, anchors: Sequence[int]) -> Fill:
+    """Gives anchors their stored tensors; `anchors` are their numbers in the whole palette."""
+
+    def fill(number: int, anchor: nn.Module) -> nn.Module:
+        root = f"anchors.{anchors[number]}."
+        own = [name for name in found.base.tensors if name.startswith(root)]
+        return _load_(anchor, _read(found.base_path, found.base, own), root)
+
+    return fill
 
 
 def dearest(found: Read) -> int:
@@ -261,8 +324,8 @@ def route_bundle(path: Path, route: str | None) -> Bundle:
     """The route as the bundle that `pick` would write, in memory."""
     found = read_palette(path)
     number = dearest(found) if route is None else found.palette.plan.find(route)
-    spec, model = plain(found, number)
-    tensors = state(model, complete=True)
+    made = live(found, (number,))
+    spec, tensors = made.spec(number), state(made.plain(number), complete=True)
     values, lists = pack(spec)
     record = found.manifest.routes[number]
     metrics = {"route": record.route, "macs": record.macs, "params": record.params}
@@ -271,9 +334,9 @@ def route_bundle(path: Path, route: str | None) -> Bundle:
     return Bundle(path, manifest, spec, tensors)
 
 
-def _bounded(found: Read) -> None:
+def _bounded(found: Read, palette: Palette) -> None:
     """PlanError where the layers would have more numbers than the base holds."""
-    asked = sum(layer.inputs * layer.outputs for layer in found.palette.plan.layers)
+    asked = sum(layer.inputs * layer.outputs for layer in palette.plan.layers)
     if asked > _numbers(found.base.tensors):
         raise PlanError(f"the stitching layers have {asked:,} numbers, more than the base holds", AGAIN)
 
@@ -300,13 +363,13 @@ def _read(folder: Path, base: BaseManifest, wanted: Sequence[str]) -> dict[str, 
     return read_tensors(folder / TENSORS, base.tensors, wanted)
 
 
-def _anchors(palette: Palette) -> tuple[tuple[str, str], ...]:
-    return tuple((spec.backbone.name, spec.backbone.digest) for spec in palette.anchors)
+def _anchors(specs: Sequence[Spec]) -> tuple[tuple[str, str], ...]:
+    return tuple((spec.backbone.name, spec.backbone.digest) for spec in specs)
 
 
-def _layers(palette: Palette) -> tuple[tuple[int, int, int, int], ...]:
-    """Anchors and widths of every layer."""
-    return tuple((layer.front, layer.tail, layer.inputs, layer.outputs) for layer in palette.plan.layers)
+def _layers(layers: Sequence[Layer]) -> tuple[tuple[int, int, int, int], ...]:
+    """Anchors and widths of every stitching layer."""
+    return tuple((layer.front, layer.tail, layer.inputs, layer.outputs) for layer in layers)
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:

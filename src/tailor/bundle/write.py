@@ -42,6 +42,7 @@ RUN_FILES = (
     "steps",
     "base",
     "stitch.json",
+    "sizes.json",
     "palette.png",
 )
 """Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` replaces, and nothing else."""

@@ -20,6 +20,7 @@ HELP = {
     "intervals": "intervals of cost, each of which deploys one route",
     "latency": "milliseconds that may remain, batch 1, measured here: `5ms`",
     "init": "a bundle of the same task whose training goes on, instead of `--model` and `--method`",
+    "kind": "`routes` through several anchors, or `nested` sizes of exactly one",
     "log_with": "trackers that hear of the training, with commas: `tensorboard`, `wandb`",
     "lr": "peak learning rate (default: 1e-3)",
     "macs": "MACs that may remain: `50%` of the dearest route, or `2G`",

@@ -142,7 +142,6 @@ class Sandwich:
     seed and the step.
     """
 
-    model: nn.Module
     nested: Nested
     loss: Loss
     seed: int = 0
@@ -151,7 +150,7 @@ class Sandwich:
     routes: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        self.parameters = list(trainable(self.model).values())
+        self.parameters = list(trainable(self.nested).values())
         self.visited = torch.zeros(len(self.nested.plan.routes), dtype=torch.int64)
 
     def before(self, update: int) -> None:
@@ -163,6 +162,7 @@ class Sandwich:
 
     def step(self, model: nn.Module, share: Share) -> Tensor:
         """The mean of the losses of all sizes of the update, its gradient already known."""
+        assert model is self.nested
         output = self.nested.set_route_(0)(share.images)
         taught = output.detach()
         found = [differentiated(self.loss(output, share), self.parameters)]

@@ -15,6 +15,7 @@ def stitch(
     data: str | Path,
     *,
     models: str | None = None,
+    kind: Literal["routes", "nested"] = "routes",
     mode: Literal["esta", "uniform", "sn-net"] = "esta",
     intervals: int = 15,
     window: int = 2,
@@ -47,9 +48,10 @@ def stitch(
     Args:
         data: a folder, a CSV, `builtin/digits`, ...: see docs/data.md.
         models: the anchors with commas, by name or as bundles: two or more sizes of one family.
-        mode: `esta` trains low-rank updates, samples by importance and learns from the largest anchor; `uniform` draws
-            every route alike; `sn-net` trains everything, one route a step.
-        intervals: of cost, each of which deploys one route.
+        kind: `routes` through several anchors, or `nested` sizes of exactly one, whose units are ranked once.
+        mode: of routes: `esta` trains low-rank updates, samples by importance and learns from the largest anchor;
+            `uniform` draws every route alike; `sn-net` trains everything, one route a step.
+        intervals: of cost, each of which deploys one route; of a nested palette the number of sizes.
         window: how far apart two blocks may be that are joined, in equally deep anchors.
         ranks: of the anchors' low-rank updates, with commas, the smallest anchor first (default: 8 for the largest,
             doubled for each smaller one).
@@ -77,10 +79,7 @@ def stitch(
         TailorError: one line and a hint, before anything is written where the request means nothing.
     """
     names = tuple(part.strip() for part in (models or "").split(",") if part.strip())
-    if len(names) < 2:
-        raise UsageError(
-            "a palette needs two anchors or more", hint="name them: `--models tailor_mini_ti,tailor_mini_s`"
-        )
+    _check_models(names, kind)
     if samples < 1:
         raise UsageError(f"`--samples {samples}` leaves nothing to solve on", hint="write for instance `--samples 100`")
     tasks.check(task)
@@ -94,6 +93,29 @@ def stitch(
         from tailor.workflow.stitch import stitch as carry_out
         from tailor.workflow.train import recipe_of
 
+        if kind == "nested":
+            from tailor.workflow.nested import Request as Sizes
+            from tailor.workflow.nested import nested
+
+            with placed(device), output(out, overwrite, resume, (data, *names)) as found:
+                sizes = Sizes(
+                    data=str(data),
+                    model=names[0],
+                    task=task,
+                    weights=weights,
+                    image_size=image_size,
+                    recipe=recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size),
+                    sizes=intervals,
+                    rank=(_ranks(ranks) or (8,))[0],
+                    samples=samples,
+                    evaluate_routes=evaluate_routes,
+                    folder=found.folder,
+                    corrupt=corrupt,
+                    workers=workers,
+                    resume=resume,
+                    tell=tell,
+                )
+                return found.settled(nested(sizes))  # type: ignore[no-any-return]
         training = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
         with placed(device), output(out, overwrite, resume, (data, base, *names)) as found:
             request = Request(
@@ -118,6 +140,16 @@ def stitch(
                 tell=tell,
             )
             return found.settled(carry_out(request))  # type: ignore[no-any-return]
+
+
+def _check_models(names: tuple[str, ...], kind: str) -> None:
+    """UsageError where the number of anchors does not fit the kind of palette."""
+    if kind == "nested" and len(names) != 1:
+        raise UsageError(f"a nested palette has one anchor, found {len(names)}", hint="write `--models tailor_mini_b`")
+    if kind != "nested" and len(names) < 2:
+        raise UsageError(
+            "a palette needs two anchors or more", hint="name them: `--models tailor_mini_ti,tailor_mini_s`"
+        )
 
 
 def _ranks(text: str | None) -> tuple[int, ...]:

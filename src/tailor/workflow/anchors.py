@@ -33,7 +33,7 @@ def open_anchors(
         )
     found = []
     for name in names:
-        opened = _opened(name, weights, image_size, head, recipe)
+        opened = open_anchor(name, weights, image_size, head, recipe)
         size = (3, *opened.spec.preprocessing.size)
         anatomy = replace(opened.anatomy, input_size=size)
         pieces = Pieces.along(macs_along(opened.model, size, [block.path for block in anatomy.blocks]))
@@ -43,7 +43,8 @@ def open_anchors(
     return found
 
 
-def _opened(name: str, weights: str, image_size: int | None, head: Head, recipe: Recipe) -> Opened:
+def open_anchor(name: str, weights: str, image_size: int | None, head: Head, recipe: Recipe) -> Opened:
+    """A backbone by name with the head, or a bundle's model, merged, which keeps its head if it has these classes."""
     if not is_bundle(name):
         reference = BackboneRef(name, weights, image_size=image_size, seed=recipe.seed)
         return builder.base(reference, head, interpolation=recipe.interpolation)

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from tailor import budget as budgets
 from tailor import bundle
-from tailor.bundle.palette import Read, RouteRecord, dearest, plain, read_palette, restore_palette
+from tailor.bundle.palette import Read, RouteRecord, dearest, live, read_palette
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
-from tailor.measure.speed import latency
 from tailor.workflow.records import Picked
-from tailor.workflow.routes import SECONDS, milliseconds
+from tailor.workflow.routes import milliseconds
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ def pick(path: Path, wanted: Wanted, base: Path | None, folder: Path, tell: Tell
     found = read_palette(path, base)
     number = choose(found, wanted, tell)
     record = found.manifest.routes[number]
-    spec, model = plain(found, number)
-    timing = latency(model, (3, *spec.preprocessing.size), seconds=SECONDS)
-    record = replace(record, latency_ms=timing.median)
+    made = live(found, (number,))
+    spec, model = made.spec(number), made.plain(number)
+    record = replace(record, latency_ms=milliseconds(model, spec))
     metrics = {
         name: value
         for name, value in (
@@ -116,11 +115,11 @@ def _said(cost: float) -> str:
 
 def _timed(found: Read, deployed: Sequence[int], tell: Tell) -> dict[int, float]:
     """Milliseconds of the deployed routes, on this machine."""
-    model, part = restore_palette(found, deployed)
+    made = live(found, deployed)
     times = {}
     for done, number in enumerate(deployed):
         tell(Event("timing routes", done, len(deployed), found.manifest.routes[number].route))
-        times[number] = milliseconds(model, part.tune, done, part.anchors[0])
+        times[number] = milliseconds(made.plain(number), found.palette.anchors[0])
     return times
 
 

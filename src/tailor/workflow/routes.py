@@ -1,17 +1,17 @@
 """Measuring routes of a palette: milliseconds of the plain models they are picked as, figures on a split."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
+
+from torch import nn
 
 from tailor.bundle.palette import RouteRecord
 from tailor.data.images import Split
 from tailor.events import Event, Tell, silent
 from tailor.measure.speed import latency
 from tailor.spec import Spec
-from tailor.stitching.picked import picked
-from tailor.stitching.routed import Routed
 from tailor.tasks import Task
-from tailor.tuning.plan import TunePlan
 from tailor.workflow.data import score
 
 SECONDS = 0.5
@@ -19,24 +19,23 @@ SECONDS = 0.5
 
 
 def measured(
-    model: Routed, tune: TunePlan, records: Sequence[RouteRecord], which: Iterable[int], spec: Spec, tell: Tell
+    plain: Callable[[int], nn.Module], records: Sequence[RouteRecord], which: Iterable[int], spec: Spec, tell: Tell
 ) -> tuple[RouteRecord, ...]:
-    """The records with the median milliseconds, batch 1, of the routes named, one after the other."""
+    """The records with the median milliseconds, batch 1, of the plain models of the routes named, one by one."""
     found, chosen = list(records), list(which)
     for done, number in enumerate(chosen):
         tell(Event("timing routes", done, len(chosen), records[number].route))
-        found[number] = replace(records[number], latency_ms=milliseconds(model, tune, number, spec))
+        found[number] = replace(records[number], latency_ms=milliseconds(plain(number), spec))
     return tuple(found)
 
 
-def milliseconds(model: Routed, tune: TunePlan, route: int, spec: Spec) -> float:
-    """The median milliseconds of the route as a plain model, batch 1, here."""
-    timing = latency(picked(model, tune, route), (3, *spec.preprocessing.size), seconds=SECONDS)
-    return timing.median
+def milliseconds(model: nn.Module, spec: Spec) -> float:
+    """The median milliseconds of a plain model, batch 1, here."""
+    return latency(model, (3, *spec.preprocessing.size), seconds=SECONDS).median
 
 
 def scored(
-    model: Routed,
+    model: Any,
     records: Sequence[RouteRecord],
     which: Iterable[int],
     spec: Spec,

@@ -30,6 +30,7 @@ from tailor.measure.count import parameters
 from tailor.palette import Palette
 from tailor.stitching.adapt import Adapt, adapt_, bias_plan, heads_of, tune_plan
 from tailor.stitching.cost import costs
+from tailor.stitching.picked import picked
 from tailor.stitching.plan import RouteBiasPlan
 from tailor.stitching.routed import Routed
 from tailor.stitching.sampler import Sampler, Sampling
@@ -108,7 +109,7 @@ def stitch(request: Request) -> Stitched:
     if processes_here().is_main_process:
         which = range(len(records)) if request.evaluate_routes else deployed
         spec = made.palette.anchors[0]
-        records = measured(made.model, made.palette.tune, records, which, spec, tell)
+        records = measured(lambda n: picked(made.model, made.palette.tune, n), records, which, spec, tell)
         if request.evaluate_routes:
             records = scored(made.model, records, which, spec, split, task, tell)
         tell_left_out(images, tell)
@@ -192,8 +193,9 @@ def _start_(request: Request, run: Run, model: Routed, palette: Palette) -> tupl
             "explained": [round(fit.explained, 4) for fit in fits.values()],
             "ridge": [fit.ridge for fit in fits.values()],
         }
+        joints = list(zip(palette.plan.layers, model.layers, strict=True))
         if processes_here().is_main_process:
-            write_base(folder, palette, model, facts)
+            write_base(folder, palette.anchors, palette.stored, list(model.anchors), joints, facts)
         processes_here().wait_for_everyone()
     base = read_base(folder, palette)
     load_base_(model, folder, base)  # also where it was made just now: a resumed run starts from the same numbers
@@ -270,7 +272,7 @@ def _write(request: Request, made: _Made, records: Sequence[RouteRecord], facts:
         "trainable_percent": 100 * inside / made.whole,
         "explained": made.explained,
         "epochs": len(rows),
-        "seconds": round(_seconds(request.folder), 1),
+        "seconds": round(seconds_of(request.folder), 1),
     }
     source = provenance(request.data, recipe) | {"selected_on": "scores of training"}
     palette_plot(records, request.folder / "palette.png", facts["metric"])
@@ -280,7 +282,7 @@ def _write(request: Request, made: _Made, records: Sequence[RouteRecord], facts:
     write_palette(request.folder, made.palette, model, made.base, records, metrics, source)
 
 
-def _seconds(folder: Path) -> float:
+def seconds_of(folder: Path) -> float:
     """How long the training took, resumed parts included: what its last checkpoint says."""
     from tailor.training import checkpoint
 
