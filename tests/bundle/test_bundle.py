@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pickle
+import resource
 import struct
 from dataclasses import replace
 
@@ -268,3 +269,19 @@ def test_a_class_cannot_write_the_card(tmp_path):
     text = card(replace(spec, head=replace(spec.head, classes=odd)), {}, {"data": "a|b\n## c"}, 3)
     assert "<script>" not in text and "\x1b" not in text and "\n# d" not in text and "\n## c" not in text
     assert "a\\|b, \\<script\\>x" in text and r"\`e\` \[f\](g)" in text
+
+
+def test_a_full_disk_is_one_error_and_leaves_no_half(tmp_path):
+    spec, model = spec_and_model()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # writing more fails as on a full disk
+    try:
+        for write in (
+            lambda: bundle.write(tmp_path, spec, bundle.state(model, False), complete=False, metrics={}, provenance={}),
+            lambda: write_text(tmp_path / "x.json", "x" * 100_000),
+        ):
+            with pytest.raises(BundleError, match="cannot be written: File too large") as caught:
+                write()
+            assert "make room" in caught.value.hint and list(tmp_path.iterdir()) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -134,3 +134,11 @@ def test_a_full_disk_behind_stdout(command):
         done.stderr
         == "the output cannot be read or written: No space left on device\nhint: make room, or name another place\n"
     )
+
+
+def test_a_name_of_thousands_of_characters_does_not_fill_the_screen(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "b" * 5000, "x" * 5000])
+    message = capsys.readouterr().err
+    assert "bbb ... bbb" in message.replace("`", "") or "xxx" in message
+    assert len(message) < 4200 and message.count("\n") == 2

@@ -19,6 +19,9 @@ from torch import nn
 from tailor.backbones import bundled, packaged, walk, weights
 from tailor.errors import ModelError, nearest
 
+TRIED = 1024
+"""Pixels a side up to which an image size is tried at once; above, one image takes seconds and gigabytes."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -34,7 +37,8 @@ class Config:
 def create(name: str, source: str = "pretrained", image_size: int | None = None, seed: int = 0) -> nn.Module:
     """A backbone in eval mode. `source` is `pretrained`, `random` (drawn from `seed`), or a weights file's path.
 
-    ModelError for an unknown name (with the nearest), an unreachable hub, or a file that does not fit.
+    ModelError for an unknown name (with the nearest), an unreachable hub, a file that does not fit, or a size that the
+    backbone does not take.
     """
     file = packaged.file_of(name) if source == "pretrained" else None
     with torch.random.fork_rng(devices=[]):
@@ -49,7 +53,25 @@ def create(name: str, source: str = "pretrained", image_size: int | None = None,
     for module in model.modules():
         if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA, SwinV2: call the layer instead of reading its weight
             setattr(module, "qkv_bias_separate", True)  # noqa: B010  (no attribute that the type knows)
-    return model.eval()
+    model.eval()
+    if image_size is not None and image_size <= TRIED:
+        _try(model, name, image_size)
+    return model
+
+
+def _try(model: nn.Module, name: str, image_size: int) -> None:
+    """One image through the model: what a size is too small for, or not a multiple of, shows in no other way."""
+    like = next(p for p in model.parameters() if p.is_floating_point())
+    try:
+        with torch.no_grad():
+            model(like.new_zeros(1, walk.input_size_of(model)[0], image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        reason = textwrap.shorten(str(error).split("\n")[0], 160, placeholder=" ...") or type(error).__name__
+        own = walk.input_size_of(_architecture(name, False, None))[1]
+        raise ModelError(
+            f"`{name}` does not take images of {image_size} pixels a side: {reason}",
+            hint=f"leave `--image-size` out (its own is {own}), or take a multiple of its patches",
+        ) from None
 
 
 def names() -> tuple[str, ...]:

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from tailor.errors import BundleError
+
 PARTIAL = ".partial"
 _NUMBERS = re.compile(r"\[\n\s*-?[0-9][-+.0-9eE,\s]*\]")
 """A list of numbers only, broken into lines; no string can match, because JSON writes their line breaks as `\\n`."""
@@ -16,7 +20,10 @@ _NUMBERS = re.compile(r"\[\n\s*-?[0-9][-+.0-9eE,\s]*\]")
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; on success it is fsynced and takes `path`'s place, on failure it is removed."""
+    """A temporary path beside `path`; on success it is fsynced and takes `path`'s place, on failure it is removed.
+
+    BundleError where the disk is full or the file cannot be written, by Python's means or by safetensors'.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield temporary
@@ -29,8 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+        raise BundleError(f"`{path}` cannot be written: {reason}", hint="make room, or choose another `-o`") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

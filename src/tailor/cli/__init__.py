@@ -21,6 +21,8 @@ from tailor.errors import TailorError, nearest
 from tailor.visible import visible
 
 _INTERRUPTED = 130
+_LONGEST = 2000
+"""Characters of an error that are shown; a hint may list forty names."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -157,7 +159,12 @@ def _help_hint(error: click.ClickException) -> str:
 
 
 def _say(message: str, hint: str) -> int:
-    print(visible(message), file=sys.stderr)
+    print(_shortened(visible(message)), file=sys.stderr)
     if hint:
-        print(f"hint: {visible(hint)}", file=sys.stderr)
+        print(f"hint: {_shortened(visible(hint))}", file=sys.stderr)
     return 2
+
+
+def _shortened(text: str) -> str:
+    """A name of thousands of characters does not fill the screen: what it begins and ends with is enough."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
