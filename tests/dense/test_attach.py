@@ -42,7 +42,7 @@ def test_any_family_gives_scores_for_images_that_are_no_multiple(family, kind):
     assert found.shape == (2, CLASSES, *images.shape[-2:]) and found.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("kind", [*DECODERS])
 def test_the_head_is_all_that_stands_where_the_classifier_was(kind):
     model = tiny.vit()
     before = {name for name, _ in model.named_parameters() if not name.startswith("head.")}

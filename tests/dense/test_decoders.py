@@ -13,6 +13,7 @@ from tailor.dense.predictions import MaskPredictions, PixelPredictions
 from tailor.dense.pyramid import Pyramid, chosen, steps
 from tailor.dense.setr_pup import SetrPup
 from tailor.errors import ModelError, PlanError
+from tailor.tasks.segmentation import Segmentation
 
 PLAIN = [Feature(f"blocks.{i}", 32, 8) for i in range(4)]
 STAGES = [Feature(f"stages.{i}", 8 * 2**i, 4 * 2**i) for i in range(4)]
@@ -24,7 +25,8 @@ SMALL = {
     "setr-pup": {"width": 16},
     "mlp": {"width": 16},
 }
-over_the_table = pytest.mark.parametrize("kind", DECODERS)
+MASKS = Segmentation.decoders
+over_the_table = pytest.mark.parametrize("kind", MASKS)
 
 
 def made(kind, features=PLAIN, seed=0):
@@ -140,27 +142,20 @@ def test_bands_change_nothing(monkeypatch):
     assert_close(decode.scores(found, (12, 12)), whole)
 
 
-def test_scores_lose_the_padding_before_they_are_resized():
-    values = torch.zeros(1, 1, 8, 8)
-    values[..., :6, :4] = 1
-    assert decode.resized(values, (6, 4), (12, 8)).min() == 1
-    assert decode.resized(values, (6, 4), (6, 4)).shape == (1, 1, 6, 4)
-
-
 def test_instances_are_ranked_by_class_and_mask():
     logits = torch.full((2, 4, 4), -3.0)
     logits[0, :2], logits[1, 2:] = 4.0, 0.5
     pixels = logits[None]
     queries = torch.eye(2)[None, None]
     classes = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])[None, None]
-    found = decode.instances(MaskPredictions(classes, queries, pixels), (4, 4), (4, 4), (4, 4), most=3)[0]
+    found = decode.instances(MaskPredictions(classes, queries, pixels), (4, 4), most=3)
     chance = classes[0, 0].softmax(-1)
     sure = torch.tensor([4.0, 0.5]).sigmoid()
     assert_close(found.scores[0], chance[0, 0] * sure[0])
     assert found.labels[:2].tolist() == [0, 1]
     assert (found.masks[0] == (logits[0] > 0)).all() and (found.masks[1] == (logits[1] > 0)).all()
     nothing = MaskPredictions(classes, queries, pixels - 9)
-    assert len(decode.instances(nothing, (4, 4), (4, 4), (4, 4))[0].scores) == 0
+    assert len(decode.instances(nothing, (4, 4)).scores) == 0
 
 
 def test_sizes_that_cannot_be_are_refused():

@@ -100,7 +100,7 @@ def test_another_budget_takes_the_saved_scores(photos, adapted, tmp_path):
     again = tailor.adapt(photos, out=tmp_path / "again", scores=adapted.bundle, progress=told.append, **settings)
     assert any("scores taken from" in event.text for event in told)
     assert read_plan(tmp_path / "again").spec == read_plan(tmp_path / "fresh").spec
-    assert again.map == fresh.map
+    assert again.diagram == fresh.diagram
 
 
 def test_scores_of_other_weights_are_refused(photos, adapted, tmp_path):

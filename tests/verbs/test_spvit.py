@@ -50,7 +50,7 @@ def test_the_search_meets_its_target_and_its_bundle_computes_the_same(searched):
     assert count.macs(model, (3, 32, 32)) == searched.macs_after == swaps.facts["cost"]
     blocks = backbones.describe(model).blocks
     assert sum(block.attention is None for block in blocks) == len(swaps.swaps) > 0
-    drawn = tailor.inspect(searched.bundle, progress=None)["map"]
+    drawn = tailor.inspect(searched.bundle, progress=None)["diagram"]
     assert len(drawn) == 1 + len(blocks)
     for line, operation, width in zip(drawn[1:], swaps.facts["operations"], swaps.facts["hidden"], strict=True):
         assert line.split()[1] == operation

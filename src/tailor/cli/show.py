@@ -16,7 +16,7 @@ from tailor.cli.evaluation import print_evaluation
 from tailor.cli.grouped import group_lines
 from tailor.visible import visible
 
-_HIDDEN = ("map", "machine", "report")
+_HIDDEN = ("diagram", "machine", "report")
 _TRAINED = ("bundle", "head_params", "bundle_bytes", "seconds", "epoch")
 """What `--plan-only` cannot say yet."""
 _WIDEST = 1000
@@ -81,7 +81,7 @@ def print_people(verb: str, result: Any) -> None:
         if key not in _HIDDEN and value not in (None, "", [], {}):
             table.add_row(key.replace("_", " "), _cell(key, value))
     console.print(table)
-    for line in values.get("map") or ():
+    for line in values.get("diagram") or ():
         print(visible(line))
 
 

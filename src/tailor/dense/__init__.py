@@ -1,4 +1,4 @@
-"""Decoders for masks: one file each, one row in `DECODERS`."""
+"""Decoders for masks and boxes: one file each, one row in `DECODERS`."""
 
 from typing import Any
 
@@ -12,6 +12,8 @@ DECODERS: Rows[Any] = Rows(
         "mask2former": "tailor.dense.mask2former.Mask2Former",
         "faseg": "tailor.dense.faseg.FaSeg",
         "setr-pup": "tailor.dense.setr_pup.SetrPup",
+        "fcos": "tailor.dense.fcos.Fcos",
+        "faster-rcnn": "tailor.dense.faster_rcnn.FasterRcnn",
     }
 )
 """Kind to settings, the default first; `select` says which features are read, `build(features, classes)` makes the

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tailor import backbones
 from tailor.anatomy import Feature
-from tailor.dense.predictions import MaskPredictions, PixelPredictions
 from tailor.errors import ModelError
 from tailor.surgery import get_module, set_module_
 
@@ -105,19 +104,4 @@ def _forward(model: nn.Module, images: Tensor) -> Any:
     right, below = -width % head.stride, -height % head.stride
     padded = F.pad(images, (0, right, 0, below)) if right or below else images
     found = head(head.features(model)(padded))
-    return _cut(found, (height, width), (height + below, width + right)) if right or below else found
-
-
-def _cut(found: Any, seen: tuple[int, int], padded: tuple[int, int]) -> Any:
-    """Predictions without what was padded, to a cell of their maps."""
-    if isinstance(found, MaskPredictions):
-        return found._replace(pixels=_corner(found.pixels, seen, padded))
-    if isinstance(found, PixelPredictions):
-        auxiliary = tuple(_corner(one, seen, padded) for one in found.auxiliary)
-        return PixelPredictions(_corner(found.logits, seen, padded), auxiliary)
-    return found
-
-
-def _corner(maps: Tensor, seen: tuple[int, int], padded: tuple[int, int]) -> Tensor:
-    rows, columns = (-(-maps.shape[-2 + i] * seen[i] // padded[i]) for i in range(2))
-    return maps[..., :rows, :columns]
+    return found.cut((height, width), (height + below, width + right)) if right or below else found

@@ -104,14 +104,6 @@ def best(values: Tensor, size: tuple[int, int]) -> Tensor:
     return chosen
 
 
-def resized(values: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Scores (B, C, H, W) without the padding (right and below) of an image that was `seen` at that size, at `size`."""
-    inside = values[..., : seen[0], : seen[1]]
-    if (inside.shape[-2], inside.shape[-1]) == size:
-        return inside
-    return F.interpolate(inside, size=size, mode="bilinear", align_corners=False)
-
-
 class Instances(NamedTuple):
     """The objects of one image, best first: `scores` and `labels` (K,), `masks` (K, H, W) bool."""
 
@@ -120,26 +112,20 @@ class Instances(NamedTuple):
     masks: Tensor
 
 
-def instances(
-    found: MaskPredictions, seen: tuple[int, int], size: tuple[int, int], padded: tuple[int, int], most: int = 100
-) -> list[Instances]:
-    """The `most` best pairs of query and class of each image, as Mask2Former ranks them.
+def instances(found: MaskPredictions, size: tuple[int, int], most: int = 100) -> Instances:
+    """The `most` best pairs of query and class of the first image, as Mask2Former ranks them, its masks at `size`.
 
-    Score: chance of the class times the mean chance of the mask's own pixels. Mask: logits above zero, resized from the
-    `padded` input, cropped to what was `seen`, to `size`. A query without a pixel is no object.
+    Score: chance of the class times the mean chance of the mask's own pixels. Mask: logits above zero. A query without
+    a pixel is no object.
     """
-    chance = found.classes[-1].softmax(-1)[..., :-1]
-    masks = F.interpolate(found.masks(), size=padded, mode="bilinear", align_corners=False)
-    results = []
-    for ranked, logits in zip(chance, masks):
-        classes = ranked.shape[1]
-        best, place = ranked.flatten().topk(min(most, ranked.numel()))
-        query, label = place.div(classes, rounding_mode="floor"), place % classes
-        maps = resized(logits[None], seen, size)[0]
-        inside = maps > 0
-        sure = (maps.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
-        score = best * sure[query]
-        order = score.argsort(descending=True, stable=True)
-        order = order[inside.flatten(1).any(1)[query[order]]]
-        results.append(Instances(score[order], label[order], inside[query[order]]))
-    return results
+    chance = found.classes[-1, 0].softmax(-1)[..., :-1]
+    classes = chance.shape[1]
+    best, place = chance.flatten().topk(min(most, chance.numel()))
+    query, label = place.div(classes, rounding_mode="floor"), place % classes
+    maps = F.interpolate(found.masks()[:1], size=size, mode="bilinear", align_corners=False)[0]
+    inside = maps > 0
+    sure = (maps.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+    score = best * sure[query]
+    order = score.argsort(descending=True, stable=True)
+    order = order[inside.flatten(1).any(1)[query[order]]]
+    return Instances(score[order], label[order], inside[query[order]])

@@ -42,3 +42,36 @@ def legend(picture: Image.Image, rows: Sequence[tuple[str, np.ndarray]]) -> None
         pen.rectangle((2, top, 18 + width, top + _LINE - 1), fill=(20, 20, 20))
         pen.rectangle((4, top + 3, 12, top + 11), fill=tuple(int(c) for c in colour))
         pen.text((16, top), name, fill=(255, 255, 255), font=font)
+
+
+def framed(
+    image: Image.Image,
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    scores: Sequence[float],
+    classes: Sequence[str],
+) -> Image.Image:
+    """The image with its boxes (x0, y0, x1, y1), each with its class and score."""
+    picture, paint = image.convert("RGB").copy(), colours(len(classes))
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    for box, label, score in reversed(list(zip(boxes, labels, scores, strict=True))):  # the best on top
+        colour = tuple(int(c) for c in paint[int(label)])
+        pen.rectangle(tuple(box), outline=colour, width=2)
+        text = f"{classes[int(label)]} {float(score):.2f}"
+        pen.rectangle((box[0], box[1], box[0] + pen.textlength(text, font=font) + 4, box[1] + _LINE - 2), fill=colour)
+        pen.text((box[0] + 2, box[1]), text, fill=(0, 0, 0), font=font)
+    return picture
+
+
+def outlined(
+    image: Image.Image, masks: np.ndarray, labels: Sequence[int], scores: Sequence[float], classes: Sequence[str]
+) -> Image.Image:
+    """The image under its objects' masks (K, H, W), the best on top, and the names of their classes."""
+    paint, own = colours(len(classes)), colours(max(len(masks), 1))
+    mixed = np.asarray(image.convert("RGB"), dtype=np.float64).copy()
+    for mask, colour in reversed(list(zip(masks, own))):
+        mixed[mask] = (1 - OPACITY) * mixed[mask] + OPACITY * colour
+    picture = Image.fromarray(mixed.round().astype(np.uint8))
+    named = [(f"{classes[label]} {score:.2f}", own[i]) for i, (label, score) in enumerate(zip(labels, scores))]
+    legend(picture, named or [("nothing", paint[0])])
+    return picture

@@ -25,12 +25,27 @@ class MaskPredictions(NamedTuple):
         """The last depth's mask logits (B, N, H, W)."""
         return torch.einsum("bnc,bchw->bnhw", self.queries[-1], self.pixels)
 
+    def cut(self, seen: tuple[int, int], padded: tuple[int, int]) -> "MaskPredictions":
+        """Without what was padded at the right and below, to a cell of the map."""
+        return self._replace(pixels=corner(self.pixels, seen, padded))
+
 
 class PixelPredictions(NamedTuple):
     """Logits (B, C, H, W) at any size, and those of auxiliary heads, which only the loss reads."""
 
     logits: Tensor
     auxiliary: tuple[Tensor, ...] = ()
+
+    def cut(self, seen: tuple[int, int], padded: tuple[int, int]) -> "PixelPredictions":
+        """Without what was padded at the right and below, to a cell of the map."""
+        auxiliary = tuple(corner(one, seen, padded) for one in self.auxiliary)
+        return PixelPredictions(corner(self.logits, seen, padded), auxiliary)
+
+
+def corner(maps: Tensor, seen: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    """The cells of maps (..., H, W) of a padded image in which something was seen."""
+    rows, columns = (-(-maps.shape[-2 + i] * seen[i] // padded[i]) for i in range(2))
+    return maps[..., :rows, :columns]
 
 
 class Objects(NamedTuple):

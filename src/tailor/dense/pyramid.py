@@ -55,13 +55,13 @@ class Pyramid(nn.Module):
     """Maps (B, C, H, W) of the chosen features to four, finest first. `channels` and `stride` (of the coarsest).
 
     With `norm` each map is normalised over its channels first, as Mask2Former does with Swin's: a transformer's stages
-    give their raw residual sum. A ResNet's need none.
+    give their raw residual sum. A ResNet's need none. The `skip` finest are not made.
     """
 
-    def __init__(self, features: Sequence[Feature], norm: bool) -> None:
+    def __init__(self, features: Sequence[Feature], norm: bool, skip: int = 0) -> None:
         super().__init__()
         self.norms = nn.ModuleList([LayerNorm2d(f.width) if norm else nn.Identity() for f in features])
-        plan = steps(features)
+        plan = steps(features)[skip:]
         self.sources = tuple(step.source for step in plan)
         made = [_resampled(features[step.source].width, step.finer) for step in plan]
         self.maps = nn.ModuleList([module for module, _ in made])

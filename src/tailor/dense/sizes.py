@@ -21,7 +21,8 @@ def check_sizes(width: int, heads: int, queries: int, blocks: int, threshold: fl
         raise PlanError(f"a mask begins at a probability between 0 and 1, not at {threshold}", hint="write 0.5")
 
 
-def check_width(width: int) -> None:
+def check_width(width: int, multiple: int = 1) -> None:
     """PlanError where no decoder has such a width."""
-    if not 1 <= width <= MOST:
-        raise PlanError(f"a decoder of width {width} cannot be", hint=f"write a width between 1 and {MOST}")
+    if not 1 <= width <= MOST or width % multiple:
+        step = f", a multiple of {multiple}" if multiple > 1 else ""
+        raise PlanError(f"a decoder of width {width} cannot be", hint=f"write a width between 1 and {MOST}{step}")

@@ -21,6 +21,8 @@ TASKS: Rows[type[Task]] = Rows(
         "classification": "tailor.tasks.classification.Classification",
         "regression": "tailor.tasks.regression.Regression",
         "segmentation": "tailor.tasks.segmentation.Segmentation",
+        "detection": "tailor.tasks.detection.Detection",
+        "instances": "tailor.tasks.instances.InstanceSegmentation",
     }
 )
 """Every task by the name that `--task` knows."""

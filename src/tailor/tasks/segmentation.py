@@ -41,6 +41,8 @@ class SegmenterHead:
                 f"a segmenter tells 1 to {IGNORE - 1} classes apart, found {len(self.classes)}",
                 hint="name other classes",
             )
+        if self.decoder.kind not in Segmentation.decoders:
+            raise PlanError(f"`{self.decoder.kind}` gives no masks", hint="take `masks`")
         if min(self.shape) < 1:
             raise PlanError(f"images of {self.shape[0]} x {self.shape[1]} cannot be", hint="write `[512, 512]`")
 

@@ -132,12 +132,12 @@ def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, A
         spec = _plan(context, planner, asked)
     else:
         opened, spec = bundle.base(begun.backbone, begun.head), begun
-    map_ = planner.explain(spec.tuning[-1], opened)
+    diagram = planner.explain(spec.tuning[-1], opened)
     if request.plan_only:
-        return replace(_planned(opened, spec, folder, task), map=map_)
+        return replace(_planned(opened, spec, folder, task), diagram=diagram)
     added = spec.plans[len(opened.spec.plans) :]
     opened = replace(builder.apply_plans_(opened, added), spec=spec)
-    return replace(train_(opened, run), map=map_)
+    return replace(train_(opened, run), diagram=diagram)
 
 
 def _going_on(path: str, run: Run, task: Task) -> Opened:

@@ -60,7 +60,7 @@ def fit(request: Request) -> Trained:
     plans = retuned(spec.plans, lambda plan: replace(plan, cost=cost(opened.model, plan, opened.anatomy.heads)))
     spec = replace(spec, plans=plans)
     planner = planners.PLANNERS["adapt"].get(str(file.settings.get("method")))
-    map_ = planner.explain(spec.tuning[-1], opened) if planner and spec.tuning else ()
+    diagram = planner.explain(spec.tuning[-1], opened) if planner and spec.tuning else ()
     learnt = guide(request.teacher, spec.head)
     run = Run(
         images,
@@ -74,4 +74,4 @@ def fit(request: Request) -> Trained:
         request.trackers,
     )
     made = replace(builder.apply_plans_(opened, spec.plans[len(opened.spec.plans) :]), spec=spec)
-    return replace(train_(made, run), map=map_)
+    return replace(train_(made, run), diagram=diagram)

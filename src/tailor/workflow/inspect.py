@@ -34,7 +34,7 @@ def facts(name: str, groups: bool, image_size: int | None, seed: int, tell: Tell
         return _palette(place)
     if is_bundle(name):
         found = bundle.summary(bundle.read(place).manifest)
-        return {"kind": "bundle", **found, "map": _hybrid(found["plans"])}
+        return {"kind": "bundle", **found, "diagram": _hybrid(found["plans"])}
     if (place / PLAN).is_file() or place.name == PLAN:
         return _plan(place)
     return _backbone(name, image_size) if model else _data(name, seed, tell)

@@ -28,7 +28,7 @@ class Trained:
     metric: str = "accuracy"
     plan: str = ""
     decoder: str = ""
-    map: tuple[str, ...] = ()
+    diagram: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> float:
         return _named(self, name, {"": "score"})
