@@ -146,7 +146,7 @@ def test_strangers_files_are_refused(made, tmp_path):
         raw["palette"]["plan"]["routes"][0]["legs"][0].update(anchor=9)
 
     for name, change, message in [
-        ("key", lambda raw: raw["palette"].update(extra=1), "not valid at `extra`"),
+        ("key", lambda raw: raw["palette"].update(extra=1), "not valid at `palette.extra`"),
         (
             "leg",
             lambda raw: raw["palette"]["plan"]["routes"][0]["legs"][0].update(anchor=9),
