@@ -1,15 +1,19 @@
 """Bytes a task costs on ViT-B/16 by method, against a full checkpoint: tensors, index lists, plan, labels and card.
 
 Sizes do not depend on values, so nothing is trained: SPT's plan is made from random scores (seeded) at 0.4 M.
+
+    python -m benchmarks.storage --store docs/benchmarks/storage.jsonl
 """
 
 import argparse
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.rows import Row, Rows
 from tailor import build as builder
 from tailor import bundle
 from tailor.spec import BackboneRef
@@ -46,30 +50,48 @@ def plan_of(method: str, made: builder.Opened, scores: Scores) -> TunePlan:
     return planner.plan(made.model, made.anatomy, planner.parse(method))
 
 
-def main() -> None:
-    """Print a table and one JSON line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--classes", type=int, default=50)
-    args = parser.parse_args()
-    head = ClassifierHead(tuple(f"class number {i}" for i in range(args.classes)))
+def measure(classes: int, rows: Rows) -> None:
+    """One row a method: what trains, the bundle's bytes, their share of the checkpoint."""
+    head = ClassifierHead(tuple(f"class number {i}" for i in range(classes)))
     made = builder.base(BackboneRef(MODEL, "random"), head)
     scores = random_scores(made)
     whole = sum(t.numel() * t.element_size() for t in made.model.state_dict().values())
-    rows = []
     for method in METHODS:
-        made = builder.base(BackboneRef(MODEL, "random"), head, check=False)
-        plan = plan_of(method, made, scores)
-        tuned = builder.apply_plans_(made, (plan,))
-        tensors = bundle.state(tuned.model, False)
-        with tempfile.TemporaryDirectory() as folder:
-            out = bundle.write(Path(folder), tuned.spec, tensors, complete=False, metrics={}, provenance={})
-            size = sum(f.stat().st_size for f in out.iterdir())
-        rows.append({"method": method, "trainable": plan.cost, "bytes": size, "percent": 100 * size / whole})
-    print(f"{MODEL}, {args.classes} classes; full checkpoint {whole:,} bytes\n")
-    print("| method | trainable without head | bytes a task | of the checkpoint |\n|---|---|---|---|")
-    for row in rows:
-        print(f"| {row['method']} | {row['trainable']:,} | {row['bytes']:,} | {row['percent']:.3f} % |")
-    print(json.dumps({"benchmark": "storage", "checkpoint_bytes": whole, "classes": args.classes, "rows": rows}))
+        rows.get(f"{method} {classes}", partial(one, method, head, scores, whole))
+
+
+def one(method: str, head: ClassifierHead, scores: Scores, whole: int) -> Row:
+    """The bundle of a method, written and weighed."""
+    made = builder.base(BackboneRef(MODEL, "random"), head, check=False)
+    plan = plan_of(method, made, scores)
+    tuned = builder.apply_plans_(made, (plan,))
+    tensors = bundle.state(tuned.model, False)
+    with tempfile.TemporaryDirectory() as folder:
+        out = bundle.write(Path(folder), tuned.spec, tensors, complete=False, metrics={}, provenance={})
+        size = sum(f.stat().st_size for f in out.iterdir())
+    return {"method": method, "trainable": plan.cost, "bytes": size, "percent": 100 * size / whole}
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown, the smallest first."""
+    lines = ["| method | trainable without head | bytes a task | of the checkpoint |", "|---|---|---|---|"]
+    for row in sorted(rows, key=lambda row: row["bytes"]):
+        name = f"**{row['method']}, 0.4 M**" if row["method"].startswith("spt") else row["method"]
+        lines.append(f"| {name} | {row['trainable']:,} | {row['bytes']:,} | {row['percent']:.3f} % |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is missing, then print a table and one JSON line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--classes", type=int, default=50)
+    parser.add_argument("--store", type=Path, default=Path("runs/benchmarks/storage.jsonl"))
+    args = parser.parse_args()
+    rows = Rows(args.store)
+    measure(args.classes, rows)
+    own = [row for key, row in rows.known.items() if key.endswith(f" {args.classes}")]
+    print(table(own))
+    print(json.dumps({"benchmark": "storage", "model": MODEL, "classes": args.classes, "rows": own}))
 
 
 if __name__ == "__main__":
