@@ -17,7 +17,7 @@ spec.loader.exec_module(module)
 MODULES.rows["scaled"] = "tailor.tuning.methods.scaled.Scaled"  # the one row, before plans are read with the table
 
 import pytest
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "scaled", "tests/contracts/test_methods.py"]))
+sys.exit(pytest.main(["-p", "no:cacheprovider", "-k", "scaled", "tests/contracts/test_methods.py"]))
 """
 
 
