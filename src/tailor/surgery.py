@@ -65,13 +65,24 @@ def computes_plainly(layer: nn.Module) -> bool:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode, and every module's own mode back afterwards."""
+    """The model in evaluation mode, and every module's own mode back afterwards.
+
+    Before and after it passes through training mode, where modules drop what they keep for evaluation: some of timm's
+    keep the position biases that they looked up, with the graph of that pass, or of widths that are gone by then.
+    """
     modes = [(module, module.training) for module in model.modules()]
     try:
-        yield model.eval()
+        yield model.train().eval()
     finally:
+        model.train()
         for module, training in modes:
             module.training = training
+
+
+def forget_(model: nn.Module) -> nn.Module:
+    """Let modules drop what they keep for evaluation; every module keeps its mode."""
+    with eval_mode(model):
+        return model
 
 
 def freeze_(model: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from tailor.criteria.capture import Capture, Probe, unseen
 from tailor.criteria.factors import Factor, add_mean_squared_, add_squares_
 from tailor.criteria.samples import Loss, called, count, cross_entropy, placed, summed, take
 from tailor.errors import ModelError, PlanError, nearest
-from tailor.surgery import eval_mode
+from tailor.surgery import eval_mode, forget_
 
 # Elements of the one dense scratch tensor. On a CPU 8 MB a thread: a quarter of that would suit the cache by a few per
 # cent, but threads meet four times as often, which is slow on a busy machine. Else enough to keep the device busy.
@@ -156,6 +156,7 @@ class _Run:
         """Add one batch to the sums."""
         samples = count(inputs)
         while True:
+            forget_(self.model)
             self.sums.begin(samples)
             with torch.enable_grad(), self._casting():
                 with self._capture(samples) as capture:

@@ -17,7 +17,7 @@ from tailor.criteria.samples import Loss, called, count, cross_entropy, placed, 
 from tailor.criteria.scores import Stats
 from tailor.criteria.squared_gradient import squared_gradients
 from tailor.errors import ModelError, PlanError, UsageError, nearest
-from tailor.surgery import eval_mode
+from tailor.surgery import eval_mode, forget_
 
 NAMES: Mapping[str, str] = {"l1": "magnitude-l1", "l2": "magnitude-l2", "taylor": "taylor", "hessian": "hessian"}
 """The criteria that score single weights, by their names on the command line."""
@@ -94,7 +94,7 @@ def gradients(
             for inputs, targets in pairs:
                 samples = count(inputs)
                 seen += samples
-                output = called(model, placed(inputs, place.device, place.dtype))
+                output = called(forget_(model), placed(inputs, place.device, place.dtype))
                 whole = summed(loss, output, placed(targets, place.device), samples)
                 found = torch.autograd.grad(whole, list(wanted.values()), allow_unused=True)
                 for total, grad in zip(sums.values(), found, strict=True):

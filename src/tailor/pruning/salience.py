@@ -17,7 +17,7 @@ from tailor.errors import PlanError
 from tailor.pruning.elements import INSTEAD
 from tailor.pruning.settings import Normaliser
 from tailor.pruning.width import normalised, unit_scores
-from tailor.surgery import eval_mode, get_module
+from tailor.surgery import eval_mode, forget_, get_module
 from tailor.tracing.graph.groups import Group, Groups
 from tailor.tracing.widths.layout import unit_of
 
@@ -55,7 +55,7 @@ def head_saliences(
             given.clear()
             samples = count(inputs)
             seen += samples
-            output = called(model, placed(inputs, place.device, place.dtype))
+            output = called(forget_(model), placed(inputs, place.device, place.dtype))
             _check_read(readers, given)
             whole = summed(loss, output, placed(targets, place.device), samples)
             grads = torch.autograd.grad(whole, [given[name] for name in readers])

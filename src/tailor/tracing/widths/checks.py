@@ -155,8 +155,10 @@ def _check_argument(argument: Any, own: Iterable[str], step: Recorded | None, de
         raise PlanError(f"a recorded call has arguments nested too deep, at {where}", hint=_HINT)
     if isinstance(argument, (list, tuple)):
         numbers = [n for n in argument if type(n) is int and n > 1]
-        if step and step.operator.partition(".")[0] not in ("slice", "pad") and math.prod(numbers) > _MOST_ELEMENTS:
-            raise PlanError(f"a recorded call asks for {math.prod(numbers):,} numbers, at {where}", hint=_HINT)
+        kind = step.operator.partition(".")[0] if step else ""
+        asked = sum(numbers) if "split" in kind else math.prod(numbers)  # parts lie side by side
+        if step and kind not in ("slice", "pad") and asked > _MOST_ELEMENTS:
+            raise PlanError(f"a recorded call asks for {asked:,} numbers, at {where}", hint=_HINT)
         for item in argument:
             _check_argument(item, own, step, depth + 1)
     elif isinstance(argument, dict):

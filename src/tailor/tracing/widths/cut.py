@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
+from tailor.surgery import forget_
 from tailor.tracing.widths.checks import check_plan, tensors_of
 from tailor.tracing.widths.layout import keep_index, keep_mask
 from tailor.tracing.widths.plan import Rescale, Setting, Slice, WidthPlan
@@ -40,6 +41,7 @@ def sharing(model: nn.Module) -> nn.Module:
 def cut_(model: nn.Module, plan: WidthPlan) -> nn.Module:
     """Remove the plan's units from `model`, which must have the widths that the plan was made for; return it."""
     check_plan(model, plan)
+    forget_(model)
     tensors = tensors_of(model)
     modules = dict(model.named_modules())
     kept = keep_vectors(plan)
