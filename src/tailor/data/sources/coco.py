@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from tailor.data.pixels import MOST_SIDE
 from tailor.data.records import ImageData, Record, Split
 from tailor.data.sources.drawn import Drawing, boxes, drawing, instances
 from tailor.data.sources.folder import SPLIT_NAMES, check_exists
@@ -90,9 +91,9 @@ def _read(file: Path) -> dict[str, Any]:
             raise ValueError("it is too large")
         values = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or not all(
-            isinstance(values.get(k), list) for k in ("images", "annotations", "categories")
+            isinstance(values.get(k), list) and all(isinstance(one, dict) for one in values[k]) for k in _PARTS
         ):
-            raise ValueError("`images`, `annotations` or `categories` is missing")
+            raise ValueError("`images`, `annotations` or `categories` is missing, or no list of objects")
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"`{file}` is no COCO file: {error}", hint=LAYOUT) from None
     return values
@@ -101,7 +102,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _categories(values: dict[str, Any], file: Path) -> dict[int, str]:
     try:
         found = {int(one["id"]): str(one["name"]) for one in values["categories"]}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"a category of `{file}` has no `id` or `name`: {error}", hint=LAYOUT) from None
     if len(set(found.values())) < len(values["categories"]) or not found:
         raise DataError(f"`{file}` has no categories, or two of one name or number", hint="give each its own")
@@ -122,7 +123,7 @@ def _records(
     for one in values["annotations"]:
         crowds += bool(one.get("iscrowd"))
         if not one.get("iscrowd"):
-            of[one.get("image_id")].append(one)
+            of[str(one.get("image_id"))].append(one)
     records, missing, lost = [], [], 0
     places = _places(folder, split)
     for image in values["images"]:
@@ -130,8 +131,8 @@ def _records(
         if path is None:
             missing.append(str(image.get("file_name")))
             continue
-        drawn = _drawing(image, of[image.get("id")], file, place, outlined)
-        lost += len(of[image.get("id")]) - len(drawn.labels)
+        drawn = _drawing(image, of[str(image.get("id"))], file, place, outlined)
+        lost += len(of[str(image.get("id"))]) - len(drawn.labels)
         records.append(Record(str(path), drawn))
     if missing:
         notes.append(f"{len(missing)} images of `{file.name}` are not there and were left out: {missing[0]}")
@@ -144,13 +145,15 @@ def _records(
 def _drawing(image: dict[str, Any], found: list[Any], file: Path, place: dict[int, int], outlined: bool) -> Drawing:
     try:
         size = (int(image["height"]), int(image["width"]))
+        if not 0 < min(size) <= max(size) <= MOST_SIDE:
+            raise ValueError(f"image `{image.get('file_name')}` has {size[1]} x {size[0]} pixels")
         rows = []
         for one in found:
             if one["category_id"] not in place:
                 raise ValueError(f"category {one['category_id']} is not in `categories`")
             x, y, width, height = (float(v) for v in one["bbox"])
             rows.append((place[one["category_id"]], (x, y, x + width, y + height), one.get("segmentation")))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"an object of `{file}` cannot be read: {error}", hint=LAYOUT) from None
     return drawing(size, rows, outlined)
 

@@ -20,6 +20,10 @@ Outline = Any
 """Polygons as lists of x, y, x, y, ...; or COCO's `{"size": [H, W], "counts": ...}`."""
 
 
+FARTHEST = 1e6
+"""Pixels from the image's corner at which an outline may have one."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """The objects of one image of `size` (height, width): class, box (x0, y0, x1, y1) and, for instances, outline."""
@@ -71,7 +75,7 @@ def mask(outline: Outline, size: tuple[int, int], source: str) -> np.ndarray:
             raise ValueError(f"run lengths of {outline['size']}, the image is {list(size)}")
         values = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
         return np.ascontiguousarray(values.reshape(size[1], size[0]).T)  # column by column
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, MemoryError) as error:
         raise DataError(
             f"an outline of `{source}` cannot be drawn: {error}", hint="export the annotations again"
         ) from None
@@ -82,6 +86,8 @@ def _filled(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:
     canvas = np.zeros(size, dtype=np.uint8)
     for polygon in polygons:
         x, y = np.array(polygon, dtype=np.float64).reshape(-1, 2).T
+        if not max(np.abs(x).max(), np.abs(y).max()) <= FARTHEST:  # NaN is not, either
+            raise ValueError("a corner lies nowhere near the image")
         x_next, y_next = np.roll(x, -1), np.roll(y, -1)
         for row in range(max(int(y.min()), 0), min(int(y.max()) + 1, size[0])):
             centre = row + 0.5
