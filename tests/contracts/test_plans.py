@@ -171,6 +171,15 @@ def test_blocks_that_move_up_take_their_names_along():
     assert after(made("layers"), "norm.weight") == "norm.weight"
 
 
+def test_what_was_to_train_in_a_block_that_goes_is_left_out():
+    blocks = [block.path for block in anatomy(model()).blocks]
+    for method in ("lora-2", "bias"):
+        tune = planner.plan(model(), anatomy(model()), planner.parse(method))
+        (left,) = tuning(PLANS["layers"].add((tune,), made("layers"), blocks))
+        before, after = ([*plan.full, *(t.site for t in plan.tunes)] for plan in (tune, left))
+        assert after == [name for name in before if not name.startswith("blocks.1.")] and len(after) < len(before)
+
+
 @pytest.mark.parametrize("kind", ["tune", "route"])
 def test_new_modules_are_bounded(kind):
     with pytest.raises(PlanError, match="stored numbers do not fit"):
