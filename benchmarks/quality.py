@@ -62,7 +62,7 @@ def run_one(task: str, method: str, seed: int, args: argparse.Namespace) -> dict
                 lr=LR.get(method),
                 seed=seed,
                 spt=getattr(args, "spt", None),
-                noah=NOAH,
+                noah=NOAH if method == "noah" else None,
                 recipe={"evaluate_every": max(1, args.epochs // 4), "checkpoint_every": args.epochs},
             )
         except TailorError as error:
