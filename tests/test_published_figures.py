@@ -4,11 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import prunability, quality, storage, widths
+from benchmarks import methods_on_families, prunability, quality, ranking, storage, widths
 from benchmarks.rows import Rows
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"prunability": "prunability.md"}
+PAGES = {
+    "prunability": "prunability.md",
+    "ranking": "prunability.md",
+    "wrappers": "tunability.md",
+    "methods": "tunability.md",
+}
 STORES = ROOT / "docs/benchmarks"
 
 
@@ -16,11 +21,18 @@ def stored(name: str) -> list[dict]:
     return [json.loads(line) for line in (STORES / f"{name}.jsonl").read_text().splitlines()]
 
 
+def families(name: str) -> dict[str, dict]:
+    return {row["family"]: row for row in stored(name)}
+
+
 TABLES = {
-    "prunability": lambda: prunability.table({row["family"]: row for row in stored("prunability")}),
+    "methods": lambda: methods_on_families.table(families("methods_on_families"), "methods"),
+    "prunability": lambda: prunability.table(families("prunability")),
     "quality": lambda: quality.table(quality.finished(STORES / "quality.jsonl")),
+    "ranking": lambda: ranking.table(families("ranking")),
     "storage": lambda: storage.table(stored("storage")),
     "widths": lambda: widths.table(Rows(STORES / "widths.jsonl"), list(widths.NETS)),
+    "wrappers": lambda: methods_on_families.table(families("methods_on_families"), "wrappers"),
 }
 
 

@@ -1,6 +1,7 @@
 """NOAH: a sub-net is the supernet cut to its leading slices, the search stays within its limit, it ends in a plan."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import spt_models
@@ -18,7 +19,7 @@ from tailor.training import Recipe, fit
 from tailor.tuning.apply import apply_, cost
 from tailor.tuning.methods.adapter import AdaptedOutput
 from tailor.tuning.methods.lora import LoraLinear
-from tailor.tuning.methods.vpt_deep import PromptedBlock, PromptedWindows
+from tailor.tuning.methods.vpt_deep import PromptedBlock, PromptedWindows, VptDeep
 from tailor.tuning.noah.search import draw, evaluator, full, plan, search, sliced, step
 from tailor.tuning.noah.settings import Noah
 from tailor.tuning.plan import TunePlan
@@ -179,6 +180,14 @@ def test_a_limit_below_the_smallest_sub_net_is_refused():
     with pytest.raises(PlanError, match=r"its smallest sub-net has 129") as caught:
         search(lambda _: 0.0, lambda w: plan(model, anatomy, w).cost, anatomy, SMALL, 128)
     assert "--budget 129" in caught.value.hint
+
+
+def test_a_backbone_without_described_blocks_is_refused():
+    anatomy = replace(spt_models.shaken("vit")[1], blocks=(), family="generic")
+    with pytest.raises(PlanError, match="`noah` is not defined on a `generic` backbone: its blocks are not known"):
+        full(anatomy, SMALL)
+    with pytest.raises(PlanError, match="`vpt-deep` is not defined on a `generic` backbone: its blocks are not known"):
+        VptDeep().places(anatomy)
 
 
 def test_depths_beyond_the_backbone_are_refused():

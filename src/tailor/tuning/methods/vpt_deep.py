@@ -54,6 +54,8 @@ class VptDeep:
 
 def token_blocks(anatomy: Anatomy, kind: str) -> tuple[Place, ...]:
     """The blocks of a plain ViT; PlanError where extra tokens have no place in the sequence."""
+    if not anatomy.blocks:
+        raise undefined(kind, anatomy, "its blocks are not known")
     if not any(block.attention for block in anatomy.blocks):
         raise undefined(kind, anatomy, "prompts are tokens, and it has no attention that could read them")
     if anatomy.rotary:

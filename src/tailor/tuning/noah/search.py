@@ -21,7 +21,7 @@ from tailor.criteria.samples import arguments, count, placed
 from tailor.errors import PlanError
 from tailor.surgery import eval_mode
 from tailor.tuning.apply import cost
-from tailor.tuning.method import Module
+from tailor.tuning.method import Module, undefined
 from tailor.tuning.methods.adapter import Adapter
 from tailor.tuning.methods.lora import Lora
 from tailor.tuning.methods.vpt_deep import VptDeep
@@ -54,6 +54,8 @@ class Found:
 def full(anatomy: Anatomy, settings: Noah) -> Subnet:
     """The whole supernet: every type at its greatest width in every block that the greatest depth reaches."""
     blocks = len(anatomy.blocks)
+    if not blocks:
+        raise undefined("noah", anatomy, "its blocks are not known")
     if max(settings.depths) > blocks:
         raise PlanError(
             f"NOAH's depths reach to {max(settings.depths)}, the backbone has {blocks} blocks",
