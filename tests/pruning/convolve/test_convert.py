@@ -13,7 +13,7 @@ from tailor import backbones
 from tailor.errors import PlanError
 from tailor.measure import count
 from tailor.pruning.convolve import convert, read_off
-from tailor.pruning.convolve.wrap import shifted_sum
+from tailor.pruning.convolve.wrap import shifted_means
 
 VIT = ("conv3", "none", "attention")
 SWIN = ("conv3", "none", "conv1", "attention")
@@ -102,8 +102,10 @@ def test_a_stock_model_with_the_plans_takes_every_tensor():
         assert_close(again.eval()(one.images), model(one.images), rtol=0, atol=0)
 
 
-def test_slices_of_values_are_a_convolution():
-    maps = torch.randn(3, 3, 2, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+def test_shifted_means_of_values_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(2, 4, 5, 3, 6, dtype=torch.float64, generator=generator)
+    shares = torch.rand(3, 3, 3, dtype=torch.float64, generator=generator)
     y = torch.zeros(2, 4, 5, 6, dtype=torch.float64)
     for row in range(4):
         for column in range(5):
@@ -111,8 +113,11 @@ def test_slices_of_values_are_a_convolution():
                 for s in range(3):
                     i, j = row + r - 1, column + s - 1
                     if 0 <= i < 4 and 0 <= j < 5:
-                        y[:, row, column] += maps[r, s, :, i, j]
-    assert_close(shifted_sum(maps), y)
+                        y[:, row, column] += torch.einsum("bhd,h->bd", values[:, i, j], shares[:, r, s])
+    maps = values.permute(0, 3, 4, 1, 2)
+    assert_close(shifted_means(maps, shares), y.permute(0, 3, 1, 2))
+    centre = torch.einsum("bhdyx,h->bdyx", maps, shares[:, 1, 1])
+    assert_close(shifted_means(maps, shares[:, 1:2, 1:2]), centre)
 
 
 def test_a_plan_is_for_one_backbone_and_for_once():

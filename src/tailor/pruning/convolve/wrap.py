@@ -104,33 +104,35 @@ class UnifiedAttention(nn.Module):
     def convolutions(self, x: Tensor, values: Tensor) -> Iterator[Tensor]:
         """The outputs (B, N, C) of the convolutions on values (B, height, width, heads * channels); cheapest first."""
         place = self.place
+        maps = values.permute(0, 3, 1, 2).contiguous().unflatten(1, (place.heads, place.channels))
         shares = (self.mix / self.wrapping.temperature).softmax(0)
-        mixed = torch.einsum("byxhd,hrs->rsbyxd", values.unflatten(-1, (place.heads, place.channels)), shares)
         bias = value_bias(self.attention, self.attention.qkv.layer)
         out = self.attention.proj.weight.unflatten(1, (place.heads, place.channels))
         for size, norm in zip(KERNELS, self.norms, strict=True):
             used = shares if size == 3 else shares[:, 1:2, 1:2]
-            y = shifted_sum(mixed) if size == 3 else mixed[1, 1]
+            y = shifted_means(maps, used)
             if bias is not None:
-                y = y + torch.einsum("hd,hrs->d", bias.unflatten(0, (place.heads, -1)), used)
-            y = self._activated(y, norm)
+                y = y + torch.einsum("hd,hrs->d", bias.unflatten(0, (place.heads, -1)), used)[:, None, None]
+            y = norm(y).relu() if self.wrapping.order == "bn-relu" else norm(y.relu())
             weight = torch.einsum("chd,hrs->cd", out, used)
-            y = F.linear(y.flatten(1, 2), weight, self.attention.proj.bias)
+            y = F.linear(y.flatten(2).transpose(1, 2), weight, self.attention.proj.bias)
             before = x.shape[1] - y.shape[1]
             yield torch.cat([x[:, :before], y], 1) if before else y
 
-    def _activated(self, y: Tensor, norm: nn.Module) -> Tensor:
-        y = y.permute(0, 3, 1, 2)
-        y = norm(y).relu() if self.wrapping.order == "bn-relu" else norm(y.relu())
-        return y.permute(0, 2, 3, 1)
 
+def shifted_means(maps: Tensor, shares: Tensor) -> Tensor:
+    """Maps (B, heads, D, H, W) as (B, D, H, W): for each offset in the square of `shares` (heads, k, k) the mean of the
+    heads by their shares there, read that far on; summed over the offsets.
 
-def shifted_sum(x: Tensor) -> Tensor:
-    """Nine maps (3, 3, B, H, W, D), of which the one at (r, s) is read r - 1 rows and s - 1 columns on, summed."""
-    height, width = x.shape[3:5]
-    x = F.pad(x, (0, 0, 1, 1, 1, 1))
-    pieces = (x[r, s, :, r : r + height, s : s + width] for r in range(3) for s in range(3))
-    return sum(pieces)  # type: ignore[return-value]
+    One depthwise convolution computes the shifted slices of each channel at once.
+    """
+    heads, channels = maps.shape[1:3]
+    size = shares.shape[1]
+    if size == 1:
+        return torch.einsum("bhdyx,h->bdyx", maps, shares[:, 0, 0])
+    kernel = shares[:, None].expand(heads, channels, size, size).reshape(heads * channels, 1, size, size)
+    shifted = F.conv2d(maps.flatten(1, 2), kernel, padding=size // 2, groups=heads * channels)
+    return shifted.unflatten(1, (heads, channels)).sum(1)
 
 
 class GatedUnits(nn.Module):
