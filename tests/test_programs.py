@@ -22,3 +22,9 @@ def test_what_a_program_imports_from_the_package_is_there(path):
             for alias in node.names:
                 if not hasattr(module, alias.name):
                     importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest imports each under its bare name, so that of two only one could be collected."""
+    names = [path.name for path in ROOT.glob("tests/**/test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
