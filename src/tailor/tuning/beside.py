@@ -24,7 +24,7 @@ from tailor.tuning.plan import Entries, Tune, TunePlan
 
 
 @dataclass(frozen=True)
-class Origin:
+class Owner:
     """A name of the tuned model: the stock model's for it, or None where a tune put it there, and at which path."""
 
     stock: str | None
@@ -37,29 +37,29 @@ class Names:
 
     wrappers: Mapping[str, int]
 
-    def place(self, name: str) -> Origin:
+    def place(self, name: str) -> Owner:
         """Whose a parameter, buffer or module is."""
         path, around = "", 0
         for part in name.split("."):
             if around and part != "base":
-                return Origin(None, path)
+                return Owner(None, path)
             if around:
                 around -= 1
                 continue
             path = f"{path}.{part}" if path else part
             around = self.wrappers.get(path, 0)
-        return Origin(None, path) if around else Origin(path)
+        return Owner(None, path) if around else Owner(path)
 
     def own(self, groups: Groups, heads: Collection[str]) -> dict[str, set[str]]:
         """The groups that live in tunes only (and the classifier), by the paths of the tunes."""
         roots = tuple(f"{head}." for head in heads)
         found: dict[str, set[str]] = {}
         for group in groups.groups:
-            origins = [self.place(member.tensor) for member in group.members]
-            if all(p.stock is None or p.stock.startswith(roots) for p in origins) and any(p.tune for p in origins):
-                for origin in origins:
-                    if origin.tune:
-                        found.setdefault(origin.tune, set()).add(group.id)
+            owners = [self.place(member.tensor) for member in group.members]
+            if all(p.stock is None or p.stock.startswith(roots) for p in owners) and any(p.tune for p in owners):
+                for owner in owners:
+                    if owner.tune:
+                        found.setdefault(owner.tune, set()).add(group.id)
         return found
 
 
@@ -135,7 +135,7 @@ class Narrowing:
         sizes = {
             int(mask.sum())
             for s in self.plan.slices
-            if self.names.place(s.tensor) == Origin(None, path)
+            if self.names.place(s.tensor) == Owner(None, path)
             for layout, mask in zip(s.layouts, self.masks[s.tensor], strict=True)
             if len(mask) == width and not names(layout) <= self._own
         }
@@ -156,7 +156,7 @@ class Narrowing:
         inside = {
             name
             for s in self.plan.slices
-            if self.names.place(s.tensor) == Origin(None, tune.path)
+            if self.names.place(s.tensor) == Owner(None, tune.path)
             for layout in s.layouts
             for name in names(layout) & self._own
         }

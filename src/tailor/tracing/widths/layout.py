@@ -14,8 +14,7 @@ from torch import Tensor
 
 from tailor.errors import PlanError
 
-Factor = "int | str | tuple[tuple[Factor, ...], ...]"
-Layout = tuple[tuple["int | str | Layout", ...], ...]  # type: ignore[misc]
+Parsed = tuple[tuple["int | str | Parsed", ...], ...]  # type: ignore[misc]
 
 NAME = re.compile(r"[A-Za-z_][\w.]*")
 _TOKEN = re.compile(rf"\s*([0-9]+|{NAME.pattern}|[*+()])")
@@ -26,7 +25,7 @@ _DIGITS = 12
 
 
 @lru_cache(maxsize=65536)
-def parse(text: str) -> Layout:
+def parse(text: str) -> Parsed:
     """The layout that `text` spells; a `PlanError` where it spells none."""
     tokens = _TOKEN.findall(text) if len(text) <= _LONGEST else []
     whole = sum(map(len, tokens)) == len(re.sub(r"\s", "", text))
@@ -46,7 +45,7 @@ def _no_layout(text: str) -> PlanError:
     return PlanError(f"not a layout of axes: `{shown}`", hint="the plan is damaged; make it again with `tailor prune`")
 
 
-def _sum(tokens: list[str], at: int, depth: int) -> tuple[Layout, int]:
+def _sum(tokens: list[str], at: int, depth: int) -> tuple[Parsed, int]:
     if depth > _DEEPEST:
         raise IndexError
     segment, at = _product(tokens, at, depth)
@@ -66,7 +65,7 @@ def _product(tokens: list[str], at: int, depth: int) -> tuple[tuple, int]:
     return tuple(factors), at
 
 
-def _factor(tokens: list[str], at: int, depth: int) -> tuple["int | str | Layout", int]:
+def _factor(tokens: list[str], at: int, depth: int) -> tuple["int | str | Parsed", int]:
     head = tokens[at]
     if head == "(":
         inner, at = _sum(tokens, at + 1, depth + 1)
@@ -88,11 +87,11 @@ def extent(text: str, sizes: Mapping[str, int]) -> int:
     return _extent(parse(text), sizes)
 
 
-def _extent(layout: Layout, sizes: Mapping[str, int]) -> int:
+def _extent(layout: Parsed, sizes: Mapping[str, int]) -> int:
     return sum(prod(_factor_extent(factor, sizes) for factor in segment) for segment in layout)
 
 
-def _factor_extent(factor: "int | str | Layout", sizes: Mapping[str, int]) -> int:
+def _factor_extent(factor: "int | str | Parsed", sizes: Mapping[str, int]) -> int:
     if isinstance(factor, int):
         return factor
     return sizes[factor] if isinstance(factor, str) else _extent(factor, sizes)
@@ -103,7 +102,7 @@ def keep_mask(text: str, kept: Mapping[str, Tensor]) -> Tensor:
     return _mask(parse(text), kept)
 
 
-def _mask(layout: Layout, kept: Mapping[str, Tensor]) -> Tensor:
+def _mask(layout: Parsed, kept: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([_segment_mask(segment, kept) for segment in layout])
 
 
@@ -114,7 +113,7 @@ def _segment_mask(segment: tuple, kept: Mapping[str, Tensor]) -> Tensor:
     return mask
 
 
-def _factor_mask(factor: "int | str | Layout", kept: Mapping[str, Tensor]) -> Tensor:
+def _factor_mask(factor: "int | str | Parsed", kept: Mapping[str, Tensor]) -> Tensor:
     if isinstance(factor, int):
         return torch.ones(factor, dtype=torch.bool)
     return kept[factor] if isinstance(factor, str) else _mask(factor, kept)
@@ -130,7 +129,7 @@ def unit_of(text: str, group: str, sizes: Mapping[str, int]) -> Tensor:
     return _units(parse(text), group, sizes)
 
 
-def _units(layout: Layout, group: str, sizes: Mapping[str, int]) -> Tensor:
+def _units(layout: Parsed, group: str, sizes: Mapping[str, int]) -> Tensor:
     return torch.cat([_segment_units(segment, group, sizes) for segment in layout])
 
 

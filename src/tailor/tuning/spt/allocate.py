@@ -28,7 +28,7 @@ _NEVER = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
-class Cut:
+class Taken:
     """A place in the ranking: the best `tau` weights are selected; `costs` (K + 1,) of every tau under the terms."""
 
     ranking: Ranking
@@ -55,19 +55,19 @@ def allocate(scores: Scores, anatomy: Anatomy, model: nn.Module, settings: Spt, 
         made = facts(scores, settings, budget, budget - fixed)
         return TunePlan(settings.name, anatomy.tokens, tunes, cost=fixed + cost, facts=made)
     if settings.nearest:
-        cut = _sweep(views, terms, fixed, budget)
+        taken = _sweep(views, terms, fixed, budget)
     else:
-        cut = _largest(views, terms, fixed, budget, settings.fill)
-    if int(cut.costs[cut.tau]) <= fixed:
-        raise _too_small(settings, curve(cut.ranking, terms, fixed), fixed, budget)
-    chosen = _Chosen(everything, cut)
+        taken = _largest(views, terms, fixed, budget, settings.fill)
+    if int(taken.costs[taken.tau]) <= fixed:
+        raise _too_small(settings, curve(taken.ranking, terms, fixed), fixed, budget)
+    chosen = _Chosen(everything, taken)
     return TunePlan(
         method=settings.name,
         full=(*anatomy.tokens, *chosen.full()),
         tunes=chosen.tunes(settings),
         entries=chosen.entries() if settings.parts != "structured" else (),
-        cost=int(cut.costs[cut.tau]),
-        facts=facts(scores, settings, budget, cut.tau),
+        cost=int(taken.costs[taken.tau]),
+        facts=facts(scores, settings, budget, taken.tau),
     )
 
 
@@ -89,34 +89,34 @@ def facts(scores: Scores, settings: Spt, budget: int, tau: int) -> dict[str, str
     return {**scores.facts, **made, **{name: "yes" if way else "no" for name, way in ways.items()}}
 
 
-def _largest(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int, fill: bool) -> Cut:
+def _largest(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int, fill: bool) -> Taken:
     """The last tau within the budget; ranks further down until one is beyond it or the weights are at an end."""
     count = max(2 * budget, 1024)
     while True:
         ranking = rank(views, count)
-        cut = _within(ranking, terms, fixed, budget)
+        taken = _within(ranking, terms, fixed, budget)
         if fill:
-            cut = _filled(cut, fixed, budget)
-        if cut.tau < len(ranking) or ranking.complete:
-            return cut
+            taken = _filled(taken, fixed, budget)
+        if taken.tau < len(ranking) or ranking.complete:
+            return taken
         count *= 4
 
 
-def _within(ranking: Ranking, terms: Terms, fixed: int, budget: int) -> Cut:
+def _within(ranking: Ranking, terms: Terms, fixed: int, budget: int) -> Taken:
     costs = curve(ranking, terms, fixed)
-    return Cut(ranking, terms, costs, max(int((costs <= budget).sum()) - 1, 0))  # the costs never fall
+    return Taken(ranking, terms, costs, max(int((costs <= budget).sum()) - 1, 0))  # the costs never fall
 
 
-def _filled(cut: Cut, fixed: int, budget: int) -> Cut:
+def _filled(taken: Taken, fixed: int, budget: int) -> Taken:
     """Spend what the largest tau leaves: what is too dear as a whole keeps its single weights, the ranking goes on."""
-    limits = cut.terms.limit.clone()
-    while cut.tau < len(cut.ranking) and int(cut.costs[cut.tau]) < budget:
-        limits[cut.ranking.segment[cut.tau]] = _NEVER
-        cut = _within(cut.ranking, replace(cut.terms, limit=limits.clone()), fixed, budget)
-    return cut
+    limits = taken.terms.limit.clone()
+    while taken.tau < len(taken.ranking) and int(taken.costs[taken.tau]) < budget:
+        limits[taken.ranking.segment[taken.tau]] = _NEVER
+        taken = _within(taken.ranking, replace(taken.terms, limit=limits.clone()), fixed, budget)
+    return taken
 
 
-def _sweep(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> Cut:
+def _sweep(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> Taken:
     """The tau of the released sweep whose cost is nearest to the budget; of two as near, the larger."""
     ranking = rank(views, SWEEP[-1])
     costs = curve(ranking, terms, fixed)
@@ -126,7 +126,7 @@ def _sweep(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> Cu
             f"the released sweep starts at {SWEEP[0]:,} weights, only {len(ranking):,} have a score",
             hint="set `nearest` to false on a small backbone",
         )
-    return Cut(ranking, terms, costs, min(taus, key=lambda tau: (abs(int(costs[tau]) - budget), -tau)))
+    return Taken(ranking, terms, costs, min(taus, key=lambda tau: (abs(int(costs[tau]) - budget), -tau)))
 
 
 def _prompts(
@@ -186,10 +186,10 @@ def _check(scores: Scores, anatomy: Anatomy, model: nn.Module, budget: int) -> N
 class _Chosen:
     """The selected weights as the parts of a plan."""
 
-    def __init__(self, everything: Sequence[Candidate], cut: Cut) -> None:
+    def __init__(self, everything: Sequence[Candidate], taken: Taken) -> None:
         self.everything = everything
-        self.selected = Ranking(cut.ranking.segment[: cut.tau], cut.ranking.index[: cut.tau], False)
-        self.whole = _whole(everything, self.selected, cut.terms)
+        self.selected = Ranking(taken.ranking.segment[: taken.tau], taken.ranking.index[: taken.tau], False)
+        self.whole = _whole(everything, self.selected, taken.terms)
 
     def tunes(self, settings: Spt) -> tuple[Tune, ...]:
         """A module at every sensitive matrix."""
