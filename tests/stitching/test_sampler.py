@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_cost import large, pieces_of  # noqa: F401
+from test_route_cost import large, pieces_of  # noqa: F401
 from torch.testing import assert_close
 
 from tailor.errors import PlanError, TrainingError
