@@ -54,7 +54,7 @@ def test_the_plan_that_the_others_differ_from_cuts():
 @pytest.mark.parametrize(
     ("method", "change"),
     [
-        ("adapter", lambda tune: tune["geometry"].update(width=10**12)),
+        ("adapter", lambda tune: tune["geometry"].update(width=60_000)),
         ("adapter", lambda tune: tune["method"].update(width=1 << 16)),
         ("lora", lambda tune: tune["method"].update(rank=1 << 16)),
         ("mlp", lambda tune: tune["method"].update(layers=1 << 16)),
@@ -347,3 +347,31 @@ def test_inspect_says_it_in_a_sentence(written, spec):
     (out / "bundle.json").write_text(json.dumps({**manifest, "spec": spec}))
     with pytest.raises(TailorError, match="the spec is not valid at"):
         tailor.inspect(str(out))
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "says"),
+    [
+        ("vpt-deep", {"geometry": {"width": -(10**28)}}, "geometry"),
+        ("convpass", {"geometry": {"width": 0}}, "geometry"),
+        ("convpass", {"geometry": {"grid": [0, 8]}}, "geometry"),
+        ("convpass", {"geometry": {"grid": None}}, "do not fit its backbone"),
+        ("adapter", {"geometry": None}, "do not fit its backbone"),
+        ("lora", {"method": {"rank": 0}}, "`rank`"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(tmp_path, method, change, says):
+    spec, model = spec_and_model(method)
+    out = bundle.write(tmp_path / "b", spec, bundle.state(model, False), complete=False, metrics={}, provenance={})
+    manifest = json.loads((out / "bundle.json").read_text())
+    tune = manifest["spec"]["plans"][0]["tunes"][0]
+    for part, values in change.items():
+        tune[part] = {**tune[part], **values} if values else values
+    (out / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=says):
+        tailor.load(out)
+
+
+def test_a_weights_file_with_a_name_too_long_is_not_there(written):
+    with pytest.raises(TailorError, match="no weights file"):
+        tailor.load(changed(written, backbone={"weights": "x" * 5000}))

@@ -6,6 +6,7 @@ Nothing is unpickled: torch files go through `weights_only=True`. Known wrappers
 
 import hashlib
 import importlib
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ _TRAINING_ONLY = (
 
 def read(path: Path) -> dict[str, Tensor]:
     """Tensors of a `.safetensors`, `.pth`, `.pt` or `.bin` file, wrappers taken off. ModelError where it is not one."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's, False for a name too long
         raise ModelError(f"there is no weights file `{path}`", hint="give `--weights FILE` or `--weights random`")
     try:
         if path.suffix == ".safetensors":
@@ -111,7 +112,7 @@ def load_(model: nn.Module, path: Path) -> nn.Module:
 
 def _load_npz_(model: Any, path: Path) -> nn.Module:
     """The numpy files of the first ViT release, by timm's own reader; numpy refuses pickled arrays."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"there is no weights file `{path}`", hint="give `--weights FILE` or `--weights random`")
     if not hasattr(model, "load_pretrained"):
         raise ModelError(f"`{type(model).__name__}` has no reader for `.npz`", hint="use a safetensors file")

@@ -110,14 +110,19 @@ def sane(spec: Spec) -> Spec:
         for tune in plan.tunes:
             if tune.rows and not 0 <= tune.rows[0] < tune.rows[1]:
                 raise BundleError(f"the rows of the method at `{tune.site}` are not in order: {tune.rows}", hint=AGAIN)
+            place = tune.geometry
+            if place and not all(
+                1 <= n <= LARGEST_SETTING for n in (place.width, place.prefix + 1, *(place.grid or ()))
+            ):
+                raise BundleError(f"the geometry of the method at `{tune.site}` is out of range: {place}", hint=AGAIN)
             for name, value in vars(tune.method).items():
-                low, high = _RANGES.get(name, _RANGE)
+                low, high = _RANGES.get(name, _COUNT if isinstance(value, int) else _RANGE)
                 if isinstance(value, int | float) and not low <= value <= high:
                     raise BundleError(f"`{name}` of the method at `{tune.site}` is out of range: {value}", hint=AGAIN)
     return spec
 
 
-_RANGE = (0, LARGEST_SETTING)
+_COUNT, _RANGE = (1, LARGEST_SETTING), (0, LARGEST_SETTING)
 _RANGES = {"dropout": (0, 0.99), "drop_path": (0, 0.99), "scale": (-LARGEST_SETTING, LARGEST_SETTING)}
 """What a method's settings may be; NaN is in no range."""
 

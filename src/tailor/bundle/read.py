@@ -31,6 +31,8 @@ from tailor.tasks import Head
 
 MOST_LINKS = 16
 """How many bundles may go on from one another."""
+MISFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What layers raise that are made, or put around others, by numbers that nobody wrote."""
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 PALETTE_KIND = "palette"
 T = TypeVar("T")
@@ -190,6 +192,9 @@ def restore(
             load_changed_(model, bundle.tensors)
     except PlanError as error:
         raise BundleError(f"`{bundle.path}`: {error.message}", hint=error.hint) from None
+    except MISFIT as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise BundleError(f"the plans of `{bundle.path}` do not fit its backbone: {reason}", hint=AGAIN) from error
     return model.eval()
 
 
