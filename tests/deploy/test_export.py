@@ -160,6 +160,7 @@ def test_class_names_and_preprocessing_travel_inside(suffix: str, tmp_path: Path
         "classes": ["Rose", "Nelke ä"],
         "preprocessing": preprocessing,
         "image_size": [*SIZE],
+        "output": "logits",
     }
 
 
