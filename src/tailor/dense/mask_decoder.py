@@ -54,6 +54,10 @@ class MaskDecoder(nn.Module):
         self.classes = nn.Linear(width, classes + 1)
         self.masks = Perceptron(width, width)
 
+    def no_weight_decay(self) -> set[str]:
+        """Queries and level embeddings are tables, which decay would only pull to zero."""
+        return {"content", "place", "level"}
+
     def forward(self, pixels: Pixels) -> MaskPredictions:
         """Predictions before the first block and after each."""
         levels = [level + e[:, None, None] for level, e in zip(pixels.levels, self.level, strict=True)]

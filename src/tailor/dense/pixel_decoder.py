@@ -66,6 +66,10 @@ class PixelDecoder(nn.Module):
         self.positions = POSITIONS[positions](width, LEVELS + fine)
         self.project_fine = projection(channels[LEVELS], width) if fine and positions == "conditional" else None
 
+    def no_weight_decay(self) -> set[str]:
+        """The level embedding is a table, which decay would only pull to zero."""
+        return {"level"}
+
     def forward(self, features: Sequence[Tensor]) -> Pixels:
         """From four maps (B, C, H, W), coarsest first."""
         maps = [project(f) for project, f in zip(self.project, features)]

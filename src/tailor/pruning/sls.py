@@ -130,9 +130,11 @@ class _Tap:
         """The mean of each region of the batch."""
         images = self.batch.images
         if x.ndim == 3:
-            grid = self.anatomy.grid
-            if grid is None:
+            if self.anatomy.grid is None:
                 raise PlanError(f"the tokens of `{self.block.path}` stand on no fixed grid", hint="pool whole images")
+            own = self.anatomy.input_size[1:]  # a decoder may see images of another size than the backbone's own
+            patch = [side // cells for side, cells in zip(own, self.anatomy.grid)]
+            grid = (images.shape[-2] // patch[0], images.shape[-1] // patch[1])
             x = x[:, -grid[0] * grid[1] :].unflatten(1, grid)
         elif self.block.attention_layout == "nchw":
             x = x.permute(0, 2, 3, 1)

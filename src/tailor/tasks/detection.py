@@ -99,6 +99,10 @@ class Detection:
         """The best box's class and score, and all boxes: class, score, and corners as shares of the image."""
         return [_told(one, output.size, head.classes, top) for one in detectors.chosen(output)]
 
+    def regions(self, targets: Any, size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """For each image its boxes on an image of `size`, and their classes."""
+        return [(one["boxes"], one["labels"]) for one in at_input(targets, size)]
+
     def draw(self, output: Any, head: DetectorHead, images: Sequence[Image.Image]) -> list[dict[str, Image.Image]]:
         """Each image with its boxes, `overlay`."""
         pictures = []

@@ -116,6 +116,15 @@ class InstanceSegmentation:
             told.append({"label": first[0], "score": first[1], **shown})
         return told
 
+    def regions(self, targets: Any, size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """For each image its objects' masks (n, H, W) at `size`, and their classes; objects too small to show go."""
+        found = []
+        for one in targets:
+            masks = F.interpolate(one["masks"][:, None].float(), size=size)[:, 0] > 0
+            shown = masks.flatten(1).any(1)
+            found.append((masks[shown], one["labels"][shown]))
+        return found
+
     def draw(
         self, output: MaskPredictions, head: InstanceHead, images: Sequence[Image.Image]
     ) -> list[dict[str, Image.Image]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -19,7 +20,7 @@ from tailor.dense.attach import attach_
 from tailor.dense.decoders import AnyDecoder
 from tailor.dense.input import input_size
 from tailor.dense.masks import Masks
-from tailor.dense.predictions import IGNORE
+from tailor.dense.predictions import IGNORE, objects
 from tailor.errors import PlanError, TrainingError
 from tailor.settings import STRICT
 from tailor.tasks.task import Labelled
@@ -113,6 +114,15 @@ class Segmentation:
         """The class of most pixels, its share, and the `top` classes with theirs."""
         sizes = [decode.seen_size(one) for one in decode.single(output)]
         return [_shares(one, head.classes, top) for one in decode.label_maps(output, sizes)]
+
+    def regions(self, targets: Any, size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """For each image masks (n, H, W) at `size` of the classes that it shows, and their numbers."""
+        found = []
+        for one in targets:
+            maps = F.interpolate(one[None, None].float(), size=size)[0, 0].long()
+            shown = objects(maps[None])[0]
+            found.append((shown.masks, shown.labels))
+        return found
 
     def draw(self, output: Any, head: SegmenterHead, images: Sequence[Image.Image]) -> list[dict[str, Image.Image]]:
         """For each image its label map, called `mask`, and the image under the map's colours and names, `overlay`."""

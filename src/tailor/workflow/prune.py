@@ -153,7 +153,7 @@ def _choose(dense: Opened, images: ImageData | None, request: Request) -> Decisi
         resume=request.resume,
         step=request.step,
     )
-    if "classes" in request.planner.needs and not context.task.groups:
+    if "classes" in request.planner.needs and not context.task.groups and not hasattr(context.task, "regions"):
         raise UsageError(
             f"this method compares classes, and {context.task.kind} has none",
             hint="use `--method isomorphic --macs 50%`",

@@ -1,10 +1,11 @@
 """SLS: features of every block, the curve of their separation, and the blocks that stay."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass as dataclass_
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
@@ -51,14 +52,13 @@ class DropLayers:
     def plan(self, context: "Context") -> "Decision":
         """The layer plan; draws the curve and the maps into the run's folder."""
         from tailor.pruning.layers import choose
-        from tailor.pruning.sls import collect, measure
+        from tailor.pruning.sls import measure
         from tailor.training import processes_here
         from tailor.workflow.context import Decision
 
         settings, seed, opened = replace(self.sls, alpha=self.alpha), context.recipe.seed, context.opened
         context.tell(Event("features", text=f"of every block, one pass over {self.samples} images at most"))
-        parts = [part for part in context.sample(self.samples, "train", "val") if len(part)]
-        features = collect(opened.model, opened.anatomy, chain.from_iterable(context.batches(part) for part in parts))
+        features = _features(context, self.samples)
         if features.warning:
             context.tell(Event("warning", text=features.warning))
         curve = measure(
@@ -73,6 +73,34 @@ class DropLayers:
         if processes_here().is_main_process:
             _draw(plan, curve, features, opened.spec.head.classes, context.folder)
         return Decision((plan,), str(plan.facts["reason"]))
+
+
+def _features(context: "Context", samples: int) -> "Features":
+    """The features of images, or, where a task's images hold several things, of these."""
+    from tailor.pruning.sls import collect, collect_regions
+
+    opened = context.opened
+    parts = [part for part in context.sample(samples, "train", "val") if len(part)]
+    batches = chain.from_iterable(context.batches(part) for part in parts)
+    regions = getattr(context.task, "regions", None)
+    if regions is None:
+        return collect(opened.model, opened.anatomy, batches)
+    return collect_regions(opened.model, opened.anatomy, (_Regional.of(batch, regions) for batch in batches))
+
+
+@dataclass_(frozen=True)
+class _Regional:
+    """A batch with the regions of its images, at the size that the model sees them, and what is in each."""
+
+    images: Any
+    sources: tuple[str, ...]
+    regions: tuple[Any, ...]
+    targets: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, batch: Any, regions: Callable[..., Any]) -> "_Regional":
+        found = regions(batch.targets, (batch.images.shape[-2], batch.images.shape[-1]))
+        return cls(batch.images, batch.sources, tuple(one for one, _ in found), tuple(label for _, label in found))
 
 
 def check_samples(samples: int) -> None:
