@@ -202,3 +202,41 @@ def test_data_of_other_classes_are_refused(adapted, scenes, tmp_path):
     (other / "classes.txt").write_text("ground\ncircle\nvoid\n")
     with pytest.raises(DataError, match=r"class 1 of .* is `circle`, the model's is `square`"):
         tailor.evaluate(adapted.bundle, other, progress=None)
+
+
+def test_widths_go_from_backbone_and_decoder_and_the_bundle_is_read_again(scenes, tmp_path, hurried):
+    made = tailor.adapt(scenes, method="linear", out=tmp_path / "a", **SHORT)
+    cut = tailor.prune(
+        made.bundle,
+        method="isomorphic",
+        macs="70%",
+        criterion="magnitude",
+        data=scenes,
+        out=tmp_path / "b",
+        progress=None,
+    )
+    assert cut.macs_after <= 0.7 * cut.macs_before
+    model = tailor.load(cut.bundle)
+    assert (
+        model.head.decoder.decoder.content.shape[1] < 32 or model.embed_dim < 64 or cut.params_after < cut.params_before
+    )
+    assert tailor.evaluate(cut.bundle, scenes, progress=None).miou == cut.miou_after
+
+
+def test_sls_compares_what_regions_show(scenes, tmp_path, hurried):
+    made = tailor.adapt(scenes, method="linear", out=tmp_path / "a", **SHORT)
+    cut = tailor.prune(made.bundle, method="sls", alpha=-1.0, data=scenes, out=tmp_path / "b", progress=None)
+    assert 1 <= cut.kept_blocks <= 12
+    assert tailor.evaluate(cut.bundle, scenes, progress=None).miou == cut.miou_after
+
+
+def test_spt_places_modules_only_in_a_dense_task_and_the_same_again(scenes, tmp_path):
+    plans = []
+    for name in ("a", "b"):
+        made = tailor.adapt(
+            scenes, method="spt-lora", budget="5%", spt={"samples": 4}, out=tmp_path / name, plan_only=True, **SHORT
+        )
+        plans.append(json.loads((tmp_path / name / "plan.json").read_text())["spec"]["plans"])
+        assert 0 < made.trainable_percent <= 5
+    assert plans[0] == plans[1]
+    assert plans[0][0]["tunes"] and not plans[0][0]["entries"]

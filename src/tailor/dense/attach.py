@@ -26,7 +26,8 @@ class DenseHead(nn.Module):
         self.decoder = decoder
         self.levels = tuple(levels)  # in a tuple, so that they are not modules of the head
         self.wanted = tuple(wanted)
-        self.read: tuple[tuple[Feature, nn.Module], ...] = ()  # of the last time, as long as it holds
+        self.read: tuple[tuple[Feature, nn.Module], ...] = ()  # as found last, as long as it holds
+        self.maps: Any = None
 
     @property
     def stride(self) -> int:
@@ -40,12 +41,12 @@ class DenseHead(nn.Module):
     def features(self, model: nn.Module) -> backbones.Features:
         """The maps that the decoder reads, of the model as it stands now."""
         if not self.read or any(_at(model, level.path) is not module for level, module in self.read):
-            self.read = self._found(model)
-        found = backbones.features(model, [0])
-        return backbones.Features(model, tuple(level for level, _ in self.read), found.maps)
+            known = backbones.features(model)  # describes the model: not for every pass, nor within a traced one
+            self.read, self.maps = self._found(model, known.levels), known.maps
+        return backbones.Features(model, tuple(level for level, _ in self.read), self.maps)
 
-    def _found(self, model: nn.Module) -> tuple[tuple[Feature, nn.Module], ...]:
-        now = [(level, get_module(model, level.path)) for level in backbones.features(model).levels]
+    def _found(self, model: nn.Module, levels: Sequence[Feature]) -> tuple[tuple[Feature, nn.Module], ...]:
+        now = [(level, get_module(model, level.path)) for level in levels]
         inside = [{id(m) for m in module.modules()} for _, module in now]  # a level may stand in a wrapper now
         was = [next((i for i, known in enumerate(self.levels) if id(known) in ids), -1) for ids in inside]
         chosen = []
@@ -82,6 +83,7 @@ def attach_(model: nn.Module, decoder: Any, classes: int, seed: int) -> nn.Modul
     head = DenseHead(module, [get_module(model, level.path) for level in levels], wanted)
     like = next(model.parameters())
     set_module_(model, paths[0], head.to(like.device, like.dtype))
+    head.features(model)
     model.forward = MethodType(_forward, model)  # type: ignore[method-assign]  # copied with the model, to the copy
     return model
 
