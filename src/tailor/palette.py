@@ -117,12 +117,11 @@ def build_nested(palette: NestedPalette, fill: Fill, most: int, check: bool = Tr
 
 
 def _anchor(palette: Palette | NestedPalette, number: int, fill: Fill, check: bool) -> nn.Module:
-    """An anchor with its tensors: from where its name says, or those stored."""
-    spec = palette.anchors[number]
-    if not palette.stored[number]:
-        return build(spec, check)
-    blank = replace(spec, backbone=replace(spec.backbone, weights="random"))
-    return fill(number, build(blank, check=False))
+    """An anchor with its tensors: from where its name says, on this machine, or those stored."""
+    spec, stored = palette.anchors[number], palette.stored[number]
+    name, weights = backbones.local(spec.backbone.name, "random" if stored else spec.backbone.weights)
+    here = replace(spec, backbone=replace(spec.backbone, name=name, weights=weights))
+    return fill(number, build(here, check=False)) if stored else build(here, check)
 
 
 @plain_dataclass(frozen=True)

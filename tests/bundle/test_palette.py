@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from tailor.bundle.palette import (
     write_palette,
 )
 from tailor.bundle.read import read, read_manifest, restore
-from tailor.errors import BundleError, PlanError
+from tailor.errors import BundleError, ModelError, PlanError
 from tailor.palette import Palette, excerpt
 from tailor.preprocessing import Preprocessing
 from tailor.pruning.layers import LayerPlan
@@ -222,3 +223,15 @@ def test_a_base_serves_another_task(made):
     fresh = {n: t.clone() for n, t in model.layers.state_dict().items()}
     again, _ = restore_palette(read_palette(out))
     assert_close(again.layers[0].base.weight, fresh["0.weight"], rtol=0, atol=0)
+
+
+def test_anchors_of_a_stranger_are_looked_for_on_this_machine(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("timm.create_model", lambda *name, **more: pytest.fail(f"{name} was asked for"))
+    found = read_palette(made[0])
+    for name, weights in (("resnet18", "pretrained"), ("hf-hub:evil/beacon", "random")):
+        anchors = tuple(
+            replace(one, backbone=replace(one.backbone, name=name, weights=weights)) for one in found.palette.anchors
+        )
+        with pytest.raises(ModelError, match="would be fetched"):
+            restore_palette(replace(found, palette=replace(found.palette, anchors=anchors)))
