@@ -199,7 +199,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--dense-epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="methods,paths,parts,targets,cold")
+    parser.add_argument("--only", default="methods,paths,parts,targets,cold,looks")
+    parser.add_argument("--names", default="", help="these methods alone")
+    parser.add_argument("--shares", default="75,50,35")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     rows, only = Rows(args.store), args.only.split(",")
@@ -215,14 +217,18 @@ def main() -> None:
         wanted += [(n, 75, d, 0) for n in ("attention only", "hidden only") for d in ("plain", "hard")]
     if "targets" in only:
         wanted += [("spvit", 35, "plain", 0)]
+    names, shares = args.names.split(","), [int(share) for share in args.shares.split(",")]
     for name, share, distil, seed in wanted:
+        if (args.names and name not in names) or share not in shares:
+            continue
         rows.get(
             f"{name} {share} {distil} {seed}",
             lambda n=name, sh=share, d=distil, s=seed: pruned(n, sh, s, "" if d == "plain" else d, args),
         )
     if "cold" in only and "after" in rows.known.get("spvit 50 plain 0", {}):
         rows.get("cold start 50 plain 0", lambda: cold(50, 0, args))
-    rows.get("looks", lambda: looks(args))
+    if "looks" in only:
+        rows.get("looks", lambda: looks(args))
     plot(rows, IMAGES / "spvit.png")
     print(table(rows))
 

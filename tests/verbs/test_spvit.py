@@ -105,6 +105,20 @@ def test_controls(method, photos, tmp_path):
     assert count.macs(tailor.load(made.bundle), (3, 32, 32)) == made.macs_after
 
 
+def test_the_released_arithmetic_is_a_table_too(searched, photos, tmp_path):
+    settings = {**QUICK, "table": "released", "tolerance": 0.02}
+    made = tailor.prune(
+        "tailor_mini_ti", method="spvit", data=photos, macs="30%", spvit=settings, out=tmp_path / "b", **SMALL
+    )
+    facts = next(plan for plan in bundle.read(Path(made.bundle)).spec.plans if plan.kind == "swap").facts
+    assert facts["cost"] == pytest.approx(0.3 * facts["dense"], rel=0.02)
+    assert facts["dense"] != made.macs_before
+    with pytest.raises(PlanError, match="is for dense models"):
+        tailor.prune(
+            searched.bundle, method="spvit", data=photos, macs="90%", spvit=settings, out=tmp_path / "c", progress=None
+        )
+
+
 def test_a_latency_is_searched_for(photos, tmp_path, monkeypatch):
     import importlib
 

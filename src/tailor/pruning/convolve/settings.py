@@ -36,7 +36,8 @@ class Search:
     `start` is where gates start (chance 0.82), `order`, `skip`, `scope` and `closing` as in `Wrapping`; the released
     models take `skip: norm` and a `temperature` of 0.01 (DeiT) or 100 (Swin). `descent` is the part of the search in
     which the aim falls, `tolerance` how far from the target an adaptive search may end, in shares of the target.
-    `paths: multi` gives the convolutions weights of their own; `folded` leaves no batch norms in the model.
+    `paths: multi` gives the convolutions weights of their own; `table: released` takes the arithmetic of the released
+    code for the cost; `folded` leaves no batch norms in the model.
     """
 
     updates: int = 1000
@@ -55,6 +56,7 @@ class Search:
     temperature: float = 1.0
     parts: tuple[Part, ...] = ("attention", "hidden")
     paths: Literal["single", "multi"] = "single"
+    table: Literal["counted", "released"] = "counted"
     folded: bool = False
 
     def __post_init__(self) -> None:

@@ -11,9 +11,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from tailor.pruning.convolve.gates import Closing, cost_of
+from tailor.errors import PlanError
+from tailor.pruning.convolve.gates import cost_of
 from tailor.pruning.convolve.places import Attention, Hidden, Place
-from tailor.pruning.convolve.plan import OPERATIONS, Operation, Scope
+from tailor.pruning.convolve.plan import OPERATIONS, Closing, Operation, Scope
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,11 @@ def released(places: Sequence[Place], image: tuple[int, int, int], classes: int)
     blocks, rest = [], 0.0
     for number, place in enumerate(places):
         attention, hidden = place.attention, place.hidden
-        assert attention and hidden, "the released table is of dense models"
+        if attention is None or hidden is None:
+            raise PlanError(
+                f"`table: released` is for dense models, and `{place.block}` has lost a part",
+                hint="use `table: counted`",
+            )
         patches, width = prod(attention.grid), attention.inputs
         tokens = patches + attention.prefix
         window = prod(attention.windows.size) if attention.windows else tokens

@@ -62,7 +62,8 @@ class SearchOperations:
             table = _latencies(context, places, self.spvit)
             target = _target(self.latency, "--latency", table)
         else:
-            table = _macs(context, places, self.spvit.scope)
+            released = self.spvit.table == "released"
+            table = _released(context, places) if released else _macs(context, places, self.spvit.scope)
             target = _target(str(self.macs), "--macs", table)
         return _searched(context, places, table, target, self.spvit, self.method)
 
@@ -78,7 +79,7 @@ class GateHeads:
     adapters: ClassVar[str] = "merge"
     steps: ClassVar[int] = 1
     recovers: ClassVar[int] = 0
-    closed: ClassVar[tuple[str, ...]] = ("parts", "paths", "scope", "skip", "order", "temperature", "closing")
+    closed: ClassVar[tuple[str, ...]] = ("parts", "paths", "scope", "skip", "order", "temperature", "closing", "table")
     page: ClassVar[str] = "docs/methods/spvit.md"
 
     @property
@@ -257,6 +258,13 @@ def _macs(context: "Context", places: "Sequence[Place]", scope: Any) -> "Table":
 
     opened = context.opened
     return counted(places, count.macs(opened.model, (3, *opened.spec.preprocessing.size)), scope)
+
+
+def _released(context: "Context", places: "Sequence[Place]") -> "Table":
+    from tailor.pruning.convolve.table import released
+
+    opened = context.opened
+    return released(places, (3, *opened.spec.preprocessing.size), len(opened.spec.head.classes))
 
 
 def _latencies(context: "Context", places: "Sequence[Place]", settings: Search) -> "Table":
