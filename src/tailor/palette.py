@@ -15,10 +15,11 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from tailor import backbones
+from tailor.backbones import causal
 from tailor.build import build
-from tailor.errors import PlanError
+from tailor.errors import BundleError, PlanError
 from tailor.settings import STRICT
-from tailor.spec import Spec
+from tailor.spec import BackboneRef, Spec
 from tailor.stitching.adapt import adapt_
 from tailor.stitching.nested import Nested, NestedPlan
 from tailor.stitching.plan import RouteBiasPlan, StitchPlan
@@ -78,8 +79,26 @@ class NestedPalette:
             raise PlanError(f"a nested palette has one anchor, found {len(self.anchors)}", hint="make it again")
 
 
-AnyPalette = Annotated[Palette | NestedPalette, Field(discriminator="kind")]
-PALETTE: TypeAdapter[Palette | NestedPalette] = TypeAdapter(AnyPalette)
+@dataclass(frozen=True, config=STRICT)
+class LanguageAnchor:
+    """A causal language model by its name, with the digest its weights had."""
+
+    backbone: BackboneRef
+
+
+@dataclass(frozen=True, config=STRICT)
+class LanguagePalette:
+    """Causal language models in order of size, the routes through them, and what trains; they keep their heads."""
+
+    anchors: tuple[LanguageAnchor, ...]
+    plan: StitchPlan
+    tune: TunePlan
+    biases: RouteBiasPlan
+    kind: Literal["language"] = "language"
+
+
+AnyPalette = Annotated[Palette | NestedPalette | LanguagePalette, Field(discriminator="kind")]
+PALETTE: TypeAdapter[Palette | NestedPalette | LanguagePalette] = TypeAdapter(AnyPalette)
 """Reads and writes a palette of any kind as JSON, strictly."""
 
 Fill = Callable[[int, nn.Module], nn.Module]
@@ -122,6 +141,21 @@ def _anchor(palette: Palette | NestedPalette, number: int, fill: Fill, check: bo
     name, weights = backbones.local(spec.backbone.name, "random" if stored else spec.backbone.weights)
     here = replace(spec, backbone=replace(spec.backbone, name=name, weights=weights))
     return fill(number, build(here, check=False)) if stored else build(here, check)
+
+
+def build_language(palette: LanguagePalette) -> Routed:
+    """The routed language model, nothing wrapped; BundleError where an anchor's weights are others than recorded."""
+    anchors = []
+    for anchor in palette.anchors:
+        model, _ = causal.load(anchor.backbone.name)
+        digest = backbones.digest(model)
+        if anchor.backbone.digest and digest != anchor.backbone.digest:
+            raise BundleError(
+                f"the weights of `{anchor.backbone.name}` are not those the palette was trained on: {digest[:19]}...",
+                hint="get the same file again",
+            )
+        anchors.append(model)
+    return Routed(anchors, [backbones.describe(anchor) for anchor in anchors], palette.plan).eval()
 
 
 @plain_dataclass(frozen=True)

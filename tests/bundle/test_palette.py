@@ -12,6 +12,7 @@ import tiny
 from tailor import backbones
 from tailor.build import build
 from tailor.bundle.files import sha256
+from tailor.bundle.live import restore_palette
 from tailor.bundle.palette import (
     BASE,
     BaseRef,
@@ -20,7 +21,6 @@ from tailor.bundle.palette import (
     load_base_,
     read_base,
     read_palette,
-    restore_palette,
     write_base,
     write_palette,
 )

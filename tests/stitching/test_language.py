@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 transformers = pytest.importorskip("transformers")
 from tailor.errors import PlanError  # noqa: E402
-from tailor.stitching.language.join import check, joined  # noqa: E402
+from tailor.stitching.language.join import along, check  # noqa: E402
 
 WORDS, END = 61, 2
 
@@ -53,7 +53,7 @@ def route(name, legs):
     with torch.no_grad():
         stitch.weight.normal_(generator=torch.Generator().manual_seed(3)).mul_(a.config.hidden_size**-0.5)
     leave, enter = LEGS[legs]
-    return (a, b, stitch), joined((a, b), (range(leave), range(enter, 6)), (stitch,)).eval()
+    return (a, b, stitch), along((a, b), (a.model.layers[:leave], b.model.layers[enter:]), (stitch,)).eval()
 
 
 def ids(batch=2, length=7, seed=5):

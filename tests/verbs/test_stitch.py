@@ -7,7 +7,8 @@ import torch
 from torch.testing import assert_close
 
 import tailor
-from tailor.bundle.palette import read_palette, restore_palette
+from tailor.bundle.live import restore_palette
+from tailor.bundle.palette import read_palette
 from tailor.errors import BundleError, PlanError, TailorError, UsageError
 from tailor.workflow import routes
 from tailor.workflow.pick import Wanted, choose

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tailor.anatomy import Anatomy
-from tailor.backbones import convnext, efficientnet, generic, resnet, swin, vit, walk
+from tailor.backbones import causal, convnext, efficientnet, generic, resnet, swin, vit, walk
 from tailor.backbones.composition import Part, Parts
 from tailor.backbones.create import Config, attach_head_, config_of, create, names, set_drop_path_
 from tailor.backbones.levels import Features
@@ -21,6 +21,7 @@ FAMILIES = {
     "convnext": convnext,
     "resnet": resnet,
     "efficientnet": efficientnet,
+    "llama": causal,
     "generic": generic,  # matches everything: keep it last
 }
 """Family name to the module that recognises (`matches`), describes (`describe`) and takes apart (`parts`, `maps`) its

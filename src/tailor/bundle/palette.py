@@ -5,10 +5,8 @@ that were no plain backbones; `bundle.json` names it by digest. Reading takes fr
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,22 +17,22 @@ from torch import Tensor, nn
 
 from tailor import backbones
 from tailor.bundle.files import dumps, replacing, sha256, write_text
-from tailor.bundle.manifest import FORMAT, MANIFEST, TENSORS, File, Manifest, pack, sane
-from tailor.bundle.read import Bundle, check_files, read_raw, read_tensors, validated
+from tailor.bundle.manifest import FORMAT, MANIFEST, TENSORS, File, sane
+from tailor.bundle.read import check_files, read_raw, read_tensors, validated
 from tailor.bundle.strangers import AGAIN, read_json
-from tailor.bundle.write import state
 from tailor.errors import BundleError, PlanError
-from tailor.palette import PALETTE, Fill, NestedPalette, Palette, build_nested, excerpt, routed
+from tailor.palette import (
+    PALETTE,
+    LanguageAnchor,
+    LanguagePalette,
+    NestedPalette,
+    Palette,
+)
 from tailor.settings import STRICT
 from tailor.spec import Spec
-from tailor.stitching.adapt import adapt_
-from tailor.stitching.nested import cut_out
-from tailor.stitching.picked import picked
 from tailor.stitching.plan import Layer
-from tailor.stitching.route import route_plans
 from tailor.stitching.routed import Routed
-from tailor.surgery import changed, load_changed_
-from tailor.tuning.apply import cost
+from tailor.surgery import changed
 
 BASE, BASE_JSON = "base", "base.json"
 
@@ -100,14 +98,14 @@ class Read:
 
     path: Path
     manifest: PaletteManifest
-    palette: Palette | NestedPalette
+    palette: Palette | NestedPalette | LanguagePalette
     base: BaseManifest
     base_path: Path
 
 
 def write_base(
     folder: Path,
-    specs: Sequence[Spec],
+    specs: Sequence[Spec | LanguageAnchor],
     stored: Sequence[bool],
     anchors: Sequence[nn.Module],
     joints: Sequence[tuple[Layer, nn.Module]],
@@ -130,14 +128,14 @@ def write_base(
         anchors=_anchors(specs),
         layers=_layers([layer for layer, _ in joints]),
         files=_files(folder, (TENSORS,)),
-        tensors=_declared(tensors),
+        tensors=declared_of(tensors),
         facts=dict(facts),
     )
     write_text(folder / BASE_JSON, dumps(_BASE.dump_python(manifest, mode="json")))
     return sha256(folder / BASE_JSON)
 
 
-def read_base(folder: Path, palette: Palette | NestedPalette) -> BaseManifest:
+def read_base(folder: Path, palette: Palette | NestedPalette | LanguagePalette) -> BaseManifest:
     """The base in `folder`, whole and made for these anchors and layers; BundleError else."""
     file = folder / BASE_JSON
     if not file.is_file():
@@ -156,13 +154,13 @@ def read_base(folder: Path, palette: Palette | NestedPalette) -> BaseManifest:
 def load_base_(model: Routed, folder: Path, base: BaseManifest) -> Routed:
     """Give the stitching layers of a model with nothing wrapped their start."""
     wanted = [f"layers.{n}.{name}" for n, layer in enumerate(model.layers) for name in layer.state_dict()]
-    _load_(model.layers, _read(folder, base, wanted), "layers.")
+    load_part_(model.layers, read_part(folder, base, wanted), "layers.")
     return model
 
 
 def write_palette(
     out: Path,
-    palette: Palette | NestedPalette,
+    palette: Palette | NestedPalette | LanguagePalette,
     model: nn.Module,
     base: BaseRef,
     routes: Sequence[RouteRecord],
@@ -179,7 +177,7 @@ def write_palette(
         base=base,
         routes=tuple(routes),
         files=_files(out, (TENSORS,)),
-        tensors=_declared(tensors),
+        tensors=declared_of(tensors),
         metrics=dict(metrics),
         provenance=dict(provenance),
     )
@@ -208,7 +206,7 @@ def read_palette(path: Path, base: Path | None = None) -> Read:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise BundleError(f"the palette is not valid at `{where}`: {error.errors()[0]['msg']}", hint=AGAIN) from None
-    for spec in palette.anchors:
+    for spec in palette.anchors if not isinstance(palette, LanguagePalette) else ():
         sane(spec)
     if tuple(record.route for record in manifest.routes) != tuple(route.name for route in palette.plan.routes):
         raise BundleError(f"`{path}` does not list the routes that it has", hint=AGAIN)
@@ -221,131 +219,7 @@ def read_palette(path: Path, base: Path | None = None) -> Read:
     return Read(path, manifest, palette, found, folder)
 
 
-@plain_dataclass(frozen=True)
-class Live:
-    """A palette in memory. `model` runs the route that `set_route_(numbers[n])` sets, `plain` makes a model of route n,
-    `spec` is what that model is in a bundle; n is the number in the whole palette.
-    """
-
-    model: Any
-    numbers: Mapping[int, int]
-    plain: Callable[[int], nn.Module]
-    spec: Callable[[int], Spec]
-
-
-def live(found: Read, routes: Sequence[int] | None = None) -> Live:
-    """The palette's model, or that of some of its routes alone: then only what they cross is read and made."""
-    chosen = tuple(routes if routes is not None else range(len(found.manifest.routes)))
-    return _LIVE[found.palette.kind](found, chosen)
-
-
-def _stitched(found: Read, routes: tuple[int, ...]) -> Live:
-    model, part = restore_palette(found, routes)
-    numbers = {number: at for at, number in enumerate(routes)}
-    continuations = [part.continuation(i) for i in range(len(part.anchors))]
-
-    def spec(number: int) -> Spec:
-        at = numbers[number]
-        chosen = part.plan.routes[at]
-        anchors = [continuations[leg.anchor] for leg in chosen.legs]
-        anchor = part.anchors[chosen.front]
-        return replace(anchor, plans=(*anchor.plans, *route_plans(model, at, anchors)))
-
-    return Live(model, numbers, lambda number: picked(model, part.tune, numbers[number]), spec)
-
-
-def _nested(found: Read, routes: tuple[int, ...]) -> Live:
-    palette = found.palette
-    assert isinstance(palette, NestedPalette)
-    try:
-        anchor = palette.anchors[0]
-        model = build_nested(palette, _filler(found, (0,)), _numbers(found.manifest.tensors))
-        load_changed_(model, read_tensors(found.path / TENSORS, found.manifest.tensors))
-    except PlanError as error:
-        raise BundleError(f"`{found.path}`: {error.message}", hint=error.hint) from None
-
-    def spec(number: int) -> Spec:
-        cut = palette.plan.routes[number].cut
-        return replace(anchor, plans=anchor.plans if cut is None else (*anchor.plans, cut))
-
-    numbers = {number: number for number in routes}
-    return Live(model.eval(), numbers, lambda number: cut_out(model, palette.tune, number), spec)
-
-
-_LIVE: dict[str, Callable[[Read, tuple[int, ...]], Live]] = {"palette": _stitched, "nested": _nested}
-"""How a palette of each kind comes to life."""
-
-
-def restore_palette(found: Read, routes: Sequence[int] | None = None) -> tuple[Routed, Palette]:
-    """The routed model of a stitched palette, or of these routes of it alone (in this order), and what it is then.
-
-    Only tensors of what the routes cross are read, and only their anchors are made.
-    """
-    palette = found.palette
-    assert isinstance(palette, Palette)
-    part = excerpt(palette, tuple(routes if routes is not None else range(len(palette.plan.routes))))
-    try:
-        _bounded(found, palette)
-        model = routed(part.palette, _filler(found, part.anchors))
-        own = [f"layers.{n}.{name}" for n, layer in enumerate(model.layers) for name in layer.state_dict()]
-        wanted = {part.whole(name): name for name in own}
-        starts = _read(found.base_path, found.base, list(wanted))
-        _load_(model.layers, {wanted[name]: tensor for name, tensor in starts.items()}, "layers.")
-        asked, held = cost(model, replace(part.palette.tune, full=())), _numbers(found.manifest.tensors)
-        if asked > held:
-            raise PlanError(f"{held:,} stored numbers do not fit the plan, whose modules have {asked:,} parameters")
-        adapt_(model, part.palette.tune, part.palette.biases, part.palette.anchors[0].head.seed)
-        names = {part.whole(name): name for name in changed(model)}
-        tensors = read_tensors(found.path / TENSORS, found.manifest.tensors, names)
-        load_changed_(model, {names[name]: tensor for name, tensor in tensors.items()})
-    except PlanError as error:
-        raise BundleError(f"`{found.path}`: {error.message}", hint=error.hint) from None
-    return model.eval(), part.palette
-
-
-def _filler(found: Read, anchors: Sequence[int]) -> Fill:
-    """Gives anchors their stored tensors; `anchors` are their numbers in the whole palette."""
-
-    def fill(number: int, anchor: nn.Module) -> nn.Module:
-        root = f"anchors.{anchors[number]}."
-        own = [name for name in found.base.tensors if name.startswith(root)]
-        return _load_(anchor, _read(found.base_path, found.base, own), root)
-
-    return fill
-
-
-def dearest(found: Read) -> int:
-    """The route of a palette that stands for it: the dearest that is deployed."""
-    records = found.manifest.routes
-    return max(range(len(records)), key=lambda n: (records[n].deployed, records[n].macs))
-
-
-def route_bundle(path: Path, route: str | None) -> Bundle:
-    """The route as the bundle that `pick` would write, in memory."""
-    found = read_palette(path)
-    number = dearest(found) if route is None else found.palette.plan.find(route)
-    made = live(found, (number,))
-    spec, tensors = made.spec(number), state(made.plain(number), complete=True)
-    values, lists = pack(spec)
-    record = found.manifest.routes[number]
-    metrics = {"route": record.route, "macs": record.macs, "params": record.params}
-    declared = _declared({**tensors, **lists})
-    manifest = Manifest(FORMAT, values, found.manifest.files, declared, True, metrics, found.manifest.provenance)
-    return Bundle(path, manifest, spec, tensors)
-
-
-def _bounded(found: Read, palette: Palette) -> None:
-    """PlanError where the layers would have more numbers than the base holds."""
-    asked = sum(layer.inputs * layer.outputs for layer in palette.plan.layers)
-    if asked > _numbers(found.base.tensors):
-        raise PlanError(f"the stitching layers have {asked:,} numbers, more than the base holds", AGAIN)
-
-
-def _numbers(declared: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
-    return sum(prod(shape) for _, shape in declared.values())
-
-
-def _load_(module: nn.Module, tensors: Mapping[str, Tensor], root: str) -> nn.Module:
+def load_part_(module: nn.Module, tensors: Mapping[str, Tensor], root: str) -> nn.Module:
     """Copy tensors, called `root` and the module's own name, into the module; heads that were not stored stay."""
     own = module.state_dict()
     for name, tensor in tensors.items():
@@ -356,14 +230,15 @@ def _load_(module: nn.Module, tensors: Mapping[str, Tensor], root: str) -> nn.Mo
     return module
 
 
-def _read(folder: Path, base: BaseManifest, wanted: Sequence[str]) -> dict[str, Tensor]:
+def read_part(folder: Path, base: BaseManifest, wanted: Sequence[str]) -> dict[str, Tensor]:
+    """Tensors of a base by name; PlanError where it lacks one."""
     missing = [name for name in wanted if name not in base.tensors]
     if missing:
         raise PlanError(f"the base lacks tensor `{missing[0]}`", AGAIN)
     return read_tensors(folder / TENSORS, base.tensors, wanted)
 
 
-def _anchors(specs: Sequence[Spec]) -> tuple[tuple[str, str], ...]:
+def _anchors(specs: Sequence[Spec | LanguageAnchor]) -> tuple[tuple[str, str], ...]:
     return tuple((spec.backbone.name, spec.backbone.digest) for spec in specs)
 
 
@@ -381,5 +256,6 @@ def _files(folder: Path, names: Sequence[str]) -> dict[str, File]:
     return {name: File((folder / name).stat().st_size, sha256(folder / name)) for name in names}
 
 
-def _declared(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def declared_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type and shape of each tensor, as manifests say them."""
     return {n: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for n, t in tensors.items()}

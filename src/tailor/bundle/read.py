@@ -101,7 +101,7 @@ def read(path: Path, route: str | None = None) -> Bundle:
     """
     path = Path(path)
     if (path / MANIFEST).is_file() and of_palette(read_raw(path)):
-        from tailor.bundle.palette import route_bundle  # it is read by the functions here
+        from tailor.bundle.live import route_bundle  # it is read by the functions here
 
         return route_bundle(path, route)
     if route is not None:

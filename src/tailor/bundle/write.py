@@ -43,6 +43,7 @@ RUN_FILES = (
     "base",
     "stitch.json",
     "sizes.json",
+    "answers.jsonl",
     "palette.png",
 )
 """Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` replaces, and nothing else."""

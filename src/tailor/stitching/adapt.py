@@ -21,6 +21,7 @@ from tailor.tuning.methods.lora import Lora
 from tailor.tuning.plan import Tune, TunePlan
 
 ATTENTION = ("qkv", "q", "k", "v")
+OUT = ("proj", "o_proj")
 LEAST_RANK = 8
 """The largest anchor's rank; every smaller one has twice that of the next, as 32, 16, 8 for ViT-Ti, S and B."""
 
@@ -95,7 +96,7 @@ def heads_of(model: Routed) -> tuple[str, ...]:
 def shared_sites(anatomy: Anatomy) -> tuple[Site, ...]:
     """The layers in the blocks that all routes tune together: the attention's, or what stands for it."""
     layers = [site for site in anatomy.layers if site.block >= 0 and site.kind != "depthwise"]
-    attention = [site for site in layers if site.op in (*ATTENTION, "proj")]
+    attention = [site for site in layers if site.op in (*ATTENTION, *OUT)]
     if any(site.op in ATTENTION for site in attention):
         return tuple(attention)
     return tuple(site for site in layers if site.op in ("fc1", "fc2")) or tuple(layers)
@@ -108,7 +109,7 @@ def _bias_sites(anatomy: Anatomy, names: Sequence[str]) -> list[str]:
         return []
     if not any(site.op in ATTENTION for site in chosen):
         return [site.path for site in chosen]
-    wanted = {*names, *(ATTENTION if "qkv" in names else ())}
+    wanted = {*names, *(ATTENTION if "qkv" in names else ()), *(OUT if "proj" in names else ())}
     found = [site.path for site in chosen if site.op in wanted]
     parts = [s for s in anatomy.sites if s.rows and s.part in names and s.path not in found and s.block >= 0]
     found += [f"{site.path}[{site.rows[0]}:{site.rows[1]}]" for site in parts if site.rows]

@@ -5,6 +5,7 @@ models made). The joined model is of the first one's own class and shares every 
 """
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -20,6 +21,16 @@ def stitching_layer(layer: Layer) -> nn.Linear | nn.Conv2d:
     if layer.spatial:
         return nn.Conv2d(layer.inputs, layer.outputs, 1)
     return nn.Linear(layer.inputs, layer.outputs)
+
+
+def along(
+    anchors: Sequence[nn.Module], blocks: Sequence[Sequence[nn.Module]], stitches: Sequence[nn.Module]
+) -> nn.Module:
+    """A route: of each anchor the blocks of its leg, joined by the stitches."""
+    view = anchors[0]
+    for number, stitch in enumerate(stitches):
+        view = joined(view, blocks[number][-1], stitch, anchors[number + 1], blocks[number + 1][0])
+    return view
 
 
 def joined(front: nn.Module, leave: nn.Module, stitch: nn.Module, tail: nn.Module, enter: nn.Module) -> nn.Module:

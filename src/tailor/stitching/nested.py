@@ -146,7 +146,7 @@ class Sandwich:
     loss: Loss
     seed: int = 0
     distil: float = 0.5
-    learn: Callable[[Any, Any], Tensor] = hard
+    learn: Callable[[Any, Any, Any], Tensor] = hard
     routes: Sequence[int] = ()
 
     def __post_init__(self) -> None:
@@ -168,7 +168,7 @@ class Sandwich:
         found = [differentiated(self.loss(output, share), self.parameters)]
         for route in self.routes:
             output = self.nested.set_route_(route)(share.images)
-            loss = (1 - self.distil) * self.loss(output, share) + self.distil * self.learn(output, taught)
+            loss = (1 - self.distil) * self.loss(output, share) + self.distil * self.learn(output, taught, share)
             found.append(differentiated(loss, self.parameters))
         self.nested.set_route_(0)
         value = torch.stack([value for value, _ in found]).mean()

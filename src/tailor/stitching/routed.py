@@ -4,18 +4,22 @@ A route is run by a view, an ordinary model that shares all its modules with the
 computes here and what it computes once it is picked is the same code. Switching costs a lookup.
 """
 
+import importlib
 from collections.abc import Sequence
-from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.stitching.biases import Current, wrap_
-from tailor.stitching.join import joined, stitching_layer
+from tailor.stitching.join import along, stitching_layer
 from tailor.stitching.plan import RouteBiasPlan, StitchPlan
 from tailor.surgery import get_module, split_range
 from tailor.tuning.layers import matrix_shape
+
+JOINS = {"llama": "tailor.stitching.language.join"}
+"""Families whose models are joined in a way of their own: the module with their `along`."""
 
 
 class Routed(nn.Module):
@@ -40,10 +44,10 @@ class Routed(nn.Module):
         self.route = route
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K): the logits along the route that is set."""
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the anchors take, (B, C, H, W) of images, to what the route that is set makes of it: (B, K)."""
         self.current.biases = self.biases_of(self.route)
-        return self.view(self.route)(images)  # type: ignore[no-any-return]
+        return self.view(self.route)(*inputs, **named)
 
     def biases_of(self, route: int) -> dict[str, Tensor]:
         """The route's own bias at each of its sites."""
@@ -56,11 +60,12 @@ class Routed(nn.Module):
         """The route as an ordinary model that shares everything with this one. Its biases are added by `forward`."""
         if route not in self._views:
             legs = self.plan.routes[route].legs
-            view: nn.Module = self.anchors[legs[0].anchor]
-            for (a, b), layer in zip(pairwise(legs), self.plan.routes[route].layers, strict=True):
-                leave, enter = self.block(a.anchor, a.stop - 1), self.block(b.anchor, b.start)
-                view = joined(view, leave, self.layers[layer], self.anchors[b.anchor], enter)
-            self._views[route] = view
+            anchors = [self.anchors[leg.anchor] for leg in legs]
+            blocks = [[self.block(leg.anchor, n) for n in range(leg.start, leg.stop)] for leg in legs]
+            stitches = [self.layers[layer] for layer in self.plan.routes[route].layers]
+            own = self.anatomies[legs[0].anchor].family
+            join = along if own not in JOINS else importlib.import_module(JOINS[own]).along
+            self._views[route] = anchors[0] if len(legs) == 1 else join(anchors, blocks, stitches)
         return self._views[route]
 
     def block(self, anchor: int, number: int) -> nn.Module:

@@ -4,8 +4,9 @@ SN-Net solves a problem a pair and averages the solutions; the joint solution is
 mode, and images are taken as they come: give unaugmented ones.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,21 @@ Wanted = dict[tuple[int, int], list[tuple[int, int]]]
 """By layer and the front's block: the pairs' tails, each an anchor and its block."""
 
 
+def _images(anchor: nn.Module, images: Tensor) -> None:
+    anchor(images)
+
+
 @torch.no_grad()
-def sums_of(model: Routed, batches: Iterable[Tensor]) -> dict[int, Sums]:
-    """The sums of each stitching layer's problem over the images (B, C, H, W). Parts of the images may be merged."""
+def sums_of(
+    model: Routed,
+    batches: Iterable[Any],
+    run: Callable[[nn.Module, Any], None] = _images,
+    there: Callable[[Any], Tensor] | None = None,
+) -> dict[int, Sums]:
+    """The sums of each stitching layer's problem over the images (B, C, H, W). Parts of the images may be merged.
+
+    `run` runs an anchor on a batch of another kind, of whose tokens (B, N) `there` says which count.
+    """
     device = next(model.parameters()).device
     sums = {n: Sums.zero(layer.inputs, layer.outputs, device) for n, layer in enumerate(model.plan.layers)}
     fronts = {n: layer.front for n, layer in enumerate(model.plan.layers)}
@@ -29,11 +42,12 @@ def sums_of(model: Routed, batches: Iterable[Tensor]) -> dict[int, Sums]:
     model.eval()
     try:
         for images in batches:
-            left, entered = _activations(model, images)
+            left, entered = _activations(model, images, run)
+            rows = None if there is None else there(images)
             for (layer, j), tails in wanted.items():
                 spatial = model.plan.layers[layer].spatial
-                targets = [_rows(entered[tail], spatial) for tail in tails]
-                sums[layer].add_(_rows(left[fronts[layer], j], spatial), *targets)
+                targets = [_rows(entered[tail], spatial, rows) for tail in tails]
+                sums[layer].add_(_rows(left[fronts[layer], j], spatial, rows), *targets)
     finally:
         for module, mode in modes:
             module.training = mode
@@ -62,7 +76,9 @@ def _wanted(model: Routed) -> Wanted:
     return found
 
 
-def _activations(model: Routed, images: Tensor) -> tuple[dict[tuple[int, int], Tensor], dict[tuple[int, int], Tensor]]:
+def _activations(
+    model: Routed, images: Any, run: Callable[[nn.Module, Any], None]
+) -> tuple[dict[tuple[int, int], Tensor], dict[tuple[int, int], Tensor]]:
     """What leaves and what enters every block of every anchor, by (anchor, block)."""
     left: dict[tuple[int, int], Tensor] = {}
     entered: dict[tuple[int, int], Tensor] = {}
@@ -77,13 +93,14 @@ def _activations(model: Routed, images: Tensor) -> tuple[dict[tuple[int, int], T
             watch((number, at), model.block(number, at))
     try:
         for anchor in model.anchors:
-            anchor(images)
+            run(anchor, images)
     finally:
         for handle in handles:
             handle.remove()
     return left, entered
 
 
-def _rows(activations: Tensor, spatial: bool) -> Tensor:
-    """With the channels last."""
-    return activations.movedim(1, -1) if spatial else activations
+def _rows(activations: Tensor, spatial: bool, rows: Tensor | None) -> Tensor:
+    """With the channels last; of tokens those that count."""
+    activations = activations.movedim(1, -1) if spatial else activations
+    return activations if rows is None else activations[rows]

@@ -30,7 +30,7 @@ Loss = Callable[[Any, Any], Tensor]
 """From a model's output and a share to the mean loss over it."""
 
 
-def hard(output: Tensor, taught: Tensor) -> Tensor:
+def hard(output: Tensor, taught: Tensor, share: Any = None) -> Tensor:
     """Mean cross-entropy of logits (..., K) with the classes that the teacher's logits name."""
     wide = output if output.dtype == torch.float64 else output.float()
     return F.cross_entropy(wide.flatten(0, -2), taught.argmax(-1).flatten())
@@ -41,7 +41,8 @@ class Course:
     """A run's step, what goes before and after it, and the state it keeps: the engine's companion.
 
     `loss` is the task's, `weigh` what a share counts for in the mean. `teacher` trains the largest anchor in every step
-    and lets the route `learn` from its output with weight `distil`. `reduce` sums a tensor over the processes.
+    and lets the route `learn` from its output with weight `distil`; `call` runs a model on a share. `reduce` sums a
+    tensor over the processes.
     """
 
     model: Routed
@@ -49,7 +50,8 @@ class Course:
     loss: Loss
     teacher: bool = True
     distil: float = 0.5
-    learn: Callable[[Any, Any], Tensor] = hard
+    learn: Callable[[Any, Any, Any], Tensor] = hard
+    call: Callable[[nn.Module, Any], Any] = lambda model, share: model(share.images)
     weigh: Callable[[Any], float] = lambda share: len(share.images)
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor
     route: int = 0
@@ -77,14 +79,14 @@ class Course:
         found: list[tuple[Tensor, list[Tensor | None]]] = []
         taken: Tensor | None = None
         if self.teacher:
-            logits = self.model.set_route_(self.largest)(share.images)
+            logits = self.call(self.model.set_route_(self.largest), share)
             found.append(differentiated(self.loss(logits, share), self.parameters.values()))
             taken = logits.detach()
         if taken is None or self.route != self.largest:
-            logits = self.model.set_route_(self.route)(share.images)
+            logits = self.call(self.model.set_route_(self.route), share)
             loss = self.loss(logits, share)
             if taken is not None:
-                loss = (1 - self.distil) * loss + self.distil * self.learn(logits, taken)
+                loss = (1 - self.distil) * loss + self.distil * self.learn(logits, taken, share)
             found.append(differentiated(loss, self.parameters.values()))
         self.note(found[-1][1], self.weigh(share))
         total = torch.stack([value for value, _ in found]).sum()

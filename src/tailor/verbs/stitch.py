@@ -1,6 +1,7 @@
 """`tailor stitch DATA --models A,B,C`: train a palette, dozens of models of every size between the anchors, at once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ def stitch(
     ranks: str | None = None,
     ssb: str = "qkv,proj",
     samples: int = 100,
+    longest: int = 256,
+    packing: bool = False,
     base: str | Path | None = None,
     evaluate_routes: bool = False,
     out: str | Path = "runs/palette",
@@ -46,7 +49,7 @@ def stitch(
     ordinary model of one.
 
     Args:
-        data: a folder, a CSV, `builtin/digits`, ...: see docs/data.md.
+        data: a folder, a CSV, `builtin/digits`, ...: see docs/data.md; for language models a `.json` of instructions.
         models: the anchors with commas, by name or as bundles: two or more sizes of one family.
         kind: `routes` through several anchors, or `nested` sizes of exactly one, whose units are ranked once.
         mode: of routes: `esta` trains low-rank updates, samples by importance and learns from the largest anchor;
@@ -57,6 +60,8 @@ def stitch(
             doubled for each smaller one).
         ssb: the layers where every route has a bias of its own: `qkv,proj`, the cheap `q,proj`, or `none`.
         samples: images that the stitching layers' start is solved on.
+        longest: of instructions, the tokens of an example that are kept.
+        packing: of instructions, short examples share a row.
         base: a folder for the stitching layers' start, made if it is not there, that several tasks may share.
         evaluate_routes: measure accuracy and milliseconds of every route at the end.
         out: the folder to write.
@@ -89,57 +94,53 @@ def stitch(
         from tailor.stitching.space import Space
         from tailor.workflow.output import output
         from tailor.workflow.place import placed
-        from tailor.workflow.stitch import Request
-        from tailor.workflow.stitch import stitch as carry_out
         from tailor.workflow.train import recipe_of
 
-        if kind == "nested":
-            from tailor.workflow.nested import Request as Sizes
-            from tailor.workflow.nested import nested
+        flags = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+        biases = () if ssb == "none" else tuple(part.strip() for part in ssb.split(",") if part.strip())
+        common: dict[str, Any] = {
+            "samples": samples,
+            "evaluate_routes": evaluate_routes,
+            "resume": resume,
+            "tell": tell,
+        }
+        images: dict[str, Any] = {"task": task, "weights": weights, "image_size": image_size, "corrupt": corrupt}
+        carry_out: Callable[[Any], Any]
+        request: Callable[..., Any]
+        if str(data).endswith((".json", ".jsonl")):
+            from tailor.workflow.language import INTERVALS, USUAL
+            from tailor.workflow.language import Request as Language
+            from tailor.workflow.language import stitch_language as carry_out
 
-            with placed(device), output(out, overwrite, resume, (data, *names)) as found:
-                sizes = Sizes(
-                    data=str(data),
-                    model=names[0],
-                    task=task,
-                    weights=weights,
-                    image_size=image_size,
-                    recipe=recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size),
-                    sizes=intervals,
-                    rank=(_ranks(ranks) or (8,))[0],
-                    samples=samples,
-                    evaluate_routes=evaluate_routes,
-                    folder=found.folder,
-                    corrupt=corrupt,
-                    workers=workers,
-                    resume=resume,
-                    tell=tell,
-                )
-                return found.settled(nested(sizes))  # type: ignore[no-any-return]
-        training = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
+            training = recipe_of({**USUAL, **(recipe or {})}, seed, **flags)
+            adapt = Adapt(ranks=_ranks(ranks) or (16,) * len(names), biases=biases)
+            sampling = Sampling(intervals=INTERVALS if intervals == 15 else intervals)
+            common |= {"longest": longest, "packing": packing, "adapt": adapt, "sampling": sampling}
+            request = partial(Language, data=Path(data), models=names, recipe=training, **common)
+        elif kind == "nested":
+            from tailor.workflow.nested import Request as Sizes
+            from tailor.workflow.nested import nested as carry_out
+
+            common |= images | {"sizes": intervals, "rank": (_ranks(ranks) or (8,))[0], "workers": workers}
+            training = recipe_of(recipe, seed, **flags)
+            request = partial(Sizes, data=str(data), model=names[0], recipe=training, **common)
+        else:
+            from tailor.workflow.stitch import Request as Routes
+            from tailor.workflow.stitch import stitch as carry_out
+
+            adapt = Adapt(ranks=_ranks(ranks), biases=biases, full=mode == "sn-net")
+            sampling = Sampling(kind="importance" if mode == "esta" else "uniform", intervals=intervals)
+            own: dict[str, Any] = {
+                "space": Space(window=window),
+                "adapt": adapt,
+                "sampling": sampling,
+                "teacher": mode != "sn-net",
+            }
+            own |= {"distil": 0.5, "base": None if base is None else Path(base), "workers": workers}
+            training = recipe_of(recipe, seed, **flags)
+            request = partial(Routes, data=str(data), models=names, recipe=training, **common, **images, **own)
         with placed(device), output(out, overwrite, resume, (data, base, *names)) as found:
-            request = Request(
-                data=str(data),
-                models=names,
-                task=task,
-                weights=weights,
-                image_size=image_size,
-                recipe=training,
-                space=Space(window=window),
-                adapt=Adapt(ranks=_ranks(ranks), biases=_sites(ssb), full=mode == "sn-net"),
-                sampling=Sampling(kind="importance" if mode == "esta" else "uniform", intervals=intervals),
-                teacher=mode != "sn-net",
-                distil=0.5,
-                samples=samples,
-                base=None if base is None else Path(base),
-                evaluate_routes=evaluate_routes,
-                folder=found.folder,
-                corrupt=corrupt,
-                workers=workers,
-                resume=resume,
-                tell=tell,
-            )
-            return found.settled(carry_out(request))  # type: ignore[no-any-return]
+            return found.settled(carry_out(request(folder=found.folder)))  # type: ignore[no-any-return]
 
 
 def _check_models(names: tuple[str, ...], kind: str) -> None:
@@ -159,7 +160,3 @@ def _ranks(text: str | None) -> tuple[int, ...]:
         raise UsageError(
             f"`--ranks {text}` are no whole numbers", hint="write for instance `--ranks 32,16,8`"
         ) from None
-
-
-def _sites(text: str) -> tuple[str, ...]:
-    return () if text == "none" else tuple(part.strip() for part in text.split(",") if part.strip())

@@ -56,7 +56,6 @@ def _palette(place: Path) -> dict[str, Any]:
     return {
         "kind": "palette",
         "anchors": [spec.backbone.name for spec in found.palette.anchors],
-        "classes": list(found.palette.anchors[0].head.classes),
         "routes": len(found.manifest.routes),
         "deployed": deployed,
         "trains": found.palette.tune.method,

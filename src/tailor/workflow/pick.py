@@ -6,9 +6,11 @@ from pathlib import Path
 
 from tailor import budget as budgets
 from tailor import bundle
-from tailor.bundle.palette import Read, RouteRecord, dearest, live, read_palette
+from tailor.bundle.live import dearest, live
+from tailor.bundle.palette import Read, RouteRecord, read_palette
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
+from tailor.spec import Spec
 from tailor.workflow.records import Picked
 from tailor.workflow.routes import milliseconds
 
@@ -115,11 +117,13 @@ def _said(cost: float) -> str:
 
 def _timed(found: Read, deployed: Sequence[int], tell: Tell) -> dict[int, float]:
     """Milliseconds of the deployed routes, on this machine."""
-    made = live(found, deployed)
+    made, spec = live(found, deployed), found.palette.anchors[0]
+    if not isinstance(spec, Spec):
+        raise UsageError("routes of language models are not timed here", hint="choose by `--macs` or `--route`")
     times = {}
     for done, number in enumerate(deployed):
         tell(Event("timing routes", done, len(deployed), found.manifest.routes[number].route))
-        times[number] = milliseconds(made.plain(number), found.palette.anchors[0])
+        times[number] = milliseconds(made.plain(number), spec)
     return times
 
 

@@ -216,9 +216,9 @@ def _train(request: Request, run: Run, task: Task, made: _Made) -> Sampler:
         lambda output, share: share.loss(labelled, output),
         teacher=request.teacher,
         distil=request.distil,
-        learn=lambda output, taught: learn(output, taught, True, 1.0).mean(),
+        learn=lambda output, taught, share: learn(output, taught, True, 1.0).mean(),
         weigh=lambda share: task.weight(share.targets),
-        reduce=_summed,
+        reduce=summed_over_processes,
     )
     course = on_images(made.model, made.palette.anchors[0], run)
     train_(course, run, task, step=_step(steps), companion=steps)
@@ -232,7 +232,7 @@ def _step(steps: Steps) -> Any:
     return step
 
 
-def _summed(tensor: Tensor) -> Tensor:
+def summed_over_processes(tensor: Tensor) -> Tensor:
     """The sum over the processes."""
     if processes_here().num_processes == 1:
         return tensor

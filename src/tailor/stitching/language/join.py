@@ -34,22 +34,22 @@ class Entered(nn.Module):
         return self.inner(hidden_states, *args, **kwargs)  # type: ignore[no-any-return]
 
 
-def joined(anchors: Sequence[Any], legs: Sequence[range], stitches: Sequence[nn.Module]) -> LlamaForCausalLM:
-    """The route through `anchors` (LlamaForCausalLM), of each the layers in its leg, joined by `stitches`.
+def along(anchors: Sequence[Any], blocks: Sequence[Sequence[Any]], stitches: Sequence[nn.Module]) -> LlamaForCausalLM:
+    """The route through `anchors` (LlamaForCausalLM), of each the decoder layers in its leg, joined by `stitches`.
 
     It is of the first one's class, with the embedding of the first, norm and head of the last, and generates as any.
     """
     first, last = anchors[0], anchors[-1]
     view = _shell(first)
-    view.config = _config(first.config, sum(len(leg) for leg in legs))
+    view.config = _config(first.config, sum(len(leg) for leg in blocks))
     body = _shell(first.model)
     body.config = view.config
     layers: list[nn.Module] = []
-    for position, (anchor, leg) in enumerate(zip(anchors, legs, strict=True)):
+    for position, (anchor, leg) in enumerate(zip(anchors, blocks, strict=True)):
         own = None if _same_positions(anchor.config, first.config) else anchor.model.rotary_emb
-        for number in leg:
-            stitch = stitches[position - 1] if position and number == leg.start else None
-            layer = _numbered(anchor.model.layers[number], len(layers))
+        for number, block in enumerate(leg):
+            stitch = stitches[position - 1] if position and not number else None
+            layer = _numbered(block, len(layers))
             layers.append(layer if stitch is None and own is None else Entered(layer, stitch, own))
     body._modules |= {"layers": nn.ModuleList(layers), "norm": last.model.norm}
     view._modules |= {"model": body, "lm_head": last.lm_head}

@@ -1,0 +1,181 @@
+"""A palette in memory: the model of its kind, a route of it as an ordinary model and as a bundle."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tailor.bundle.manifest import FORMAT, TENSORS, Manifest, pack
+from tailor.bundle.palette import Read, declared_of, load_base_, load_part_, read_palette, read_part
+from tailor.bundle.read import Bundle, read_tensors
+from tailor.bundle.strangers import AGAIN
+from tailor.bundle.write import state
+from tailor.errors import BundleError, PlanError
+from tailor.palette import (
+    Fill,
+    LanguagePalette,
+    NestedPalette,
+    Palette,
+    build_language,
+    build_nested,
+    excerpt,
+    routed,
+)
+from tailor.spec import Spec
+from tailor.stitching.adapt import adapt_
+from tailor.stitching.nested import cut_out
+from tailor.stitching.picked import picked
+from tailor.stitching.route import route_plans
+from tailor.stitching.routed import Routed
+from tailor.surgery import changed, load_changed_
+from tailor.tuning.apply import cost
+
+
+@plain_dataclass(frozen=True)
+class Live:
+    """A palette in memory. `model` runs the route that `set_route_(numbers[n])` sets, `plain` makes a model of route n,
+    `spec` is what that model is in a bundle; n is the number in the whole palette.
+    """
+
+    model: Any
+    numbers: Mapping[int, int]
+    plain: Callable[[int], nn.Module]
+    spec: Callable[[int], Spec]
+
+
+def live(found: Read, routes: Sequence[int] | None = None) -> Live:
+    """The palette's model, or that of some of its routes alone: then only what they cross is read and made."""
+    chosen = tuple(routes if routes is not None else range(len(found.manifest.routes)))
+    return _LIVE[found.palette.kind](found, chosen)
+
+
+def _stitched(found: Read, routes: tuple[int, ...]) -> Live:
+    model, part = restore_palette(found, routes)
+    numbers = {number: at for at, number in enumerate(routes)}
+    continuations = [part.continuation(i) for i in range(len(part.anchors))]
+
+    def spec(number: int) -> Spec:
+        at = numbers[number]
+        chosen = part.plan.routes[at]
+        anchors = [continuations[leg.anchor] for leg in chosen.legs]
+        anchor = part.anchors[chosen.front]
+        return replace(anchor, plans=(*anchor.plans, *route_plans(model, at, anchors)))
+
+    return Live(model, numbers, lambda number: picked(model, part.tune, numbers[number]), spec)
+
+
+def _nested(found: Read, routes: tuple[int, ...]) -> Live:
+    palette = found.palette
+    assert isinstance(palette, NestedPalette)
+    try:
+        anchor = palette.anchors[0]
+        model = build_nested(palette, _filler(found, (0,)), _numbers(found.manifest.tensors))
+        load_changed_(model, read_tensors(found.path / TENSORS, found.manifest.tensors))
+    except PlanError as error:
+        raise BundleError(f"`{found.path}`: {error.message}", hint=error.hint) from None
+
+    def spec(number: int) -> Spec:
+        cut = palette.plan.routes[number].cut
+        return replace(anchor, plans=anchor.plans if cut is None else (*anchor.plans, cut))
+
+    numbers = {number: number for number in routes}
+    return Live(model.eval(), numbers, lambda number: cut_out(model, palette.tune, number), spec)
+
+
+def _language(found: Read, routes: tuple[int, ...]) -> Live:
+    palette = found.palette
+    assert isinstance(palette, LanguagePalette)
+    model = build_language(palette)
+    load_base_(model, found.base_path, found.base)
+    adapt_(model, palette.tune, palette.biases)
+    load_changed_(model, read_tensors(found.path / TENSORS, found.manifest.tensors))
+
+    def spec(number: int) -> Spec:
+        raise PlanError(
+            f"route `{palette.plan.routes[number].name}` is of two language models, which no stock class holds",
+            hint="use it from its palette: `tailor.bundle.palette.live(read_palette(PATH)).plain(NUMBER)`",
+        )
+
+    numbers = {number: number for number in routes}
+    return Live(model.eval(), numbers, lambda number: picked(model, palette.tune, number), spec)
+
+
+_LIVE: dict[str, Callable[[Read, tuple[int, ...]], Live]] = {
+    "palette": _stitched,
+    "nested": _nested,
+    "language": _language,
+}
+"""How a palette of each kind comes to life."""
+
+
+def restore_palette(found: Read, routes: Sequence[int] | None = None) -> tuple[Routed, Palette]:
+    """The routed model of a stitched palette, or of these routes of it alone (in this order), and what it is then.
+
+    Only tensors of what the routes cross are read, and only their anchors are made.
+    """
+    palette = found.palette
+    assert isinstance(palette, Palette)
+    part = excerpt(palette, tuple(routes if routes is not None else range(len(palette.plan.routes))))
+    try:
+        _bounded(found, palette)
+        model = routed(part.palette, _filler(found, part.anchors))
+        own = [f"layers.{n}.{name}" for n, layer in enumerate(model.layers) for name in layer.state_dict()]
+        wanted = {part.whole(name): name for name in own}
+        starts = read_part(found.base_path, found.base, list(wanted))
+        load_part_(model.layers, {wanted[name]: tensor for name, tensor in starts.items()}, "layers.")
+        asked, held = cost(model, replace(part.palette.tune, full=())), _numbers(found.manifest.tensors)
+        if asked > held:
+            raise PlanError(f"{held:,} stored numbers do not fit the plan, whose modules have {asked:,} parameters")
+        adapt_(model, part.palette.tune, part.palette.biases, part.palette.anchors[0].head.seed)
+        names = {part.whole(name): name for name in changed(model)}
+        tensors = read_tensors(found.path / TENSORS, found.manifest.tensors, names)
+        load_changed_(model, {names[name]: tensor for name, tensor in tensors.items()})
+    except PlanError as error:
+        raise BundleError(f"`{found.path}`: {error.message}", hint=error.hint) from None
+    return model.eval(), part.palette
+
+
+def _filler(found: Read, anchors: Sequence[int]) -> Fill:
+    """Gives anchors their stored tensors; `anchors` are their numbers in the whole palette."""
+
+    def fill(number: int, anchor: nn.Module) -> nn.Module:
+        root = f"anchors.{anchors[number]}."
+        own = [name for name in found.base.tensors if name.startswith(root)]
+        return load_part_(anchor, read_part(found.base_path, found.base, own), root)
+
+    return fill
+
+
+def dearest(found: Read) -> int:
+    """The route of a palette that stands for it: the dearest that is deployed."""
+    records = found.manifest.routes
+    return max(range(len(records)), key=lambda n: (records[n].deployed, records[n].macs))
+
+
+def route_bundle(path: Path, route: str | None) -> Bundle:
+    """The route as the bundle that `pick` would write, in memory."""
+    found = read_palette(path)
+    number = dearest(found) if route is None else found.palette.plan.find(route)
+    made = live(found, (number,))
+    spec, tensors = made.spec(number), state(made.plain(number), complete=True)
+    values, lists = pack(spec)
+    record = found.manifest.routes[number]
+    metrics = {"route": record.route, "macs": record.macs, "params": record.params}
+    declared = declared_of({**tensors, **lists})
+    manifest = Manifest(FORMAT, values, found.manifest.files, declared, True, metrics, found.manifest.provenance)
+    return Bundle(path, manifest, spec, tensors)
+
+
+def _bounded(found: Read, palette: Palette) -> None:
+    """PlanError where the layers would have more numbers than the base holds."""
+    asked = sum(layer.inputs * layer.outputs for layer in palette.plan.layers)
+    if asked > _numbers(found.base.tensors):
+        raise PlanError(f"the stitching layers have {asked:,} numbers, more than the base holds", AGAIN)
+
+
+def _numbers(declared: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
+    return sum(prod(shape) for _, shape in declared.values())

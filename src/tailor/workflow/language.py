@@ -1,0 +1,245 @@
+"""A palette of language models from instructions: anchors by name, responses learnt, routes scored by exact match."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tailor import backbones
+from tailor.backbones import causal
+from tailor.bundle.files import dumps, sha256, write_text
+from tailor.bundle.manifest import MANIFEST
+from tailor.bundle.palette import (
+    BASE,
+    BASE_JSON,
+    BaseRef,
+    RouteRecord,
+    load_base_,
+    read_base,
+    write_base,
+    write_palette,
+)
+from tailor.bundle.strangers import read_json
+from tailor.errors import BundleError, UsageError
+from tailor.events import Event, Tell
+from tailor.palette import LanguageAnchor, LanguagePalette
+from tailor.spec import BackboneRef
+from tailor.stitching.adapt import Adapt
+from tailor.stitching.language import instructions as texts
+from tailor.stitching.language import palette as languages
+from tailor.stitching.picked import picked
+from tailor.stitching.plan import RouteBiasPlan
+from tailor.stitching.routed import Routed
+from tailor.stitching.sampler import Sampler, Sampling
+from tailor.stitching.step import Course
+from tailor.surgery import trainable
+from tailor.training import Recipe, fit, processes_here
+from tailor.tuning.plan import TunePlan
+from tailor.workflow.batches import training_report
+from tailor.workflow.records import Stitched
+from tailor.workflow.stitch import seconds_of, summed_over_processes, told
+from tailor.workflow.train import provenance
+
+INTERVALS = languages.INTERVALS
+USUAL = {"optimizer": "adam", "lr": 3e-4, "batch_size": 128, "epochs": 10, "weight_decay": 0.0, "drop_path": 0.0}
+"""The recipe where nothing else is said."""
+ASKED, ANSWERS = "stitch.json", "answers.jsonl"
+HELD_OUT, MOST_HELD_OUT = 10, 40
+"""Every so manieth example is kept for scoring, at most so many."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `stitch` was asked for, of language models."""
+
+    data: Path
+    models: tuple[str, ...]
+    recipe: Recipe
+    adapt: Adapt
+    sampling: Sampling
+    longest: int
+    packing: bool
+    samples: int
+    evaluate_routes: bool
+    folder: Path
+    resume: bool
+    tell: Tell
+
+    def asked(self) -> dict[str, Any]:
+        """What decides the palette, as plain values."""
+        plain = {"kind": "language", "data": str(self.data), "models": list(self.models)}
+        return plain | {name: getattr(self, name) for name in ("longest", "packing", "samples")}
+
+
+@dataclass(frozen=True)
+class _Made:
+    model: Routed
+    tokeniser: Any
+    palette: LanguagePalette
+    base: BaseRef
+    params: tuple[int, ...]
+    whole: int
+    explained: float
+
+
+def stitch_language(request: Request) -> Stitched:
+    """Train the palette and write it; go on where an earlier run stopped."""
+    file = request.folder / ASKED
+    if request.resume and file.is_file():
+        if read_json(file) != request.asked():
+            raise BundleError(f"the run in `{request.folder}` was begun with another request", hint="use `--overwrite`")
+        if (request.folder / MANIFEST).is_file():
+            request.tell(Event("done", text=f"`{request.folder}` is finished already"))
+            return told(request.folder)
+    examples = texts.read(request.data)
+    every = max(HELD_OUT, -(-len(examples) // MOST_HELD_OUT))
+    held, learnt = examples[::every], [one for i, one in enumerate(examples) if i % every or len(examples) == 1]
+    if processes_here().is_main_process:
+        write_text(file, dumps(request.asked()))
+    models: list[tuple[Any, Any, str]] = [(*causal.load(name), name) for name in request.models]
+    models.sort(key=lambda one: one[0].num_parameters())
+    tokeniser = models[0][1]
+    rows = [texts.encode(example, tokeniser, request.longest) for example in learnt]
+    rows = texts.packed(rows, request.longest) if request.packing else rows
+    made = _make(request, models, rows)
+    sampler = _train(request, made, rows)
+    if processes_here().is_main_process:
+        _write(request, made, sampler, held)
+    processes_here().wait_for_everyone()
+    return told(request.folder)
+
+
+def _make(request: Request, models: Sequence[Any], rows: Sequence[Any]) -> _Made:
+    """Join the anchors, start the joints on examples, wrap what trains."""
+    model = languages.joined([one for one, *_ in models])
+    model.to(processes_here().device)
+    tokeniser = models[0][1]
+    anchors = tuple(
+        LanguageAnchor(BackboneRef(name, "pretrained", backbones.digest(anchor))) for anchor, _, name in models
+    )
+    if len({anchor.backbone.digest for anchor in anchors}) < len(anchors):
+        raise UsageError("two anchors are the same model", hint="name two sizes of one family")
+    palette = LanguagePalette(anchors, model.plan, TunePlan("pst"), RouteBiasPlan(()))
+    folder = request.folder / BASE
+    if not (folder / BASE_JSON).is_file():
+        chosen = rows[: request.samples]
+        request.tell(Event("joints", text=f"least squares over {len(chosen)} examples"))
+        fits = languages.started_(model, texts.batches(chosen, range(len(chosen)), 8, _pad(tokeniser)))
+        facts = {"data": str(request.data), "explained": [round(fit.explained, 4) for fit in fits.values()]}
+        joints = list(zip(model.plan.layers, model.layers, strict=True))
+        if processes_here().is_main_process:
+            write_base(folder, anchors, [False] * len(anchors), list(model.anchors), joints, facts)
+        processes_here().wait_for_everyone()
+    base = read_base(folder, palette)
+    load_base_(model, folder, base)
+    params = languages.parameters(model)
+    whole = sum(p.numel() for anchor in model.anchors for p in anchor.parameters())
+    tune, biases = languages.adapted_(model, request.adapt, request.recipe.seed)
+    explained = [float(value) for value in base.facts.get("explained", ())]
+    share = sum(explained) / max(len(explained), 1)
+    reference = BaseRef(BASE, sha256(folder / BASE_JSON))
+    return _Made(model, tokeniser, replace(palette, tune=tune, biases=biases), reference, params, whole, share)
+
+
+def _pad(tokeniser: Any) -> int:
+    return int(tokeniser.pad_token_id if tokeniser.pad_token_id is not None else tokeniser.eos_token_id)
+
+
+def _train(request: Request, made: _Made, rows: Sequence[Any]) -> Sampler:
+    """Train the palette; the sampler with the routes' scores."""
+    recipe, task = request.recipe, texts.Responses()
+    size = recipe.batch_size
+    per_epoch = -(-len(rows) // size)
+    sampler = Sampler(made.params, len(made.model.anchors), per_epoch * recipe.epochs, request.sampling, recipe.seed)
+    course = Course(
+        made.model,
+        sampler,
+        lambda output, share: task.loss(output, share.targets),
+        learn=lambda output, taught, share: task.learn(output, taught, share.targets),
+        weigh=lambda share: task.weight(share.targets),
+        call=lambda model, share: languages.logits(model, share.images),
+        reduce=summed_over_processes,
+    )
+
+    def shares(epoch: int, start: int, process: int, processes: int) -> Iterable[texts.Batch]:
+        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(rows)).tolist()
+        for step in range(start, per_epoch):
+            mine = order[step * size : (step + 1) * size][process::processes]
+            yield from texts.batches(rows, mine, max(len(mine), 1), _pad(made.tokeniser))
+
+    fit(
+        made.model,
+        recipe,
+        task,  # type: ignore[arg-type]  # of a task the engine asks the weight, and whether more is better
+        batches=shares,  # type: ignore[arg-type]  # tokens in the images' place
+        steps_per_epoch=per_epoch,
+        run=request.folder,
+        step=course.step,
+        companion=course,
+        resume=request.resume,
+        report=training_report(request.tell, task.metric),
+    )
+    return sampler
+
+
+def _write(request: Request, made: _Made, sampler: Sampler, held: Sequence[texts.Example]) -> None:
+    """Score routes by exact match on the examples held out, keep what they answered, write the palette."""
+    from tailor.evidence.palette import palette_page, palette_plot
+
+    records = _records(made, sampler)
+    which = [n for n, r in enumerate(records) if r.deployed or request.evaluate_routes]
+    said: dict[str, list[str]] = {}
+    for done, number in enumerate(which):
+        request.tell(Event("scoring routes", done, len(which), records[number].route))
+        plain = picked(made.model, made.palette.tune, number)
+        said[records[number].route] = languages.answers(plain, made.tokeniser, [example.prompt for example in held])
+        share = languages.exact_match(said[records[number].route], [example.output for example in held])
+        records[number] = replace(records[number], accuracy=share)
+    lines = [
+        {"instruction": e.instruction, "input": e.input, "expected": e.output, **{r: said[r][i] for r in said}}
+        for i, e in enumerate(held)
+    ]
+    write_text(request.folder / ANSWERS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    inside = sum(p.numel() for p in trainable(made.model).values())
+    metrics = {
+        "split": "held out",
+        "metric": "exact_match",
+        "n": len(held),
+        "trainable_params": inside,
+        "head_params": 0,
+        "trainable_percent": 100 * inside / made.whole,
+        "explained": made.explained,
+        "epochs": request.recipe.epochs,
+        "seconds": round(seconds_of(request.folder), 1),
+    }
+    names = [anchor.backbone.name for anchor in made.palette.anchors]
+    palette_plot(records, request.folder / "palette.png", "exact match")
+    palette_page(records, request.folder / "report.html", "exact match", names)
+    facts = provenance(str(request.data), request.recipe)
+    write_palette(request.folder, made.palette, made.model, made.base, records, metrics, facts)
+
+
+def _records(made: _Made, sampler: Sampler) -> list[RouteRecord]:
+    """What is known of the routes; their MACs are those of one token: a product a parameter, embeddings aside."""
+    deployed, scores = set(sampler.deployed()), sampler.scores
+    interval = {route: at for at, members in enumerate(sampler.intervals) for route in members}
+    found = []
+    for number, route in enumerate(made.palette.plan.routes):
+        embedding = made.model.anchors[route.front].model.embed_tokens.weight.numel()  # type: ignore[union-attr, operator]
+        tied = made.model.anchors[route.tail].config.tie_word_embeddings  # type: ignore[union-attr]
+        macs = made.params[number] - (0 if tied and len(route.legs) == 1 else embedding)
+        found.append(
+            RouteRecord(
+                route.name,
+                macs,
+                made.params[number],
+                interval[number],
+                number in deployed,
+                float(scores[number]),
+                int(sampler.visited[number]),
+            )
+        )
+    return found

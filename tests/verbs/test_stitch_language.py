@@ -1,0 +1,112 @@
+"""From instructions to a palette of two tiny language models on disk, and back in memory."""
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import tailor
+from tailor.bundle.live import live
+from tailor.bundle.palette import read_palette
+from tailor.errors import BundleError, DataError, PlanError, TailorError
+
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+WORDS = ["[PAD]", "[END]", "[OTHER]", "###", "Instruction", "Response", "Input", ":", "say", "a", "b", "c", "d"]
+
+
+def saved(folder, seed, layers, width):
+    """A random Llama with a tokeniser of a few words, in transformers' layout."""
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[OTHER]")
+    )
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[OTHER]", pad_token="[PAD]", eos_token="[END]"
+    )
+    fast.save_pretrained(folder)
+    config = transformers.LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return f"causal:{folder}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A palette of two models that learnt to repeat a letter."""
+    root = tmp_path_factory.mktemp("language")
+    data = root / "tasks.json"
+    rows = [{"instruction": "say", "input": letter, "output": letter} for letter in "abcd" * 12]
+    data.write_text(json.dumps(rows))
+    models = ",".join((saved(root / "small", 0, 2, 32), saved(root / "large", 1, 4, 48)))
+    settings = {
+        "models": models,
+        "epochs": 3,
+        "batch_size": 8,
+        "ranks": "4,4",
+        "lr": 1e-2,
+        "intervals": 3,
+        "samples": 8,
+    }
+    found = tailor.stitch(data, out=root / "p", evaluate_routes=True, progress=None, **settings)
+    return root, data, settings, found
+
+
+def test_what_was_made_is_told(made):
+    root, _, _, found = made
+    assert [r.route for r in found.routes] == ["0", "1", "0.0-1.1", "0.1-1.2", "0.1-1.3"]
+    assert found.metric == "exact_match"
+    assert all(0 <= r.accuracy <= 1 for r in found.routes)
+    assert sum(r.visits for r in found.routes) == 3 * -(-(48 - 5) // 8)  # every tenth is held out
+    lines = [json.loads(line) for line in (root / "p" / "answers.jsonl").read_text().splitlines()]
+    assert {"instruction", "input", "expected", "0", "1"} <= lines[0].keys()
+    losses = [json.loads(line)["loss"] for line in (root / "p" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+
+
+@torch.no_grad()
+def test_a_palette_of_language_models_comes_back(made):
+    root, data, settings, found = made
+    one, other = live(read_palette(root / "p")), live(read_palette(root / "p"))
+    ids = torch.tensor([[3, 4, 7, 8, 9, 3, 5, 7]])
+    for number in range(len(found.routes)):
+        logits = one.model.set_route_(number)(ids).logits
+        assert_close(other.model.set_route_(number)(ids).logits, logits, rtol=0, atol=0)
+        plain = one.plain(number)
+        assert_close(plain(ids).logits, logits, rtol=0, atol=1e-4)
+        cached = plain.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        assert torch.equal(
+            cached, plain.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0, use_cache=False)
+        )
+    assert tailor.stitch(data, out=root / "p", resume=True, progress=None, **settings) == found
+    with pytest.raises(BundleError, match="begun with another request"):
+        tailor.stitch(data, out=root / "p", resume=True, progress=None, **{**settings, "samples": 9})
+    with pytest.raises(PlanError, match="no stock class holds"):
+        tailor.pick(root / "p", route="0.0-1.1", out=root / "c", progress=None)
+
+
+def test_what_makes_no_palette_of_language_models_is_refused(made, tmp_path):
+    root, data, settings, _ = made
+    one = settings["models"].split(",")[0]
+    with pytest.raises(TailorError, match="same model"):
+        tailor.stitch(data, out=tmp_path / "p", progress=None, **{**settings, "models": f"{one},{one}"})
+    with pytest.raises(TailorError, match="no language model at"):
+        tailor.stitch(data, out=tmp_path / "q", progress=None, **{**settings, "models": f"{one},causal:nowhere"})
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(DataError, match="no list of instructions"):
+        tailor.stitch(tmp_path / "x.json", out=tmp_path / "r", progress=None, **settings)
+    config = json.loads((root / "small" / "config.json").read_text())
+    assert config["vocab_size"] == len(WORDS)
