@@ -30,6 +30,8 @@ def load(name: str) -> tuple[nn.Module, Any]:
     transformers = _transformers()
     folder, file = place(name)
     more = {"gguf_file": file} if file else {}
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **more)
         tokeniser = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
@@ -37,6 +39,9 @@ def load(name: str) -> tuple[nn.Module, Any]:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         hint = "pip install 'tailor-models[llm]'" if isinstance(error, ImportError) else "check the path"
         raise ModelError(f"`{name}` cannot be made: {reason}", hint=hint) from None
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
     if not matches(model):
         raise ModelError(f"`{name}` is a `{type(model).__name__}`", hint="take a model of the Llama family")
     return model.float().eval(), tokeniser
