@@ -22,7 +22,16 @@ from tailor.stitching.language.instructions import (
     packed,
     read,
 )
-from tailor.stitching.language.palette import adapted_, answers, exact_match, joined, logits, parameters, started_
+from tailor.stitching.language.palette import (
+    adapted_,
+    answers,
+    exact_match,
+    joined,
+    logits,
+    parameters,
+    products,
+    started_,
+)
 from tailor.stitching.picked import picked
 from tailor.stitching.sampler import Sampler, Sampling
 from tailor.stitching.step import Course
@@ -66,6 +75,17 @@ def test_routes_are_those_of_the_rule_and_cost_what_they_hold():
     costs = parameters(model)
     for number in range(6):
         assert costs[number] == sum(p.numel() for p in picked(*_plain(model), number).parameters())
+
+
+def test_intervals_go_by_what_a_token_is_multiplied_with():
+    model = joined([llama(0, layers=3, tied=True), llama(1, layers=5, tied=True)])
+    block = sum(p.numel() for p in model.anchors[0].model.layers[0].parameters())
+    head, joint = WORDS * 32, 32 * 32 + 32
+    names = [route.name for route in model.plan.routes]
+    found = dict(zip(names, products(model), strict=True))
+    assert found["0"] == 3 * block + head + 32
+    assert found["1"] == 5 * block + head + 32
+    assert found["0.1-1.2"] == 5 * block + head + 32 + joint
 
 
 def _plain(model):

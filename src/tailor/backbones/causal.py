@@ -4,11 +4,15 @@
 disk: nothing is fetched. transformers is imported when a model is made, and never before.
 """
 
+import contextlib
+import copy
 import importlib
 import importlib.util
+import io
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tailor.anatomy import Anatomy, Block
@@ -30,21 +34,30 @@ def load(name: str) -> tuple[nn.Module, Any]:
     transformers = _transformers()
     folder, file = place(name)
     more = {"gguf_file": file} if file else {}
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **more)
-        tokeniser = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **more)
+            tokeniser = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         hint = "pip install 'tailor-models[llm]'" if isinstance(error, ImportError) else "check the path"
         raise ModelError(f"`{name}` cannot be made: {reason}", hint=hint) from None
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
     if not matches(model):
         raise ModelError(f"`{name}` is a `{type(model).__name__}`", hint="take a model of the Llama family")
-    return model.float().eval(), tokeniser
+    return (_unquantised(model) if file else model.float()).eval(), tokeniser
+
+
+def _unquantised(model: Any) -> nn.Module:
+    """The same model as one that never was quantised: transformers refuses to move or save what it once was."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.dtype = torch.float32
+    with torch.random.fork_rng(devices=[]):
+        plain = type(model)(config)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain.float()  # type: ignore[no-any-return]
 
 
 def place(name: str) -> tuple[str, str]:

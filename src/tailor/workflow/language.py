@@ -81,6 +81,7 @@ class _Made:
     palette: LanguagePalette
     base: BaseRef
     params: tuple[int, ...]
+    products: tuple[int, ...]
     whole: int
     explained: float
 
@@ -135,13 +136,15 @@ def _make(request: Request, models: Sequence[Any], rows: Sequence[Any]) -> _Made
         processes_here().wait_for_everyone()
     base = read_base(folder, palette)
     load_base_(model, folder, base)
-    params = languages.parameters(model)
+    params, products = languages.parameters(model), languages.products(model)
     whole = sum(p.numel() for anchor in model.anchors for p in anchor.parameters())
     tune, biases = languages.adapted_(model, request.adapt, request.recipe.seed)
     explained = [float(value) for value in base.facts.get("explained", ())]
     share = sum(explained) / max(len(explained), 1)
     reference = BaseRef(BASE, sha256(folder / BASE_JSON))
-    return _Made(model, tokeniser, replace(palette, tune=tune, biases=biases), reference, params, whole, share)
+    return _Made(
+        model, tokeniser, replace(palette, tune=tune, biases=biases), reference, params, products, whole, share
+    )
 
 
 def _pad(tokeniser: Any) -> int:
@@ -153,7 +156,7 @@ def _train(request: Request, made: _Made, rows: Sequence[Any]) -> Sampler:
     recipe, task = request.recipe, texts.Responses()
     size = recipe.batch_size
     per_epoch = -(-len(rows) // size)
-    sampler = Sampler(made.params, len(made.model.anchors), per_epoch * recipe.epochs, request.sampling, recipe.seed)
+    sampler = Sampler(made.products, len(made.model.anchors), per_epoch * recipe.epochs, request.sampling, recipe.seed)
     course = Course(
         made.model,
         sampler,
@@ -223,18 +226,15 @@ def _write(request: Request, made: _Made, sampler: Sampler, held: Sequence[texts
 
 
 def _records(made: _Made, sampler: Sampler) -> list[RouteRecord]:
-    """What is known of the routes; their MACs are those of one token: a product a parameter, embeddings aside."""
+    """What is known of the routes; their MACs are those of one token, attention aside."""
     deployed, scores = set(sampler.deployed()), sampler.scores
     interval = {route: at for at, members in enumerate(sampler.intervals) for route in members}
     found = []
     for number, route in enumerate(made.palette.plan.routes):
-        embedding = made.model.anchors[route.front].model.embed_tokens.weight.numel()  # type: ignore[union-attr, operator]
-        tied = made.model.anchors[route.tail].config.tie_word_embeddings  # type: ignore[union-attr]
-        macs = made.params[number] - (0 if tied and len(route.legs) == 1 else embedding)
         found.append(
             RouteRecord(
                 route.name,
-                macs,
+                made.products[number],
                 made.params[number],
                 interval[number],
                 number in deployed,

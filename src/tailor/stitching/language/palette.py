@@ -68,8 +68,22 @@ def logits(model: nn.Module, tokens: Any) -> Tensor:
 
 
 def parameters(model: Routed) -> tuple[int, ...]:
-    """The parameters of every route, a tied weight once: what its intervals go by."""
+    """The parameters of every route, a tied weight once."""
     return tuple(sum(p.numel() for p in model.view(n).parameters()) for n in range(len(model.plan.routes)))
+
+
+def products(model: Routed) -> tuple[int, ...]:
+    """The parameters of every route that a token is multiplied with: all but an embedding that is not the head as well.
+
+    Its intervals go by these. By all parameters, as in the paper, a route through anchors whose head is their embedding
+    would be dearer than any anchor, since it holds the two apart.
+    """
+    found = []
+    for number, size in enumerate(parameters(model)):
+        view: Any = model.view(number)
+        embedding = view.model.embed_tokens.weight
+        found.append(size if view.lm_head.weight is embedding else size - embedding.numel())
+    return tuple(found)
 
 
 @torch.no_grad()
