@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from made import sparse_plan, spec_and_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import tailor
@@ -285,3 +286,14 @@ def test_a_full_disk_is_one_error_and_leaves_no_half(tmp_path):
             assert "make room" in caught.value.hint and list(tmp_path.iterdir()) == []
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_one_class_is_evaluated_and_what_is_left_out_is_named(written, tmp_path):
+    for number in range(3):
+        (tmp_path / "photos" / "birch").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (80 * number, 0, 0)).save(tmp_path / "photos" / "birch" / f"{number}.png")
+    os.symlink("/etc", tmp_path / "photos" / "birch" / "out")
+    told = []
+    found = tailor.evaluate(written[0], tmp_path / "photos", progress=lambda event: told.append(event.text))
+    assert found.n == 3 and list(found.per_class) == ["birch"]
+    assert any("leave the data folder" in text and "birch/out" in text for text in told)

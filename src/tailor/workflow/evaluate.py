@@ -35,6 +35,8 @@ def measured(
     images = open_checked(
         data, seed=seed, corrupt=corrupt, tell=tell, kind=task.targets, classes=spec.head.classes or None
     )
+    for note in images.notes:
+        tell(Event("data", text=note))
     split = for_evaluation(images)
     model = bundle.restore(loaded, weights, download).to(processes_here().device)
     worst: list[tuple[float, str, dict[str, Any]]] = []
