@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+import tailor.tracing
 import tiny
 from tailor.errors import ModelError
 from tailor.tracing import awakened, cut_, plan_widths, settle, trace, verify
@@ -38,7 +39,7 @@ def test_the_check_of_prune_sees_what_fresh_layer_scales_hide(monkeypatch):
     traced = trace(model, x)
     plan = first_hidden_halved(traced.groups)
     NARROW._check(model, traced, plan, x)
-    monkeypatch.setattr(NARROW, "cut", lambda model, plan: spoiled_(cut_(copy.deepcopy(model), plan)))
+    monkeypatch.setattr(tailor.tracing, "cut", lambda model, plan: spoiled_(cut_(copy.deepcopy(model), plan)))
     with pytest.raises(ModelError, match=r"not exact at `stages.0.blocks.0"):
         NARROW._check(model, traced, plan, x)
 
