@@ -40,7 +40,7 @@ def compare(data: str, name: str) -> dict[str, dict[str, float]]:
     line = f"adapt {data} --model tailor_mini_s --method spt-lora,linear --budget {BUDGET}"
     printed = tailor(f"{line} --epochs {EPOCHS[name]} -o {OUT / name} --overwrite --json", quiet=True)
     results = json.loads(printed.splitlines()[-1])
-    for row in results[0]["map"]:
+    for row in results[0]["diagram"]:
         print(row)
     return {row["method"]: row for row in results}
 
