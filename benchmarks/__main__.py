@@ -4,7 +4,7 @@ import importlib
 import sys
 
 QUICK = ("sensitivity", "step", "storage", "published", "cut_time", "sls")
-LONG = ("quality", "thesis", "small_nets", "widths", "layers", "palette", "language", "spvit_cost", "spvit")
+LONG = ("dense", "quality", "thesis", "small_nets", "widths", "layers", "palette", "language", "spvit_cost", "spvit")
 ALL = (*QUICK, *LONG)
 
 

@@ -89,8 +89,9 @@ class PixelDecoder(nn.Module):
         codes = [p.flatten(2) + e[:, None] for p, e in zip(positions, self.level)]
         tokens, code = torch.cat([m.flatten(2) for m in maps], 2), torch.cat(codes, 2)
         tokens, code = tokens.transpose(1, 2), code.transpose(1, 2)
-        if torch.is_autocast_enabled(tokens.device.type):
-            with torch.autocast(tokens.device.type, enabled=False):
+        kind = tokens.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
                 tokens = self._layers(tokens.float(), code.float(), sizes)
         else:
             tokens = self._layers(tokens, code, sizes)
