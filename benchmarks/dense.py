@@ -3,7 +3,7 @@
 `high_resolution`: a training step of FASeg at 512 x 512, on the maps of a ResNet-50 (given, so that only the
 decoder counts), with each way to read the finest level: peak memory of the step (by torch's allocator), time, and the
 decoder's MACs at 512 x 512 and 1024 x 2048. `transformers`: the same weights in both, forward and training step with
-each one's own loss, in turns. `ladder` and `parts`: mIoU on CamVid at 128 x 160. Rows are stored and not run again.
+each one's own loss, in turns. Rows are stored and not run again.
 """
 
 import argparse
@@ -104,8 +104,8 @@ def high_resolution(rows: Rows, side: int, batch: int, rounds: int) -> None:
     for kind in FINE:
         rows.get(f"high_resolution/{kind}/macs", lambda kind=kind: _macs(kind))
     for kind in FINE:
-        rows.get(f"high_resolution/{kind}/memory", lambda kind=kind: _memory(kind, side, batch))
-    rows.get("high_resolution/time", lambda: _times(side, batch, rounds))
+        rows.get(f"high_resolution/{kind}/memory/{side}", lambda kind=kind: _memory(kind, side, batch))
+    rows.get(f"high_resolution/time/{side}", lambda: _times(side, batch, rounds))
 
 
 def _macs(kind: str) -> Row:
@@ -205,7 +205,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = Rows(arguments.store)
     high_resolution(rows, arguments.side, arguments.batch, arguments.rounds)
-    rows.get("transformers", lambda: transformers_side(arguments.side, 1, arguments.rounds))
+    rows.get(f"transformers/{arguments.side}", lambda: transformers_side(arguments.side, 1, arguments.rounds))
 
 
 if __name__ == "__main__":
