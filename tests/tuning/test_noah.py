@@ -72,8 +72,7 @@ def test_a_sub_net_is_its_own_plan_with_the_leading_slices(family, widths):
     small = cut_by_hand(model, anatomy, big, widths)
     with torch.no_grad():
         whole = big(images)
-        with sliced(big, anatomy, widths) as parameters:
-            found = functional_call(big, parameters, (images,))
+        found = functional_call(big, sliced(big, anatomy, widths), (images,))
         assert_close(found, small(images), rtol=1e-4, atol=1e-4)
         assert not torch.allclose(found, whole)
         assert torch.equal(big(images), whole)
@@ -166,7 +165,8 @@ def test_the_evaluator_counts_right_answers_in_eval_mode():
     big.head.register_forward_pre_hook(lambda _, x: training.append(any(m.training for m in big.modules())))
     measure = evaluator(big, anatomy, batches)
     assert big.training
-    with torch.no_grad(), sliced(big.eval(), anatomy, CHOICES[0]) as parameters:
+    parameters = sliced(big.eval(), anatomy, CHOICES[0])
+    with torch.no_grad():
         right = sum(int((functional_call(big, parameters, (x,)).argmax(1) == y).sum()) for x, y in batches)
     big.train()
     training.clear()

@@ -6,8 +6,7 @@ are ours (prompts behind the class token, no position embedding of their own, Lo
 no dead prompts are counted, and a sub-net above the limit is never even drawn into the population.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -86,8 +85,8 @@ def step(anatomy: Anatomy, settings: Noah, loss: Callable[[Tensor, Any], Tensor]
     """
 
     def of_a_subnet(model: nn.Module, share: Any) -> Tensor:
-        with sliced(model, anatomy, draw(anatomy, settings)) as parameters:
-            return loss(functional_call(model, parameters, (share.images,)), share)
+        parameters = sliced(model, anatomy, draw(anatomy, settings))
+        return loss(functional_call(model, parameters, (share.images,)), share)
 
     return of_a_subnet
 
@@ -112,8 +111,9 @@ def evaluator(
     def mean(widths: Subnet) -> float:
         total, seen = 0.0, 0
         device = next(model.parameters()).device
+        parameters = sliced(model, anatomy, widths)
         for inputs, targets, *_ in batches:
-            with eval_mode(model), sliced(model, anatomy, widths) as parameters:
+            with eval_mode(model):
                 output = functional_call(model, parameters, *arguments(placed(inputs, device)))
             total += float(value(output, placed(targets, device)).sum())
             seen += count(inputs)
@@ -122,9 +122,8 @@ def evaluator(
     return mean
 
 
-@contextmanager
-def sliced(model: nn.Module, anatomy: Anatomy, widths: Subnet) -> Iterator[dict[str, Tensor]]:
-    """The parameters that make the supernet `model` the sub-net, for `functional_call` inside the context.
+def sliced(model: nn.Module, anatomy: Anatomy, widths: Subnet) -> dict[str, Tensor]:
+    """The parameters that make the supernet `model` the sub-net, for `functional_call`.
 
     They are views, so gradients reach the supernet's own parameters; a type without a module in a block adds nothing.
     """
@@ -138,7 +137,7 @@ def sliced(model: nn.Module, anatomy: Anatomy, widths: Subnet) -> Iterator[dict[
         for name, dim in slices.items():
             whole = module.get_parameter(name)
             parameters[f"{path}.{name}"] = whole.narrow(dim, 0, width) if dim is not None else whole * bool(width)
-    yield parameters
+    return parameters
 
 
 def draw(anatomy: Anatomy, settings: Noah, generator: torch.Generator | None = None) -> Subnet:
