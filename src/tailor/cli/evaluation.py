@@ -25,7 +25,7 @@ def print_evaluation(console: Console, values: dict[str, Any]) -> None:
     matrix = values.get("confusion") or []
     if 1 < len(matrix) <= _MATRIX:
         print()
-        console.print(_matrix(matrix, [*values["per_class"]]))
+        console.print(_matrix(matrix, values.get("classes") or [*values["per_class"]]))
     if values.get("worst"):
         print("\nworst by their loss:")
         for one in values["worst"]:

@@ -74,7 +74,7 @@ def print_people(verb: str, result: Any) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")  # a path that is cut short is none
-    planned = values.get("accuracy", 0) is None and "plan" in values  # nothing was trained: there are no such figures
+    planned = bool(values.get("plan"))  # nothing was trained: there are no such figures
     for key, value in values.items():
         if planned and key in _TRAINED:
             continue

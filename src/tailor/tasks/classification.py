@@ -117,6 +117,7 @@ class Classification:
             "precision": {head.classes[i]: right[i] / called[i] if called[i] else 0.0 for i in seen},
             "n": sum(of),
             "confusion": confusion.tolist(),
+            "classes": list(head.classes),
         }
 
     def decode(self, output: Tensor, head: ClassifierHead, top: int) -> list[dict[str, Any]]:

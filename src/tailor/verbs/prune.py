@@ -139,11 +139,8 @@ def _check(
     why = f"`--retrain {retrain}`" if retrain != "none" else ""
     why = why or (f"`{getattr(planner, 'criterion', None) or planner.method}`" if "images" in planner.needs else "")
     if not data and (why or recovers):
-        what = f"no data was named, and {why} needs" if why else "recovering between steps needs"
-        hint = (
-            "add `--data DATA`, the images the model was adapted to" if why else "add `--data DATA`, or `--recover 0`"
-        )
-        raise UsageError(f"{what} labelled images", hint=hint)
+        what, or_ = (why, "") if why else ("`--steps`", ", or `--recover 0`")
+        raise UsageError(f"no data was named, and {what} needs labelled images", hint=f"add `--data DATA`{or_}")
     if train and retrain == "none" and not recovers:
         raise UsageError(f"nothing is trained, and `--train {train}` says what", hint="add `--retrain 1clr`")
     if image_size is not None and is_bundle(name):

@@ -13,7 +13,7 @@ import tailor
 from tailor import backbones, bundle
 from tailor.build import Opened
 from tailor.bundle.files import write_text
-from tailor.errors import BundleError
+from tailor.errors import BundleError, UsageError
 from tailor.spec import Spec
 from tailor.surgery import trainable
 from tailor.tasks import task_of, task_of_kind
@@ -28,7 +28,15 @@ from tailor.workflow.records import Trained
 
 
 def recipe_of(settings: Mapping[str, Any] | None, seed: int, **flags: Any) -> Recipe:
-    """The recipe: defaults, then the recipe file's settings, then the flags that were given."""
+    """The recipe: defaults, then the recipe file's settings, then the flags that were given.
+
+    UsageError where the file's settings name another seed: a run has one, which divides the data too.
+    """
+    if settings and settings.get("seed", seed) != seed:
+        raise UsageError(
+            f"the recipe says seed {settings['seed']}, the run has seed {seed}",
+            hint="leave it out of the recipe, and write `--seed`",
+        )
     return read_recipe({**(settings or {}), "seed": seed, **{k: v for k, v in flags.items() if v is not None}})
 
 
