@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from tailor.errors import UsageError, nearest
+from tailor.training import processes_here
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def placed(device: str | None) -> Iterator[None]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"there is no device `{device}` here: {reason}", hint="leave `--device` out") from None
-    state = PartialState()
+    state = processes_here()  # which tells Accelerate outright that there are several
     before = state.device
     try:
         state.device = wanted
