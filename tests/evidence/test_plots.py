@@ -71,7 +71,17 @@ def words(path: Path) -> set[str]:
             draw_heatmap,
             {"Budget", "of 0.4 M", "50%", "25%", "5%", "block 2", "fc1", "share of the selected parameters"},
         ),
-        (draw_curve, {"4 of 6 layers stay", "threshold 0.15", "cut", "silhouette coefficient", "layer"}),
+        (
+            draw_curve,
+            {
+                "4 of 6 layers stay; 1 not looked at (?)",
+                "?",
+                "threshold 0.15",
+                "cut",
+                "silhouette coefficient",
+                "layer",
+            },
+        ),
         (draw_maps, {"layer 0", "layer 4", "class 0", "class 8"}),
         (draw_points, {"full", "linear", "spt-lora", "100K", "10M", "top-1 accuracy (%)"}),
         (draw_bars, {"Top-1", "lora", "spt-lora", "85.2", "88.0", "%"}),

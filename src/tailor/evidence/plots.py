@@ -119,7 +119,8 @@ def sc_curve(
     _grid(ax, "y")
     ax.set_xlabel("layer", fontsize=10, color=INK)
     ax.set_ylabel("silhouette coefficient", fontsize=10, color=INK)
-    unseen = f"; {int((~known).sum())} were not looked at (?)" if not known.all() else ""
+    count = int((~known).sum())
+    unseen = f"; {count} not looked at (?)" if count else ""
     head(ax, title, f"{kept} of {x.max()} layers stay{unseen}")
     return save(figure, out)
 
