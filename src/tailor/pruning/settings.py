@@ -11,6 +11,8 @@ from tailor.settings import STRICT
 
 Normaliser = Literal["mean", "max", "none"]
 Rounding = Literal["nearest", "down"]
+Adapters = Literal["merge", "keep", "prune"]
+"""What becomes of the tunes when widths are cut."""
 Part = Literal["embedding", "heads", "head_dim", "hidden"]
 
 

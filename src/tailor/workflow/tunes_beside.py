@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tailor.build import Opened, merged_
 from tailor.errors import PlanError
 from tailor.plans import PLANS, Setting
+from tailor.pruning.settings import Adapters
 from tailor.spec import Spec
 from tailor.surgery import write_through_
 from tailor.tracing import Traced, WidthPlan, settle, trace
@@ -24,7 +25,6 @@ from tailor.tracing.graph.traced import read_groups
 from tailor.tuning.beside import Names, Narrowing, names_of
 from tailor.tuning.sparse import held, merge_entries_
 from tailor.workflow.context import Decision
-from tailor.workflow.planners.widths import Adapters
 
 KEPT = "an axis of the tunes' own, which stay as they are"
 

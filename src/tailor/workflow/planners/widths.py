@@ -2,13 +2,13 @@
 
 import dataclasses
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import ModelError, UsageError, nearest
 from tailor.events import Event
-from tailor.pruning.settings import Widths
+from tailor.pruning.settings import Adapters, Widths
 from tailor.settings import STRICT, Flag
 from tailor.workflow.goal import Goal
 from tailor.workflow.planners.layers import SAMPLES, check_samples
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tailor.tracing import Groups, Traced, WidthPlan
     from tailor.workflow.context import Context, Decision
 
-Adapters = Literal["merge", "keep", "prune"]
 CRITERIA = ("l1", "l2", "taylor", "hessian", "salience", "random")
 """Every criterion; a test holds it against the tables of those that score."""
 LABELLED = ("taylor", "hessian", "salience")
