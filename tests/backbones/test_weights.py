@@ -179,6 +179,13 @@ def test_a_size_that_the_backbone_does_not_take_is_refused_when_it_is_made(name,
     assert "--image-size" in caught.value.hint
 
 
+@pytest.mark.parametrize("source", ["pretrained", "file"])
+def test_a_size_without_a_patch_is_refused_before_weights_are_fitted_to_it(source):
+    file = source if source == "pretrained" else str(backbones.bundled.weights("tailor_mini_ti"))
+    with pytest.raises(ModelError, match="does not take images of 1 pixels"):
+        backbones.create("tailor_mini_ti", file, 1)
+
+
 def test_a_size_that_it_takes_is_no_reason_to_draw():
     before = torch.get_rng_state()
     backbones.create("tailor_mini_ti", "random", 32)

@@ -44,18 +44,18 @@ def create(name: str, source: str = "pretrained", image_size: int | None = None,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _architecture(name, source == "pretrained" and file is None, image_size)
+    for module in model.modules():
+        if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA, SwinV2: call the layer instead of reading its weight
+            setattr(module, "qkv_bias_separate", True)  # noqa: B010  (no attribute that the type knows)
+    model.eval()
+    if image_size is not None and image_size <= TRIED:
+        _try(model, name, image_size)  # before weights are fitted to it: a grid without a patch has no positions
     if source not in ("pretrained", "random"):
         weights.load_(model, Path(source))
     elif source == "pretrained" and name in bundled.WIDTHS:
         weights.load_(model, bundled.weights(name))
     elif file is not None:
         packaged.load_(model, name, file)
-    for module in model.modules():
-        if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA, SwinV2: call the layer instead of reading its weight
-            setattr(module, "qkv_bias_separate", True)  # noqa: B010  (no attribute that the type knows)
-    model.eval()
-    if image_size is not None and image_size <= TRIED:
-        _try(model, name, image_size)
     return model
 
 

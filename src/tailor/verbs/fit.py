@@ -67,8 +67,9 @@ def fit(
         trackers = trackers_of(log_with)
         with placed(device), output(out, overwrite, resume, (plan, data, teacher), inside) as place:
             if resume and (place.folder / bundle.MANIFEST).is_file():
+                made = place.settled(finished(place.folder, given=given))
                 tell(Event("done", text=f"`{out}` is finished already"))
-                return place.settled(finished(place.folder, given=given))  # type: ignore[no-any-return]
+                return made  # type: ignore[no-any-return]
             request = Request(
                 plan=Path(plan),
                 data=str(data),

@@ -120,8 +120,9 @@ def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, A
     if run.resume and (folder / PLAN).is_file():
         begun = _begun(folder, request, run, task, asked)
     if run.resume and (folder / bundle.MANIFEST).is_file():
+        made = finished(folder, given=request.given)
         run.tell(Event("done", text=f"`{folder}` is finished already"))
-        return finished(folder, given=request.given)
+        return made
     if request.init is not None:
         return train_(_going_on(request.init, run, task), run)
     if begun is None:

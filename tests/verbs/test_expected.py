@@ -1,0 +1,109 @@
+"""What people expect of the verbs: a bundle is a backbone, figures lie in the run, predictions go into files."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import tailor
+from tailor import bundle
+from tailor.errors import TailorError, UsageError
+
+SHORT = {"epochs": 1, "batch_size": 12, "progress": None}
+NEW = {"model": "tailor_mini_ti", "method": "lora-2", **SHORT}
+
+
+@pytest.fixture(scope="module")
+def adapted(photos, tmp_path_factory):
+    return Path(tailor.adapt(photos, out=tmp_path_factory.mktemp("run") / "a", **{**NEW, "epochs": 2}).bundle)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda a, photos: tailor.prune(a, method="isomorphic", macs="50%", out=a, overwrite=True, progress=None),
+        lambda a, photos: tailor.merge(a, out=a, overwrite=True, progress=None),
+        lambda a, photos: tailor.adapt(photos, teacher=a, out=a, overwrite=True, **NEW),
+        lambda a, photos: tailor.adapt(photos, model=a, out=a, overwrite=True, **SHORT),
+        lambda a, photos: tailor.adapt(photos, init=a, out=a, overwrite=True, **SHORT),
+    ],
+    ids=["prune", "merge", "teacher", "model", "init"],
+)
+def test_no_verb_writes_over_the_bundle_that_it_reads(verb, adapted, photos):
+    before = files(adapted)
+    with pytest.raises(UsageError, match="is what is read"):
+        verb(adapted, photos)
+    assert files(adapted) == before
+
+
+def test_a_finished_run_is_not_called_done_where_it_is_refused(adapted, photos):
+    told = []
+    with pytest.raises(TailorError, match="finished, with epochs 2, not 4"):
+        tailor.adapt(photos, out=adapted, resume=True, **{**NEW, "epochs": 4, "progress": told.append})
+    assert not any("finished already" in (event.text or "") for event in told)
+
+
+def test_a_bundle_is_a_backbone_and_the_difference_is_stored(adapted, photos, tmp_path):
+    made = tailor.adapt(photos, model=adapted, method="lora-1", out=tmp_path / "b", **SHORT)
+    read = bundle.read_manifest(Path(made.bundle))
+    assert read.spec["backbone"]["weights"].startswith("bundle:")
+    stored = set(bundle.read(Path(made.bundle)).tensors)
+    model = tailor.load(made.bundle)
+    assert len(stored) < len(model.state_dict())
+    assert not any(name.endswith("mlp.fc1.weight") for name in stored)
+
+
+def test_a_bundles_training_goes_on(adapted, photos, tmp_path):
+    made = tailor.adapt(photos, init=adapted, out=tmp_path / "c", lr=1e-12, recipe={"min_lr": 0.0}, **SHORT)
+    ours, theirs = tailor.load(made.bundle).state_dict(), tailor.load(adapted).state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-8)
+
+
+def test_figures_lie_in_the_run(adapted, photos, tmp_path):
+    assert (adapted / "history.png").stat().st_size > 1000
+    found = tailor.evaluate(adapted, photos, out=tmp_path / "e", progress=None)
+    assert (tmp_path / "e" / "confusion.png").stat().st_size > 1000
+    values = json.loads(json.dumps(found.values()))
+    assert values["n"] == 12 and sum(map(sum, values["confusion"])) == 12
+    assert set(values["per_class"]) == set(values["precision"]) == {"red", "green", "blue"}
+    assert len(values["worst"]) == 5 and all(Path(one["source"]).is_file() for one in values["worst"])
+
+
+def test_predictions_go_into_files(adapted, photos, tmp_path):
+    found = tailor.predict(adapted, f"{photos}/test", out=tmp_path / "p.csv", top_k=2, progress=None)
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["path"], row["label"]) for row in rows] == [(one.path, one.label) for one in found]
+    tailor.predict(adapted, f"{photos}/test", out=tmp_path / "p.jsonl", top_k=2, progress=None)
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert len(lines) == 12 and all(len(line["top"]) == 2 for line in lines)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs the extra `export`")
+@pytest.mark.parametrize(("probabilities", "name"), [(False, "logits"), (True, "probabilities")])
+def test_tensors_of_a_file_have_names(adapted, tmp_path, probabilities, name):
+    import onnxruntime
+
+    tailor.export(adapted, out=tmp_path / "m.onnx", probabilities=probabilities, progress=None)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape[0], made.name, made.shape[0]) == ("images", "batch", name, "batch")
+    (rows,) = session.run(None, {"images": torch.randn(3, *given.shape[1:]).numpy()})
+    assert (abs(rows.sum(1) - 1).max() < 1e-5) == probabilities
+
+
+def test_what_cannot_be_is_refused_by_functions_as_by_commands(adapted, photos, tmp_path):
+    with pytest.raises(UsageError, match="`--corrupt maybe` is no choice"):
+        tailor.evaluate(adapted, photos, corrupt="maybe")
+    with pytest.raises(TailorError, match="does not take images of 1 pixels"):
+        tailor.adapt(Path(photos), image_size=1, out=tmp_path / "z", **NEW)
+    assert not (tmp_path / "z" / "bundle.json").exists()
