@@ -43,6 +43,8 @@ def parse(text: str, flag: str = "--budget", *, zero: bool = False) -> Amount:
         raise UsageError(f"`{flag} {text}` is no number that can be counted", hint=hint)
     if number == 0 and not zero:
         raise UsageError(f"`{flag} {text}` must be above zero", hint=hint)
+    if not unit and 0 < number < 1:
+        raise UsageError(f"`{flag} {text}` is less than one; a share takes a percent sign", hint=hint)
     if unit == "%":
         if number > 100:
             raise UsageError(f"`{flag} {text}` is above 100 %", hint="a percentage is of the whole, at most `100%`")

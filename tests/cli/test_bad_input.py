@@ -58,6 +58,8 @@ MODEL = ("--model", "tailor_mini_s", "--weights", "random", "--epochs", "1")
         (("adapt", "builtin/digits", *MODEL, "--method", "lorra"), "unknown method `lorra`", "lora"),
         (("adapt", "builtin/digits", *MODEL, "--method", "spt-lorra"), "unknown method", "spt-lora"),
         (("adapt", "builtin/digits", *MODEL, "--method", "full-3"), "takes no number", "full"),
+        (("adapt", "builtin/digits", *MODEL, "--budget", "0.4"), "`--budget 0.4` is less than one", "`0.4%`"),
+        (("adapt", "builtin/digits", *MODEL, "--device", "gpu"), "no device `gpu` here: no such kind", "`cuda`"),
         (("adapt", "builtin/digits", *MODEL, "--task", "dancing"), "`dancing`", "--task"),
         (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "0"), "above zero", "0.4%"),
         (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "-1%"), "not an amount", "0.4%"),
@@ -88,7 +90,7 @@ MODEL = ("--model", "tailor_mini_s", "--weights", "random", "--epochs", "1")
         (("evaluate", "no/bundle", "builtin/digits"), "no bundle", "tailor adapt"),
         (("predict", "no/bundle", "x.jpg"), "names no image", "image"),
         (("fit", "no/plan", "--data", "builtin/digits"), "plan.json", "--plan-only"),
-        (("bench", "no_such_model"), "unknown model", " more"),
+        (("bench", "no_such_model"), "unknown model", "`tailor list models`"),
         (("bench", "no/bundle"), "`no/bundle` is neither a folder nor a model", "check the path"),
         (("prune", "no/bundle", "--data", "builtin/digits"), "`no/bundle` is neither a folder nor a model", "path"),
         (("prune", "x", "--method", "isomorphic", "--macs", "0"), "`--macs 0` must be above zero", "`50%` or `2G`"),
@@ -102,6 +104,14 @@ def test_a_wrong_word_is_answered_in_a_line(capsys, tmp_path, monkeypatch, argum
     assert says in err
     assert hint in err
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("bundle.json"))
+
+
+def test_a_bundle_of_one_model_is_no_damaged_palette(capsys, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "bundle.json").write_text(json.dumps({"format": 1, "spec": {}}))
+    err = fails(capsys, "pick", tmp_path / "one", "--macs", "50%", "-o", tmp_path / "picked")
+    assert "not a palette" in err
+    assert "`tailor stitch`" in err
 
 
 def test_an_unknown_key_in_the_configuration_names_the_nearest(capsys, tmp_path):

@@ -91,7 +91,10 @@ def _architecture(name: str, pretrained: bool, image_size: int | None) -> nn.Mod
         )
     if not remote and not timm.is_model(plain):
         known = [*bundled.WIDTHS, *timm.list_models()]
-        raise ModelError(f"unknown model `{name}`", hint=nearest(name, known))
+        hint = nearest(name, known)
+        if hint.startswith("known"):  # forty of 1,400 names say nothing
+            hint = "no such folder either; `tailor list models` prints every name"
+        raise ModelError(f"unknown model `{name}`", hint=hint)
     try:
         return _timm(name, pretrained, image_size)
     except ModelError:

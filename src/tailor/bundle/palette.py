@@ -191,13 +191,22 @@ def is_palette(path: Path) -> bool:
         raw = read_json(path / MANIFEST)
     except (OSError, BundleError):
         return False
+    return _says_palette(raw)
+
+
+def _says_palette(raw: object) -> bool:
     return isinstance(raw, dict) and raw.get("kind") == "palette"
 
 
 def read_palette(path: Path, base: Path | None = None) -> Read:
     """The palette in folder `path`, every file checked against its digest; `base` names a base that was moved."""
     path = Path(path)
-    manifest = validated(_MANIFEST, read_raw(path), path / MANIFEST)
+    raw = read_raw(path)
+    if isinstance(raw, dict) and "spec" in raw and not _says_palette(raw):
+        raise BundleError(
+            f"`{path}` is a bundle of one model, not a palette", hint="give a folder that `tailor stitch` wrote"
+        )
+    manifest = validated(_MANIFEST, raw, path / MANIFEST)
     check_files(path, manifest.files)
     try:
         palette = PALETTE.validate_json(json.dumps(manifest.palette))

@@ -22,8 +22,11 @@ def placed(device: str | None) -> Iterator[None]:
         wanted = torch.device(device)
         torch.empty(1, device=wanted)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"there is no device `{device}` here: {reason}", hint="leave `--device` out") from None
+        reason = str(error).splitlines()[0].split(". ")[0]
+        if reason.startswith("Expected one of"):
+            reason = "no such kind"
+        hint = "write `cpu`, `cuda`, `cuda:1` or `mps`, or leave `--device` out"
+        raise UsageError(f"there is no device `{device}` here: {reason}", hint=hint) from None
     state = processes_here()  # which tells Accelerate outright that there are several
     before = state.device
     try:
