@@ -52,6 +52,7 @@ def started(names: tuple[str, ...], folder: Path, settings: dict[str, Any]) -> l
         kind = LOGGER_TYPE_TO_CLASS[name]
         try:
             tracker = kind(folder.name, str(folder)) if kind.requires_logging_directory else kind(folder.name)
+            getattr(tracker, "start", lambda: None)()  # which older releases of Accelerate do in the constructor
         except ImportError:
             raise UsageError(f"`--log-with {name}` needs a package", hint=f"pip install {name}") from None
         plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool)}

@@ -1,0 +1,35 @@
+"""Trackers are begun before they are told anything, and a missing package is a sentence."""
+
+import sys
+
+import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+from tailor.errors import UsageError
+from tailor.workflow.place import started
+
+
+class Noted:
+    requires_logging_directory = True
+
+    def __init__(self, name, folder):
+        self.said = [name]
+
+    def start(self):
+        self.said.append("start")
+
+    def store_init_configuration(self, values):
+        self.said.append(values)
+
+
+def test_a_tracker_is_begun_before_it_hears_of_the_settings(tmp_path, monkeypatch):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", Noted)
+    (tracker,) = started(("tensorboard",), tmp_path / "run", {"lr": 0.1, "betas": [0.9]})
+    assert tracker.said == ["run", "start", {"lr": 0.1}]
+
+
+def test_a_tracker_without_its_package_is_a_sentence(tmp_path, monkeypatch):
+    for name in ("tensorboard", "tensorboardX", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UsageError, match="needs a package"):
+        started(("tensorboard",), tmp_path / "run", {})
