@@ -10,9 +10,10 @@ import pytest
 
 from tailor.cli import main
 from tailor.errors import BundleError, DataError, UsageError
-from tailor.training import Interrupted
+from tailor.training import Interrupted, Recipe
 from tailor.workflow import output as module
 from tailor.workflow.output import output
+from tailor.workflow.train import check_palette
 
 
 def put(folder, text, *more):
@@ -287,3 +288,65 @@ def test_results_name_the_folder_that_they_will_be_in(tmp_path):
         assert told == Told(str(out), str(out / "plan.json"))
         elsewhere = Told(str(tmp_path / "c"))
         assert found.settled(elsewhere) == elsewhere
+
+
+def test_what_an_input_is_made_from_is_never_written_over(tmp_path):
+    """A bundle that stores a difference is nothing without the one it differs from, a palette without its base."""
+    for name in ("first", "second", "base"):
+        put(tmp_path / name, "{}")
+    put(tmp_path / "second", json.dumps({"spec": {"backbone": {"weights": f"bundle:{tmp_path / 'first'}"}}}))
+    put(tmp_path / "third", json.dumps({"anchors": [{"weights": f"bundle:{tmp_path / 'second'}"}]}))
+    put(tmp_path / "palette", json.dumps({"base": {"path": str(tmp_path / "base")}}))
+    for out, given in (("first", "second"), ("first", "third"), ("base", "palette")):
+        with pytest.raises(UsageError, match="is what is read"):
+            run(tmp_path / out, overwrite=True, inputs=(tmp_path / given,))
+        assert said(tmp_path / out) == "{}"
+
+
+@pytest.mark.parametrize("given", [".b.partial", ".b.old"])
+def test_an_input_that_would_be_emptied_on_the_way_is_kept(tmp_path, given):
+    put(tmp_path / "b", "old")
+    put(tmp_path / given, "mine")
+    with pytest.raises(UsageError, match="is what is read"):
+        run(tmp_path / "b", overwrite=True, inputs=(tmp_path / given,))
+    assert said(tmp_path / given) == "mine"
+
+
+def test_through_a_link_the_folder_is_replaced_and_the_link_stays(tmp_path):
+    put(tmp_path / "b", "old", "notes.txt")
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    run(tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert said(tmp_path / "b") == "new" and (tmp_path / "b" / "notes.txt").exists()
+    assert names(tmp_path) == ["b", "link"]
+
+
+@pytest.mark.parametrize("name", ["base", "history.png", "palette.png"])
+def test_a_name_that_others_use_as_well_shows_no_run(tmp_path, name):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / name).write_text("mine")
+    with pytest.raises(BundleError, match="nothing that shows a run"):
+        run(tmp_path / "b", overwrite=True)
+    assert (tmp_path / "b" / name).read_text() == "mine"
+
+
+def test_the_base_of_palettes_is_no_runs_to_replace(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("base.json", "tensors.safetensors"):
+        (tmp_path / "b" / name).write_text("mine")
+    with pytest.raises(BundleError, match="palettes need"):
+        run(tmp_path / "b", overwrite=True)
+    assert (tmp_path / "b" / "tensors.safetensors").read_text() == "mine"
+
+
+def test_the_lock_of_a_process_that_cannot_be_is_taken_over(tmp_path):
+    (tmp_path / ".b.lock").write_text(json.dumps({"host": socket.gethostname(), "pid": 10**30}))
+    run(tmp_path / "b")
+    assert said(tmp_path / "b") == "new"
+
+
+def test_a_finished_palette_is_not_finished_with_another_recipe(tmp_path):
+    (tmp_path / "bundle.json").write_text(json.dumps({"provenance": {"epochs": 1, "lr": 1e-3}}))
+    check_palette(tmp_path, Recipe(epochs=1, lr=1e-3))
+    with pytest.raises(BundleError, match="with epochs 1, not 2"):
+        check_palette(tmp_path, Recipe(epochs=2, lr=1e-3))

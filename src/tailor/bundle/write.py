@@ -49,7 +49,8 @@ RUN_FILES = (
 """Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` replaces, and nothing else."""
 
 PLANNED = ("plan.json", "plan.safetensors", "sensitivity.safetensors", "heatmap.png")
-_ANYONES = (CARD, "config.yaml", "report.html", "data.json", "checkpoints", "steps")
+_ANYONES = (CARD, "config.yaml", "report.html", "data.json", "checkpoints", "steps", "supernet", "base", "sizes.json")
+_ANYONES += ("answers.jsonl", "layers.png", "tsne.png", "history.png", "operations.png", "palette.png")
 """Names that a folder of other work may hold: they are removed only beside what no one else writes."""
 
 
@@ -87,6 +88,8 @@ def _sweep(out: Path) -> None:
 def check_ours(out: Path) -> list[str]:
     """Which files of a run the folder holds; BundleError where they may be somebody else's."""
     present = [name for name in RUN_FILES if os.path.lexists(out / name)]
+    if (out / "base.json").is_file() and MANIFEST not in present:
+        raise BundleError(f"`{out}` is a base that palettes need", hint="choose another `-o` folder")
     if present and all(name in _ANYONES for name in present) and not (out / "steps" / "1").exists():
         raise BundleError(
             f"`{out}` holds `{present[0]}`, and nothing that shows a run left it there",

@@ -87,6 +87,8 @@ def stitch(
     _check_models(names, kind)
     if samples < 1:
         raise UsageError(f"`--samples {samples}` leaves nothing to solve on", hint="write for instance `--samples 100`")
+    if base is not None and Path(base).resolve() == Path(out).resolve():
+        raise UsageError("the palette and its base cannot be one folder", hint="name another `--base`")
     tasks.check(task)
     with told(progress) as tell:
         from tailor.stitching.adapt import Adapt

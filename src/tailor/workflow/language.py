@@ -41,7 +41,7 @@ from tailor.tuning.plan import TunePlan
 from tailor.workflow.batches import training_report
 from tailor.workflow.records import Stitched
 from tailor.workflow.stitch import seconds_of, summed_over_processes, told
-from tailor.workflow.train import provenance
+from tailor.workflow.train import check_palette, provenance
 
 INTERVALS = languages.INTERVALS
 USUAL = {"optimizer": "adam", "lr": 3e-4, "batch_size": 128, "epochs": 10, "weight_decay": 0.0, "drop_path": 0.0}
@@ -93,6 +93,7 @@ def stitch_language(request: Request) -> Stitched:
         if read_json(file) != request.asked():
             raise BundleError(f"the run in `{request.folder}` was begun with another request", hint="use `--overwrite`")
         if (request.folder / MANIFEST).is_file():
+            check_palette(request.folder, request.recipe)
             request.tell(Event("done", text=f"`{request.folder}` is finished already"))
             return told(request.folder)
     examples = texts.read(request.data)

@@ -42,7 +42,7 @@ from tailor.workflow.opened import merged
 from tailor.workflow.records import Stitched
 from tailor.workflow.routes import measured, scored
 from tailor.workflow.stitch import seconds_of, told
-from tailor.workflow.train import provenance
+from tailor.workflow.train import check_palette, provenance
 from tailor.workflow.unit_scores import score_units
 
 ASKED, SIZES = "stitch.json", "sizes.json"
@@ -125,6 +125,7 @@ def _begin(request: Request) -> Stitched | None:
             )
     if not (request.folder / MANIFEST).is_file():
         return None
+    check_palette(request.folder, request.recipe)
     request.tell(Event("done", text=f"`{request.folder}` is finished already"))
     return told(request.folder)
 

@@ -16,9 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from tailor.bundle.manifest import MANIFEST
+from tailor.bundle.strangers import read_json
 from tailor.bundle.write import PLANNED, RUN_FILES, check_ours, prepare
 from tailor.errors import BundleError, TailorError, UsageError
+from tailor.spec import BUNDLE
 from tailor.training import Interrupted, processes_here
+
+PLAN = PLANNED[0]
+_MOST_READ = 100  # bundles of bundles: a stranger's may name more than any of ours
 
 
 class Output:
@@ -47,11 +52,12 @@ def output(
     Raises UsageError or BundleError before anything is touched: for contradicting flags, for an output that is also an
     input, for a folder that holds something else, that another run is writing to, or that cannot be written.
     """
-    final = Path(out)
+    final = _followed(Path(out))
     if overwrite and resume:
         raise UsageError("`--overwrite` starts anew and `--resume` goes on", hint="leave one of them out")
-    check_apart(final, inputs if not inside else inputs[1:])
     beside = final.parent / f".{final.name}.partial"
+    for place in (final, beside, _old(final)):  # the last two are emptied on the way
+        check_apart(place, inputs, inside)
     main = processes_here().is_main_process
     with _locked(final) if main else nullcontext():
         if main:
@@ -90,22 +96,56 @@ def _begin(final: Path, folder: Path, replaces: bool, resume: bool, inside: bool
             shutil.copy2(final / name, folder / name)
 
 
-def check_apart(out: Path, inputs: Sequence[Any]) -> None:
-    """UsageError where the output is one of the inputs, lies in one, or holds one."""
+def check_apart(out: Path, inputs: Sequence[Any], inside: bool = False) -> None:
+    """UsageError where the output is one of the inputs or of what they are made from, lies in one, or holds one.
+
+    `inside`: it may be the first input itself.
+    """
     place = _real(out)
-    for given in inputs:
-        if given is None or not os.path.lexists(str(given)):
+    for number, given in enumerate(inputs):
+        if given is None:
             continue
-        source = _real(Path(str(given)))
-        if place == source or (source in place.parents and _is_bundle_or_file(source)) or place in source.parents:
-            raise UsageError(
-                f"`{given}` is what is read, and `{out}` would be written over it",
-                hint="choose another `-o`",
-            )
+        for read in _made_from(str(given)):
+            source = _real(Path(read))
+            if inside and number == 0 and read == str(given):
+                continue
+            if place == source or (source in place.parents and _is_bundle_or_file(source)) or place in source.parents:
+                raise UsageError(
+                    f"`{read}` is what is read, and `{out}` would be written over it",
+                    hint="choose another `-o`",
+                )
+
+
+def _made_from(given: str) -> list[str]:
+    """The input where it exists, and the bundles and bases that bundles and plans on the way name as their own."""
+    found = [given] if os.path.lexists(given) else []
+    for one in found:
+        for name in (MANIFEST, PLAN):
+            if len(found) < _MOST_READ and (Path(one) / name).is_file():
+                with suppress(TailorError):  # a bundle that cannot be read is told by who opens it
+                    named = _named(read_json(Path(one) / name))
+                    found += [path for path in dict.fromkeys(named) if path not in found and os.path.lexists(path)]
+    return found
+
+
+def _named(values: Any) -> Iterator[str]:
+    """Paths that a manifest or plan names: a backbone's bundle, a palette's base."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if key == "weights" and isinstance(value, str) and value not in ("pretrained", "random"):
+            yield value.removeprefix(BUNDLE)
+        elif key == "base" and isinstance(value, dict):
+            yield str(value.get("path"))
+        elif isinstance(value, dict | list):
+            yield from _named(value)
 
 
 def _is_bundle_or_file(source: Path) -> bool:
     return source.is_file() or (source / "bundle.json").is_file()
+
+
+def _followed(path: Path) -> Path:
+    """Where a link leads, so that the folder is replaced and not the link; `.` and `..` by their names."""
+    return _real(path) if path.is_symlink() or path.name in ("", "..") else path
 
 
 def _real(path: Path) -> Path:
@@ -220,4 +260,6 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except OSError as error:
         return error.errno == errno.EPERM
+    except OverflowError:  # no process can have it
+        return False
     return True

@@ -49,7 +49,7 @@ from tailor.workflow.context import Run
 from tailor.workflow.data import Corrupt, divided, drawn, in_order, open_checked, reported, tell_left_out
 from tailor.workflow.records import Stitched
 from tailor.workflow.routes import measured, scored
-from tailor.workflow.train import provenance
+from tailor.workflow.train import check_palette, provenance
 
 ASKED = "stitch.json"
 """What a run was asked for: a resumed one must ask the same."""
@@ -143,6 +143,7 @@ def _begin(request: Request) -> Stitched | None:
                     hint="resume it with the command that began it, or start anew with `--overwrite`",
                 )
         if (request.folder / MANIFEST).is_file():
+            check_palette(request.folder, request.recipe)
             request.tell(Event("done", text=f"`{request.folder}` is finished already"))
             return told(request.folder)
     elif processes_here().is_main_process:

@@ -13,6 +13,8 @@ import tailor
 from tailor import backbones, bundle
 from tailor.build import Opened
 from tailor.bundle.files import write_text
+from tailor.bundle.manifest import MANIFEST
+from tailor.bundle.strangers import read_json
 from tailor.errors import BundleError, UsageError
 from tailor.spec import Spec
 from tailor.surgery import trainable
@@ -152,6 +154,12 @@ def check_finished(out: Path, was: Mapping[str, Any], given: Mapping[str, Any]) 
                 f"the run in `{out}` is finished, with {name} {was[name]}, not {value}",
                 hint="write to another `-o` folder, or start anew with `--overwrite`",
             )
+
+
+def check_palette(out: Path, recipe: Recipe) -> None:
+    """BundleError where the finished palette in `out` was trained by another recipe."""
+    was = read_json(out / MANIFEST).get("provenance", {})
+    check_finished(out, was, {name: getattr(recipe, name) for name in ("epochs", "lr", "batch_size", "seed")})
 
 
 _TOLD = ("split", "trainable_params", "trainable_percent", "head_params", "seconds", "epoch")
