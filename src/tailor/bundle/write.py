@@ -49,8 +49,23 @@ RUN_FILES = (
 """Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` replaces, and nothing else."""
 
 PLANNED = ("plan.json", "plan.safetensors", "sensitivity.safetensors", "heatmap.png")
-_ANYONES = (CARD, "config.yaml", "report.html", "data.json", "checkpoints", "steps", "supernet", "base", "sizes.json")
-_ANYONES += ("answers.jsonl", "layers.png", "tsne.png", "history.png", "operations.png", "palette.png")
+_ANYONES = (
+    CARD,
+    "config.yaml",
+    "report.html",
+    "data.json",
+    "checkpoints",
+    "steps",
+    "supernet",
+    "base",
+    "sizes.json",
+    "answers.jsonl",
+    "layers.png",
+    "tsne.png",
+    "history.png",
+    "operations.png",
+    "palette.png",
+)
 """Names that a folder of other work may hold: they are removed only beside what no one else writes."""
 
 

@@ -133,7 +133,7 @@ def _named(values: Any) -> Iterator[str]:
     for key, value in values.items() if isinstance(values, dict) else enumerate(values):
         if key == "weights" and isinstance(value, str) and value not in ("pretrained", "random"):
             yield value.removeprefix(BUNDLE)
-        elif key == "base" and isinstance(value, dict):
+        elif key == "base" and isinstance(value, dict) and os.path.isabs(str(value.get("path"))):
             yield str(value.get("path"))
         elif isinstance(value, dict | list):
             yield from _named(value)
