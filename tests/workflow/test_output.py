@@ -74,6 +74,14 @@ def test_beside_an_input_and_inside_a_folder_of_images_is_free(tmp_path):
     assert said(tmp_path / "c") == said(tmp_path / "photos" / "run") == "new"
 
 
+def test_a_class_s_folder_inside_the_data_is_no_output(tmp_path):
+    (tmp_path / "photos" / "rose").mkdir(parents=True)
+    (tmp_path / "photos" / "rose" / "1.png").write_bytes(b"")
+    with pytest.raises(UsageError, match="is what is read"):
+        run(tmp_path / "photos" / "rose", overwrite=True, inputs=(tmp_path / "photos",))
+    assert names(tmp_path / "photos" / "rose") == ["1.png"]
+
+
 def test_overwriting_and_going_on_contradict_each_other(tmp_path):
     put(tmp_path / "b", "old")
     with pytest.raises(UsageError, match="`--overwrite` starts anew and `--resume` goes on"):

@@ -63,8 +63,11 @@ def predict(
     found = images_in(tuple(map(str, files)))
     with told(progress) as tell:
         from tailor.deploy.predictor import Predictor
+        from tailor.workflow.output import check_apart
         from tailor.workflow.place import placed
 
+        if out is not None:
+            check_apart(Path(out), (path, *found))
         with placed(device):
             made = []
             predictor = Predictor(path, weights, top_k, download, route)

@@ -109,11 +109,17 @@ def check_apart(out: Path, inputs: Sequence[Any], inside: bool = False) -> None:
             source = _real(Path(read))
             if inside and number == 0 and read == str(given):
                 continue
-            if place == source or (source in place.parents and _is_bundle_or_file(source)) or place in source.parents:
+            within = source in place.parents and (_is_bundle_or_file(source) or _holds_data(place))
+            if place == source or within or place in source.parents:
                 raise UsageError(
                     f"`{read}` is what is read, and `{out}` would be written over it",
                     hint="choose another `-o`",
                 )
+
+
+def _holds_data(folder: Path) -> bool:
+    """Whether a folder inside the data holds something that no run left there: a class's images, say."""
+    return _held(folder) and not any(os.path.lexists(folder / name) for name in (MANIFEST, PLAN, "checkpoints"))
 
 
 def _made_from(given: str) -> list[str]:
