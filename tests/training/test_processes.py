@@ -43,3 +43,7 @@ def test_every_process_hears_of_the_bad_image(together):
     first, second = ((together / f"nan-{process}.txt").read_text() for process in range(PROCESSES))
     assert first == second and "the loss is nan at update 1" in first
     assert first.count(".png") == 8 and "and 8 more" in first  # names of both shares
+
+
+def test_no_process_group_outlives_its_process(together):
+    assert [(together / f"left-{process}.txt").read_text() for process in range(PROCESSES)] == ["False", "False"]

@@ -1,6 +1,8 @@
 """Run by `test_processes.py` under `accelerate launch`: trains in float64 and writes what each process ends with."""
 
+import atexit
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -102,7 +104,13 @@ def fail(folder):
         (folder / f"nan-{state.process_index}.txt").write_text(error.message)
 
 
+def left(folder):
+    """What still stands when the interpreter ends: threads of a group that outlive it abort the process."""
+    (folder / f"left-{os.environ['RANK']}.txt").write_text(str(torch.distributed.is_initialized()))
+
+
 def main(folder):
+    atexit.register(left, folder)  # the first that registers runs last
     state = processes_here()
     fail(folder)
     for name in CASES:

@@ -4,6 +4,7 @@ Gradients are summed here and not by DistributedDataParallel: its mean over proc
 size, it cannot take a process without images or one that left a parameter unused, and what trains is small anyway.
 """
 
+import atexit
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,20 @@ def processes_here() -> PartialState:
 
     Accelerate must be told outright: without an accelerator it would take each of several processes for a lone one.
     """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    if processes.num_processes > 1:
+        atexit.unregister(_leave)  # once is enough, and the last that registers runs first
+        atexit.register(_leave)
+    return processes
+
+
+def _leave() -> None:
+    """Take the process group down while the interpreter still stands.
+
+    Its threads would otherwise outlive it: now and then a process whose work is done and written aborts (SIGABRT).
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @dataclass
