@@ -4,7 +4,19 @@ import importlib
 import sys
 
 QUICK = ("sensitivity", "step", "storage", "published", "cut_time", "sls")
-LONG = ("dense", "quality", "thesis", "small_nets", "widths", "layers", "palette", "language", "spvit_cost", "spvit")
+LONG = (
+    "dense",
+    "quality",
+    "controls",
+    "thesis",
+    "small_nets",
+    "widths",
+    "layers",
+    "palette",
+    "language",
+    "spvit_cost",
+    "spvit",
+)
 ALL = (*QUICK, *LONG)
 
 

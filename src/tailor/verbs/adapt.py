@@ -17,7 +17,7 @@ def adapt(
     data: str | Path,
     *,
     model: str | Path | None = None,
-    method: str = "spt-lora",
+    method: str = planners.DEFAULT["adapt"],
     out: str | Path = "runs/adapt",
     plan_only: bool = False,
     weights: str = "pretrained",
@@ -71,7 +71,7 @@ def adapt(
         recipe: further settings of the training, see docs/recipe.md.
         decoders: settings of decoders by their names, see docs/methods/segmentation.md.
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
-        settings: of the method: `budget`, `scores`, `spt`, `noah`.
+        settings: of the method: `budget`, `criterion`, `scores`, `spt`, `noah`.
 
     Raises:
         TailorError: one line and a hint, before anything is written where the request means nothing.
@@ -121,7 +121,7 @@ def adapt(
 def _planners(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The planner of each method; a setting goes to those that take it, and some must."""
     if not names:
-        raise UsageError("no method was named", hint="add for instance `--method spt-lora`")
+        raise UsageError("no method was named", hint=f"add for instance `--method {planners.DEFAULT['adapt']}`")
     if len(set(names)) < len(names):
         raise UsageError("a method is named twice", hint="name each method once")
     taken = {name: planners.takes("adapt", name) for name in names}

@@ -19,7 +19,7 @@ Trains = Literal["tunes", "full"]
 def prune(
     name: str | Path,
     *,
-    method: str = "sls",
+    method: str = planners.DEFAULT["prune"],
     data: str | Path | None = None,
     retrain: Retrain = "none",
     train: Trains | None = None,

@@ -4,6 +4,7 @@ He et al., "Sensitivity-aware visual parameter-efficient fine-tuning" (ICCV 2023
 What competes stands in `candidates`, how it is scored in `scores`, the decision in `allocate`.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic.dataclasses import dataclass
@@ -16,6 +17,8 @@ if TYPE_CHECKING:  # names and settings are told before torch is loaded
     from tailor.tuning.method import Module
 
 _NAMES = {"lora": "spt-lora", "site-adapter": "spt-adapter", "vpt-deep": "spt-vpt"}
+Criterion = Literal["sensitivity", "taylor", "magnitude", "random", "random-sites"]
+"""By what weights are ranked: a row of `placement.PLACEMENTS`."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,8 +31,9 @@ class Spt:
     tau. `fill` spends what the largest tau leaves on the weights that follow, matrices too dear for their module
     keeping single weights (ours: on a small backbone one module is a large part of the budget). `parts="structured"`
     drops the single entries, `parts="unstructured"` makes sigma infinite. With `vpt-deep` only prompts train, in the
-    blocks that hold a sensitive matrix. `unit`, `samples` and `head` say how to score: `class-means` with a classifier
-    of class means instead of the seeded one.
+    blocks that hold a sensitive matrix. `criterion` is what ranks the weights: SPT's sensitivity, or a control.
+    `unit`, `samples` and `head` say how to score: `class-means` with a classifier of class means instead of the seeded
+    one.
     """
 
     structured: Literal["lora", "site-adapter", "vpt-deep"] = "lora"
@@ -40,6 +44,7 @@ class Spt:
     parts: Literal["both", "structured", "unstructured"] = "both"
     dropout: float = 0.1
     drop_path: float = 0.1
+    criterion: Criterion = "sensitivity"
     unit: Literal["sample", "batch"] = "sample"
     samples: int = 800
     head: Literal["random", "class-means"] = "random"
@@ -56,13 +61,25 @@ class Spt:
                 "`spt-vpt` trains prompts only: it has no unstructured part and no released sweep",
                 hint="leave `parts` and `nearest` out, or use `spt-lora`",
             )
+        if self.criterion == "random-sites" and self.parts != "structured":
+            raise PlanError(
+                "`random-sites` draws matrices for modules, it ranks no single weights",
+                hint="use `--method lora-random`, or `--criterion random`",
+            )
 
     @property
     def name(self) -> str:
-        """`spt-lora`, and `spt-lora-structured` without single entries; `spt-unstructured` has no module to name."""
+        """`spt-lora`, and `spt-lora-structured` without single entries; `spt-unstructured` has no module to name.
+
+        Where something else than the sensitivity ranks, that stands behind: `spt-lora-magnitude`, `sparse-random`.
+        """
+        control = self.criterion != "sensitivity"
         if self.parts == "unstructured":
-            return "spt-unstructured"
-        return _NAMES[self.structured] + ("-structured" if self.parts == "structured" else "")
+            return f"sparse-{self.criterion}" if control else "spt-unstructured"
+        if self.criterion == "random-sites":
+            return f"{self.structured}-random"
+        whole = "-structured" if self.parts == "structured" else ""
+        return _NAMES[self.structured] + whole + (f"-{self.criterion}" if control else "")
 
     @property
     def alpha(self) -> int:
@@ -90,16 +107,23 @@ SPT = {
         Spt(parts="structured"),
         Spt(structured="site-adapter", parts="structured"),
         Spt(parts="unstructured"),
+        Spt(criterion="taylor"),
+        Spt(criterion="magnitude"),
+        Spt(criterion="random"),
+        Spt(parts="unstructured", criterion="taylor"),
+        Spt(parts="unstructured", criterion="magnitude"),
+        Spt(parts="unstructured", criterion="random"),
+        Spt(parts="structured", criterion="random-sites"),
     )
 }
-"""The methods of this file by the name that the command line knows."""
+"""The methods of this file by the name that the command line knows; the last seven are the controls."""
 
 
 def named(name: str) -> Spt:
     """`spt-lora`, or `spt-lora-4` for another rank; UsageError with the nearest name."""
     stem, _, number = name.rpartition("-")
     if name not in SPT and stem in SPT and number.isdigit():
-        return Spt(structured=SPT[stem].structured, parts=SPT[stem].parts, rank=int(number))
+        return replace(SPT[stem], rank=int(number))
     if name not in SPT:
         raise UsageError(f"unknown method `{name}`", hint=nearest(name, list(SPT)))
     return SPT[name]

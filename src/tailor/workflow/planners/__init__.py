@@ -79,6 +79,9 @@ PLANNERS: dict[str, dict[str, Any]] = {
 }
 """By verb and method name, with their default settings."""
 
+DEFAULT = {"adapt": "spt-lora", "prune": "sls"}
+"""What a verb takes where no method is named: for `adapt` what the table of controls supports, on validation."""
+
 
 def known(verb: str) -> dict[str, str]:
     """Every setting that some planner of the verb takes, flag or section, and a planner that takes it."""

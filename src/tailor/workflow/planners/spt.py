@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from tailor.errors import PlanError
 from tailor.events import Event
 from tailor.settings import STRICT, Flag
-from tailor.tuning.spt.settings import Spt
+from tailor.tuning.spt.settings import Criterion, Spt
 from tailor.workflow.planners.plain import BUDGET
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class PlaceBudget:
 
     method: str
     budget: Annotated[str | None, Flag(BUDGET + f" (default: {DEFAULT_BUDGET})")] = None
+    criterion: Annotated[
+        Criterion | None, Flag("what ranks the weights instead of the method's own: the controls of SPT's claim")
+    ] = None
     scores: Annotated[
         str | None, Flag("take SPT's scores from this earlier run: another budget costs no second pass")
     ] = None
@@ -44,6 +47,10 @@ class PlaceBudget:
     needs: ClassVar[frozenset[str]] = frozenset({"images"})
     closed: ClassVar[tuple[str, ...]] = ("structured", "kind")
     page: ClassVar[str] = "docs/methods/spt.md"
+
+    def __post_init__(self) -> None:
+        if self.criterion is not None:
+            replace(self.spt, criterion=self.criterion)  # refused here, before anything is opened
 
     def numbered(self, name: str, number: int) -> "PlaceBudget":
         """`spt-lora-4`: another rank."""
@@ -54,24 +61,29 @@ class PlaceBudget:
         from tailor.bundle.files import replacing
         from tailor.training import processes_here
         from tailor.tuning.spt.allocate import allocate
+        from tailor.tuning.spt.placement import PLACEMENTS, placed
         from tailor.workflow.budgets import allowed
         from tailor.workflow.context import Decision
 
         opened = context.opened
         limit = allowed(opened, self.budget or DEFAULT_BUDGET)
         assert limit is not None
-        scores = self._scores(context)
-        plan = allocate(scores, opened.anatomy, opened.model, self._placed(context), limit)
+        settings = self._settings(context)
+        squares = self._scores(context) if PLACEMENTS[settings.criterion].sees else None
+        scores = placed(settings.criterion, opened.model, opened.anatomy, squares, context.recipe.seed)
+        plan = allocate(scores, opened.anatomy, opened.model, settings, limit)
         if processes_here().is_main_process:
-            with replacing(context.folder / SCORES) as temporary:
-                scores.save(temporary)
+            if squares is not None:
+                with replacing(context.folder / SCORES) as temporary:
+                    squares.save(temporary)
             _draw(plan, opened, context.folder)
         return Decision((plan,))
 
-    def _placed(self, context: "Context") -> Spt:
+    def _settings(self, context: "Context") -> Spt:
         """The settings; in a dense task without single entries, which the paper found to be worse there."""
         dense = hasattr(context.task, "decoders") and self.spt.parts == "both"
-        return replace(self.spt, parts="structured") if dense else self.spt
+        settings = replace(self.spt, parts="structured") if dense else self.spt
+        return settings if self.criterion is None else replace(settings, criterion=self.criterion)
 
     def _scores(self, context: "Context") -> "Scores":
         """The sensitivity of every candidate: from a file, from another method of this call, or from a new pass."""
