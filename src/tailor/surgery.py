@@ -72,7 +72,9 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
-        yield model.train().eval()
+        model.train()  # no chain of calls: some of timm's attentions return nothing from `train`
+        model.eval()
+        yield model
     finally:
         model.train()
         for module, training in modes:
