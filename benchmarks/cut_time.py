@@ -54,13 +54,13 @@ def ours(name: str, example: Tensor) -> dict[str, float]:
     """Every stage on a fresh model; the trial comes before the cut, as in `prune`, but is not part of it."""
     model, clock = timm.create_model(name).eval(), Clock()
     with clock.stage("export"):
-        program = export_graph(model, example)
+        program = export_graph(model, (example,))
     with clock.stage("analysis"):
         analysis = analyse(program)
         tag_attention(analysis)
         found = traced.read_groups(model, analysis)
     with clock.stage("trial"):
-        found = settle(model, found, example)
+        found = settle(model, found, (example,))
     with clock.stage("cut"):
         cut_(model, plan_widths(found.groups, half(found.groups)))
     assert not runs(model, example, 1000), "a cut model runs"

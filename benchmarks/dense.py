@@ -24,6 +24,7 @@ from tailor.dense.high_resolution import HighResolution
 from tailor.dense.mask2former import Mask2Former
 from tailor.dense.predictions import objects
 from tailor.dense.weights import from_transformers
+from tailor.inputs import Inputs
 from tailor.measure.count import macs
 from tailor.measure.machine import machine
 from tailor.measure.memory import growth
@@ -110,7 +111,11 @@ def high_resolution(rows: Rows, side: int, batch: int, rounds: int) -> None:
 
 def _macs(kind: str) -> Row:
     model = OnMaps(faseg(kind)).eval()
-    return {"kind": kind, "macs_512": macs(model, (3, 512, 512)), "macs_1024x2048": macs(model, (3, 1024, 2048))}
+    return {
+        "kind": kind,
+        "macs_512": macs(model, Inputs.images(3, 512, 512)),
+        "macs_1024x2048": macs(model, Inputs.images(3, 1024, 2048)),
+    }
 
 
 def _memory(kind: str, side: int, batch: int) -> Row:

@@ -114,11 +114,11 @@ def measure(name: str) -> dict[str, Any]:
     x = example_for(name, model)
     row["size"], row["params"] = x.shape[-1], sum(p.numel() for p in model.parameters())
     start = time.perf_counter()
-    traced = trace(model, x)
+    traced = trace(model, (x,))
     row["trace_s"], row["unknown"] = round(time.perf_counter() - start, 2), list(traced.groups.unknown)
     row["groups_graph"], row["pinned_graph"] = len(traced.groups.groups), pinned_share(model, traced)
     start = time.perf_counter()
-    traced = settle(model, traced, x)
+    traced = settle(model, traced, (x,))
     row["settle_s"] = round(time.perf_counter() - start, 2)
     row["groups"], row["pinned"] = len(traced.groups.groups), pinned_share(model, traced)
     row["recorded"] = sorted({type(model.get_submodule(path)).__name__ for path in traced.recordings})
@@ -127,7 +127,7 @@ def measure(name: str) -> dict[str, Any]:
     start = time.perf_counter()
     pruned = cut_(copy.deepcopy(model), plan)
     row["cut_s"] = round(time.perf_counter() - start, 2)
-    verdict = verify(model, pruned, traced, plan, x)
+    verdict = verify(model, pruned, traced, plan, (x,))
     row |= {"exact": verdict.exact, "error": verdict.error, "params_after": sum(p.numel() for p in pruned.parameters())}
     if not verdict.exact:
         return row | {"cause": f"{verdict.module}: {verdict.cause}"}

@@ -12,6 +12,7 @@ import torch
 
 from tailor import backbones, recipes
 from tailor.events import silent
+from tailor.inputs import Inputs
 from tailor.measure.count import macs, parameters
 from tailor.pruning.blocks import keep_blocks
 from tailor.pruning.layers import apply_layers_
@@ -21,7 +22,7 @@ from tailor.workflow import planners
 from tailor.workflow.counts import Scored, counts_for
 from tailor.workflow.goal import Goal
 
-IMAGE = (3, 224, 224)
+IMAGES = Inputs.images(3, 224, 224)
 PUBLISHED = {
     "deit-4.2g": "4.16 / 20.69",
     "deit-2.6g": "2.61 / 13.07",
@@ -43,14 +44,14 @@ def left(name: str) -> torch.nn.Module:
     settings = recipes.read(name)
     with torch.device("meta"):
         model = timm.create_model(settings["name"].split(".")[0]).eval()
-    traced = trace(model, torch.empty(2, *IMAGE, device="meta"))
+    traced = trace(model, (torch.empty(2, *IMAGES.image, device="meta"),))
     groups, options = (
         as_published(traced),
         planners.named("prune", "isomorphic", {"widths": settings["widths"]}).settings,
     )
     scores = random_scores(groups, 0)
     goal = Goal(**{flag: settings.get(flag) for flag in ("emb", "heads", "dim", "mlp", "macs")})
-    scored = Scored(model, traced, scores, options, IMAGE)
+    scored = Scored(model, traced, scores, options, IMAGES)
     counts = counts_for(scored, goal.given(), goal.target(), silent)
     cut = cut_(copy.deepcopy(model), plan_widths(groups, kept(groups, scores, counts)))
     if options.blocks:
@@ -67,7 +68,7 @@ def main() -> None:
         if not name.startswith("isomorphic/"):
             continue
         cut = left(name)
-        giga, millions = macs(cut, IMAGE) / 1e9, parameters(cut) / 1e6
+        giga, millions = macs(cut, IMAGES) / 1e9, parameters(cut) / 1e6
         published = PUBLISHED.get(name.removeprefix("isomorphic/"), "-")
         rows.append({"name": name, "macs": giga, "params": millions, "published": published})
         print(f"{name:32}{f'{giga:.3f} / {millions:.2f}':>16}{published:>16}", flush=True)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from benchmarks.prunability import create, example_for, in_process, rebuilds, smallest_models
 from tailor.budget import Amount
 from tailor.errors import TailorError
+from tailor.inputs import Inputs
 from tailor.measure.count import macs
 from tailor.pruning.elements import element_scores
 from tailor.pruning.settings import Widths
@@ -50,7 +51,7 @@ def measure(name: str) -> dict[str, Any]:
     """One family's row."""
     model = create(name)
     x = example_for(name, model, SIZES)
-    traced = settle(model, trace(model, x), x)
+    traced = settle(model, trace(model, (x,)), (x,))
     row: dict[str, Any] = {"size": x.shape[-1], "groups": len(traced.groups.groups)}
     for criterion in CRITERIA:
         start = time.perf_counter()
@@ -64,22 +65,22 @@ def measure(name: str) -> dict[str, Any]:
 
 def ranked(name: str, model: nn.Module, traced: Traced, x: Tensor, criterion: str) -> dict[str, Any]:
     """Scores, counts, cut, and what came of it."""
-    settings, image = Widths(), tuple(x.shape[1:])
+    settings, inputs = Widths(), Inputs.images(*x.shape[1:])
     names = dict.fromkeys(member.tensor for group in traced.groups.groups for member in group.members)
     targets = torch.randint(1000, (len(x),), generator=torch.Generator().manual_seed(2))
     elements = element_scores(model, names, criterion, [(x, targets)], loss)
     scores = unit_scores(traced.groups, elements, settings.normaliser)
-    scored = Scored(model, traced, scores, settings, image)
+    scored = Scored(model, traced, scores, settings, inputs)
     counts = counts_for(scored, {}, ("macs", Amount(SHARE, "share")), lambda event: None)
     plan = plan_widths(traced.groups, kept(traced.groups, scores, counts))
     pruned = cut_(copy.deepcopy(model), plan)
-    before, after = macs(model, image), macs(pruned, image)
+    before, after = macs(model, inputs), macs(pruned, inputs)
     found = {"macs_before": before, "macs_after": after, "left": round(after / before, 4)}
     if after < (SHARE - NEAR * SHARE) * before:
         found["coarsest"] = coarsest(
             traced.groups, counts, settings, settings.parts, mac_cost(traced).at, SHARE * before
         )
-    verdict = verify(model, pruned, traced, plan, x)
+    verdict = verify(model, pruned, traced, plan, (x,))
     found |= {"exact": verdict.exact, "rebuilds": rebuilds(name, pruned, plan, x)}
     return found | {"faster": speed(model, pruned, x)}
 

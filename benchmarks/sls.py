@@ -48,7 +48,7 @@ def mini(images: int, data: str) -> Case:
     """Photos of the training and validation splits through `tailor_mini_ti`."""
     model = backbones.create("tailor_mini_ti", "pretrained").eval()
     opened, config = open_data(data), backbones.config_of(model)
-    pre = Preprocessing.of(config.input_size[1:], config.mean, config.std, "bicubic")
+    pre = Preprocessing.of(config.inputs.image[1:], config.mean, config.std, "bicubic")
     head = Classification().head(opened, 0)
     batches = list(chain.from_iterable(in_order(opened.splits[name], pre, head) for name in ("train", "val")))
     whole = accumulate((len(batch.targets) for batch in batches), initial=0)

@@ -21,6 +21,7 @@ from torch import nn
 
 from benchmarks.rows import Row, Rows
 from tailor import backbones
+from tailor.inputs import Inputs
 from tailor.measure import count
 from tailor.measure.machine import machine
 from tailor.measure.speed import throughput
@@ -44,7 +45,7 @@ def searched(paths: str) -> Supernet:
     model = backbones.create(NET, "random")
     anatomy = backbones.describe(model)
     places = find_places(model, anatomy)
-    table = counted(places, count.macs(model, anatomy.input_size))
+    table = counted(places, count.macs(model, anatomy.inputs))
     return supernet(model, places, table, table.dense / 2, Search(paths=paths)).train()
 
 
@@ -121,20 +122,20 @@ def speeds(name: str, batch: int, seconds: float) -> Row:
     """For each hybrid: MAC ratio, speed-up of both layouts."""
     pixels, written, hidden = HYBRIDS[name]
     model = backbones.create(name, "random")
-    size = (3, pixels, pixels)
+    inputs = Inputs.images(3, pixels, pixels)
     places = find_places(model, backbones.describe(model))
-    table = counted(places, count.macs(model, size))
-    example = torch.randn(2, *size)
+    table = counted(places, count.macs(model, inputs))
+    example = inputs.example()
     models = {"dense": model}
     for operations in written:
         architecture = as_written(model, places, Written(operations, (hidden,) * len(places)))
         plain = made(model, places, architecture, table, example, HOW, "swap").model
         models[operations] = plain
         models[f"{operations} channels_last"] = copy.deepcopy(plain).to(memory_format=torch.channels_last)
-    found = throughput(models, size, batch=batch, seconds=seconds)
+    found = throughput(models, inputs, batch=batch, seconds=seconds)
     row: Row = {"rounds": found.timings["dense"].runs, "dense_ms": found.timings["dense"].median}
     for operations in written:
-        ratio = table.dense / count.macs(models[operations], size)
+        ratio = table.dense / count.macs(models[operations], inputs)
         plain, last = (found.ratios[f"{operations}{layout}"].median for layout in ("", " channels_last"))
         row[operations] = {"macs": ratio, "plain": plain, "channels_last": last, "share": max(plain, last) / ratio}
     return row

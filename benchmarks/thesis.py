@@ -24,6 +24,7 @@ from tailor import build as builder
 from tailor.data.images import open_data
 from tailor.data.loading import loader
 from tailor.data.transforms import eval_transform
+from tailor.inputs import Inputs
 from tailor.measure.machine import machine
 from tailor.measure.memory import peak_memory_bytes
 from tailor.measure.speed import throughput
@@ -57,20 +58,20 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
     """Speed as deployed (merged where that is exact), interleaved; memory of a forward, and of a training step."""
     head = ClassifierHead(tuple(map(str, range(10))))
     models, rows = {}, {}
-    size = (3, 64, 64)
+    inputs = Inputs.images(3, 64, 64)
     for name in COSTED:
         made = builder.base(BackboneRef(args.model), head, check=False)
         plan = planner.plan(made.model, made.anatomy, planner.parse(name))
         model = apply_(made.model, plan, made.anatomy.heads)
         rows[name] = {"trainable": plan.cost, "tuning_bytes": saved_bytes(model), "merged": merges(plan)}
         models[name] = merge_(model, plan).eval() if merges(plan) else model.eval()
-    timed = throughput(models, size, protocol="quick", seconds=60.0)
+    timed = throughput(models, inputs, protocol="quick", seconds=60.0)
     for name, model in models.items():
         timing = timed.timings[name]
         rows[name] |= {
             "ms_per_image": timing.median / timing.batch,
             "slower_than_first": 1 / timed.ratios[name].median,
-            "inference_bytes": peak_memory_bytes(model, size, batch=timing.batch),
+            "inference_bytes": peak_memory_bytes(model, inputs, batch=timing.batch),
         }
     print(
         "| method | trains | ms an image | inference memory | kept for backward | merged |\n|---|---|---|---|---|---|"

@@ -11,7 +11,7 @@ ROOT = Path(tailor.__file__).parent
 LAYERS = (
     ("errors", "events", "visible"),
     ("settings",),
-    ("anatomy", "surgery", "preprocessing"),
+    ("inputs", "anatomy", "surgery", "preprocessing"),
     ("criteria", "backbones", "tracing", "budget", "recipes", "ridge"),
     ("tuning", "pruning", "dense"),
     ("stitching",),  # tunes its anchors as anything else is tuned
@@ -29,7 +29,7 @@ LAYERS = (
 )
 """Lowest first. Packages of one layer do not import each other, but for the small core's own files."""
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-CORE = {"anatomy", "surgery", "preprocessing"}
+CORE = {"inputs", "anatomy", "surgery", "preprocessing"}
 TIMM_MODELS = {"backbones"}
 
 

@@ -7,6 +7,8 @@ exact paths found here. Groups of axes that must be pruned together are not desc
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tailor.inputs import Inputs
+
 Layout = Literal["tokens", "windows", "nhwc", "nchw"]
 """How a module's activations are laid out: (B, N, C), (B * windows, N, C), (B, H, W, C) or (B, C, H, W)."""
 
@@ -104,7 +106,7 @@ class Anatomy:
     features: tuple[Feature, ...]
     heads: tuple[str, ...]
     width: int
-    input_size: tuple[int, int, int]
+    inputs: Inputs
     final_norm: str | None = None
     prefix: int = 0
     grid: tuple[int, int] | None = None

@@ -43,7 +43,7 @@ def base(reference: BackboneRef, head: Head, *, interpolation: Interpolation = "
     """
     model = backbones.create(reference.name, reference.weights, reference.image_size, reference.seed)
     config = backbones.config_of(model)
-    preprocessing = Preprocessing.of(config.input_size[1:], config.mean, config.std, interpolation)
+    preprocessing = Preprocessing.of(config.inputs.image[1:], config.mean, config.std, interpolation)
     return _headed(model, Spec(reference, head, preprocessing), check)
 
 

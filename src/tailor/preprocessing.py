@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from tailor.errors import DataError
+from tailor.inputs import Inputs
 from tailor.settings import STRICT
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -46,6 +47,11 @@ class Preprocessing:
             raise DataError(
                 f"crop_pct must be from {SMALLEST_CROP} to 1, found: {self.crop_pct}", hint="write for instance 0.9"
             )
+
+    @property
+    def inputs(self) -> Inputs:
+        """What a model that is given such images is called with."""
+        return Inputs.images(len(self.mean), *self.size)
 
     @classmethod
     def of(

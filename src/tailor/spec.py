@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from tailor import plans as kinds
 from tailor.errors import PlanError
+from tailor.inputs import Inputs
 from tailor.plans import AnyPlan
 from tailor.preprocessing import Preprocessing
 from tailor.settings import STRICT
@@ -52,6 +53,11 @@ class Spec:
     head: AnyHead
     preprocessing: Preprocessing
     plans: tuple[AnyPlan, ...] = ()
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the model is called with."""
+        return self.preprocessing.inputs
 
     @property
     def tuning(self) -> tuple[TunePlan, ...]:

@@ -29,7 +29,7 @@ def test_every_site_is_called_as_a_module(name):
             module.qkv_bias_separate = True
     anatomy = backbones.describe(model)
     assert anatomy.family != "generic"
-    silent = generic._uncalled(model, anatomy.input_size)
+    silent = generic._uncalled(model, anatomy.inputs)
     assert not [s.path for s in anatomy.sites if s.path in silent]
 
 

@@ -44,7 +44,7 @@ def test_the_packages_tensors_are_the_models(no_hub):
     assert torch.equal(own["blocks.6.0.bn2.running_var"], given["_blocks.15._bn1.running_var"])
     assert all(torch.equal(a, b) for a, b in zip(own.values(), given.values(), strict=True))
     config = backbones.config_of(model)
-    assert (config.input_size, config.mean, config.std) == ((3, 224, 224), (0.5,) * 3, (0.5,) * 3)
+    assert (config.inputs.image, config.mean, config.std) == ((3, 224, 224), (0.5,) * 3, (0.5,) * 3)
     assert not model.training
 
 
@@ -76,5 +76,5 @@ def test_another_file_is_refused(monkeypatch):
 @pytest.mark.lite
 def test_random_weights_and_another_size_do_not_read_the_package():
     model = backbones.create(NAME, "random", image_size=128)
-    assert backbones.config_of(model).input_size == (3, 128, 128)
+    assert backbones.config_of(model).inputs.image == (3, 128, 128)
     assert not torch.equal(model.conv_stem.weight, backbones.create(NAME).conv_stem.weight)

@@ -52,7 +52,7 @@ def _keeps_shape(model, path, example):
 def narrowed_(model):
     """With half of every width that can be cut."""
     images = tiny.images(model)
-    groups = settle(model, trace(model, images), images).groups
+    groups = settle(model, trace(model, (images,)), (images,)).groups
     return cut_(model, plan_widths(groups, half(groups)))
 
 
@@ -126,7 +126,7 @@ def test_levels_are_those_of_timms_features_only(name, settings):
     wanted = [model.feature_info[i] for i in indices]
     found = backbones.features(model)
     ours = {level.path: position for position, level in enumerate(found.levels)}
-    images = torch.randn(1, 3, *backbones.config_of(model).input_size[1:], generator=torch.Generator().manual_seed(0))
+    images = torch.randn(1, 3, *backbones.config_of(model).inputs.image[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         maps, expected = found(images), levels(images)
     if "swin" in name:  # timm leaves these channels last

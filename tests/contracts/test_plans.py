@@ -42,7 +42,7 @@ def some_layers():
 def a_width():
     from tailor.tracing import plan_widths, trace
 
-    groups = trace(model(), tiny.images(model())).groups
+    groups = trace(model(), (tiny.images(model()),)).groups
     keep = {g.id: tuple(range(0, g.size, 2)) for g in groups.groups if g.label == "hidden"}
     return plan_widths(groups, keep)
 

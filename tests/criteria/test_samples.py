@@ -104,7 +104,7 @@ def test_a_backbone_with_a_regression_loss_scores_as_in_a_loop():
 def test_heads_are_ranked_by_the_loss_that_is_given():
     model = tiny.vit(depth=1)
     x, y = tiny.images(model, 3), torch.linspace(-1, 1, 3)
-    groups = trace(model, x).groups
+    groups = trace(model, (x,)).groups
     heads = [group for group in groups.groups if group.label == "heads"]
     (found,) = head_saliences(model, groups, heads, [(x, y)], squared_error).values()
     given = {}

@@ -36,7 +36,7 @@ def values(model, images):
 @pytest.mark.parametrize("kind", ["masks", "faseg", "linear"])
 def test_any_family_gives_scores_for_images_that_are_no_multiple(family, kind):
     model = made(tiny.MODELS[family](), kind)
-    stride = backbones.describe(model).input_size[1] // 4 if family == "eva" else 1
+    stride = backbones.describe(model).inputs.image[1] // 4 if family == "eva" else 1
     images = torch.randn(2, 3, 40 if stride == 1 else 32, 56 if stride == 1 else 32)
     found = values(model, images)
     assert found.shape == (2, CLASSES, *images.shape[-2:]) and found.isfinite().all()

@@ -7,6 +7,7 @@ from tailor.dense import DECODERS
 from tailor.dense.attach import attach_
 from tailor.dense.detectors import Cells
 from tailor.deploy import export
+from tailor.inputs import Inputs
 from tailor.tasks.instances import Queries
 from tailor.tasks.segmentation import Scored, Segmentation
 
@@ -22,7 +23,7 @@ SMALL = {
 
 def exported(kind, wrap, file, family="vit"):
     model = attach_(tiny.MODELS[family](), DECODERS[kind](**SMALL.get(kind, {})), 4, seed=0)
-    return export.export(wrap(tiny.shake_(model)).eval(), (3, 32, 64), file)
+    return export.export(wrap(tiny.shake_(model)).eval(), Inputs.images(3, 32, 64), file)
 
 
 def test_the_default_becomes_a_graph_of_plain_operators(tmp_path):

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from tailor.deploy import export as module
 from tailor.deploy.export import export, read_metadata
 from tailor.errors import ModelError, TailorError, UsageError
+from tailor.inputs import Inputs
 
-SIZE = (3, 32, 32)
+IMAGES = Inputs.images(3, 32, 32)
 SUFFIXES = (".pt2", ".onnx")
 
 
@@ -69,12 +70,12 @@ def test_the_file_computes_the_same_for_any_batch(
     family: Callable[[], nn.Module], suffix: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = shaken(family())
-    exported = export(model, SIZE, tmp_path / f"model{suffix}")
+    exported = export(model, IMAGES, tmp_path / f"model{suffix}")
     assert capfd.readouterr() == ("", "")
     assert [file.name for file in tmp_path.iterdir()] == [f"model{suffix}"]
     assert exported.bytes == exported.path.stat().st_size
     assert exported.difference < 1e-4
-    batch = torch.randn(7, *SIZE, generator=torch.Generator().manual_seed(5))
+    batch = torch.randn(7, *IMAGES.image, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         torch.testing.assert_close(run(exported.path, batch), model(batch), rtol=1e-4, atol=1e-4)
 
@@ -104,7 +105,7 @@ class Custom(nn.Module):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_custom_functions_and_several_outputs_are_exported(suffix: str, tmp_path: Path) -> None:
-    assert export(Custom(), (3, 4, 4), tmp_path / f"model{suffix}").difference < 1e-5
+    assert export(Custom(), Inputs.images(3, 4, 4), tmp_path / f"model{suffix}").difference < 1e-5
 
 
 class TwoFaced(nn.Module):
@@ -125,7 +126,7 @@ class Loud(nn.Linear):
 
 
 def test_noise_of_the_exporters_does_not_leak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export(Loud(32, 4), SIZE, tmp_path / "model.pt2")  # warnings are errors here
+    export(Loud(32, 4), IMAGES, tmp_path / "model.pt2")  # warnings are errors here
     assert capsys.readouterr() == ("", "")
 
 
@@ -136,7 +137,7 @@ def test_a_mismatch_leaves_no_file_or_the_old_one(suffix: str, existing: bool, t
     if existing:
         path.write_text("old")
     with pytest.raises(ModelError, match=r"difference [1-9].* of the largest output, at most 0.0001 is accepted"):
-        export(TwoFaced(), SIZE, path, overwrite=True)
+        export(TwoFaced(), IMAGES, path, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ([path.name] if existing else [])
     assert not existing or path.read_text() == "old"
 
@@ -147,19 +148,23 @@ def test_nan_is_a_difference(tmp_path: Path) -> None:
             return x.mean((2, 3)) * float("nan")
 
     with pytest.raises(ModelError, match="difference nan"):
-        export(Broken(), SIZE, tmp_path / "model.pt2")
+        export(Broken(), IMAGES, tmp_path / "model.pt2")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_class_names_and_preprocessing_travel_inside(suffix: str, tmp_path: Path) -> None:
     preprocessing = {"mean": [0.5, 0.5, 0.5], "interpolation": "bicubic"}
     path = export(
-        resnet(), SIZE, tmp_path / f"m{suffix}", classes=["Rose", "Nelke ä"], preprocessing=preprocessing
+        resnet(),
+        IMAGES,
+        tmp_path / f"m{suffix}",
+        classes=["Rose", "Nelke ä"],
+        preprocessing=preprocessing,
     ).path
     assert read_metadata(path) == {
         "classes": ["Rose", "Nelke ä"],
         "preprocessing": preprocessing,
-        "image_size": [*SIZE],
+        "image_size": [*IMAGES.image],
         "output": "logits",
     }
 
@@ -179,23 +184,23 @@ def test_the_model_comes_back_as_it_was(tmp_path: Path) -> None:
     model = resnet().train()
     model.fc.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    export(model, SIZE, tmp_path / "model.pt2")
+    export(model, IMAGES, tmp_path / "model.pt2")
     assert model.training
     assert not model.fc.weight.requires_grad
     assert model.conv1.weight.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    model(torch.randn(2, *SIZE)).sum().backward()
+    model(torch.randn(2, *IMAGES.image)).sum().backward()
 
 
 def test_a_half_precision_model_is_exported_in_single(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).half()
-    path = export(model, (3, 4, 4), tmp_path / "model.pt2").path
+    path = export(model, Inputs.images(3, 4, 4), tmp_path / "model.pt2").path
     assert run(path, torch.randn(1, 3, 4, 4)).dtype == torch.float32
     assert model[1].weight.dtype == torch.float16
 
 
 def test_one_file_of_one_name_and_ordinary_rights(tmp_path: Path) -> None:
-    path = export(resnet(), SIZE, tmp_path / "new" / "folder" / "model.onnx").path
+    path = export(resnet(), IMAGES, tmp_path / "new" / "folder" / "model.onnx").path
     mask = os.umask(0)
     os.umask(mask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
@@ -208,19 +213,19 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.Mon
             return x if float(x.sum()) > 0 else -x
 
     with pytest.raises(UsageError, match="its suffix names no format"):
-        export(resnet(), SIZE, tmp_path / "model.tflite")
+        export(resnet(), IMAGES, tmp_path / "model.tflite")
     with pytest.raises(ModelError, match=r"cannot be exported to `\.pt2`"):
-        export(Peeks(), SIZE, tmp_path / "model.pt2")
+        export(Peeks(), IMAGES, tmp_path / "model.pt2")
     with pytest.raises(ModelError, match="does not run on a batch of shape"):
-        export(vit(), (3, 30, 30), tmp_path / "model.pt2")
+        export(vit(), Inputs.images(3, 30, 30), tmp_path / "model.pt2")
     monkeypatch.setattr(module, "PROTOBUF_LIMIT", 1000)
     with pytest.raises(ModelError, match=r"one ONNX file holds at most 2 GB\nhint: export to `\.pt2`"):
-        export(resnet(), SIZE, tmp_path / "model.onnx")
+        export(resnet(), IMAGES, tmp_path / "model.onnx")
     (tmp_path / "taken.pt2").write_text("old")
     with pytest.raises(UsageError, match="there is a file already"):
-        export(resnet(), SIZE, tmp_path / "taken.pt2")
+        export(resnet(), IMAGES, tmp_path / "taken.pt2")
     with pytest.raises(UsageError, match="cannot write"):
-        export(resnet(), SIZE, tmp_path / "taken.pt2" / "model.pt2")
+        export(resnet(), IMAGES, tmp_path / "taken.pt2" / "model.pt2")
     assert [file.name for file in tmp_path.iterdir()] == ["taken.pt2"]
 
 
@@ -228,8 +233,8 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert importlib.util.find_spec("onnxruntime") is None
     with pytest.raises(TailorError, match=r"not installed: `onnxruntime`\nhint: pip install 'tailor-models\[export\]'"):
-        export(resnet(), SIZE, tmp_path / "model.onnx")
-    export(resnet(), SIZE, tmp_path / "model.pt2")
+        export(resnet(), IMAGES, tmp_path / "model.onnx")
+    export(resnet(), IMAGES, tmp_path / "model.pt2")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -238,7 +243,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, suffix):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # writing more fails as on a full disk
     try:
         with pytest.raises(UsageError, match="cannot write"):
-            export(shaken(vit()), SIZE, tmp_path / f"m{suffix}")
+            export(shaken(vit()), IMAGES, tmp_path / f"m{suffix}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tailor.errors import ModelError
+from tailor.inputs import Inputs
 from tailor.measure.count import macs, parameters
 
 # name -> (parameters, MACs rounded to 1e5 as printed), counted independently
@@ -47,7 +48,7 @@ def test_counts_equal_the_published_table(name: str) -> None:
     model = on_meta(name)
     expected_parameters, expected_giga = TABLE[name]
     assert parameters(model) == expected_parameters
-    assert round(macs(model) / 1e9, 4) == expected_giga
+    assert round(macs(model, Inputs.images(3, 224, 224)) / 1e9, 4) == expected_giga
 
 
 @pytest.mark.parametrize(
@@ -60,20 +61,20 @@ def test_vit_macs_equal_the_closed_form_to_the_last_digit(size: str, width: int,
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused
-    assert macs(model) == vit_macs(width, 12, prefix, heads_out=prefix)
+    assert macs(model, Inputs.images(3, 224, 224)) == vit_macs(width, 12, prefix, heads_out=prefix)
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 6, 9, 12])
 def test_a_headless_vit_base_costs_its_embedding_and_its_blocks(blocks: int) -> None:
     model = on_meta("vit_base_patch16_224", num_classes=0)
     del model.blocks[blocks:]
-    assert macs(model) == 115_605_504 + 1_453_954_560 * blocks
+    assert macs(model, Inputs.images(3, 224, 224)) == 115_605_504 + 1_453_954_560 * blocks
     assert parameters(model) == 744_192 + 7_087_872 * blocks
 
 
 def test_image_size_counts() -> None:
     model = on_meta("deit_tiny_patch16_224", img_size=96)
-    assert macs(model, (3, 96, 96)) == vit_macs(192, 12, 1, 1, size=96)
+    assert macs(model, Inputs.images(3, 96, 96)) == vit_macs(192, 12, 1, 1, size=96)
 
 
 def test_every_kind_of_product_counts() -> None:
@@ -91,14 +92,14 @@ def test_every_kind_of_product_counts() -> None:
 
     convolution, transposed = 6 * 9 * 25, 6 * 4 * 4 * 25
     einsum, matrix_vector, dot = 4 * 4 * 100, 25, 5
-    assert macs(Products(), (3, 5, 5)) == convolution + transposed + einsum + matrix_vector + dot
+    assert macs(Products(), Inputs.images(3, 5, 5)) == convolution + transposed + einsum + matrix_vector + dot
 
 
 def test_the_model_is_not_touched() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.random.get_rng_state()
-    macs(model, (3, 8, 8))
+    macs(model, Inputs.images(3, 8, 8))
     assert all(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert {p.device.type for p in model.parameters()} == {"cpu"}
@@ -128,7 +129,7 @@ class MakesTensors(nn.Module):
 def test_tensors_made_in_forward_are_no_obstacle() -> None:
     model = MakesTensors()
     finished.clear()
-    assert macs(model, (3, 4, 4)) == 12
+    assert macs(model, Inputs.images(3, 4, 4)) == 12
     assert finished == ["meta"]  # and never with real numbers
     assert not model.plain.is_meta
     assert not model.listed[0].is_meta
@@ -155,7 +156,7 @@ def test_custom_functions_count_on_meta_or_else_on_the_cpu(peek: bool) -> None:
             return Doubled.apply(x, self.weight, peek)
 
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Wrapped(3, 7))
-    assert macs(model, (3, 4, 4)) == 21
+    assert macs(model, Inputs.images(3, 4, 4)) == 21
 
 
 def test_tied_and_frozen_parameters() -> None:
@@ -169,4 +170,4 @@ def test_tied_and_frozen_parameters() -> None:
 
 def test_a_wrong_image_size_is_a_sentence() -> None:
     with pytest.raises(ModelError, match="does not run on one image of 3x100x90"):
-        macs(on_meta("deit_tiny_patch16_224").to_empty(device="cpu"), (3, 100, 90))
+        macs(on_meta("deit_tiny_patch16_224").to_empty(device="cpu"), Inputs.images(3, 100, 90))

@@ -35,7 +35,7 @@ def test_a_folded_model_computes_the_same(name, dtype, bound):
     model, x = shaken(name)
     model, x = model.to(dtype).eval(), x.to(dtype)
     before = copy.deepcopy(model.state_dict())
-    done = fold(model, x)
+    done = fold(model, (x,))
     other = torch.randn(x.shape, generator=torch.Generator().manual_seed(9), dtype=dtype)
     with torch.no_grad():
         expected, found = model(other), done.model(other)
@@ -47,11 +47,11 @@ def test_a_folded_model_computes_the_same(name, dtype, bound):
 
 def test_nothing_of_a_foldable_norm_is_left():
     model, x = shaken("resnet")
-    done = fold(model, x)
+    done = fold(model, (x,))
     assert done.batch_norms[0] == done.batch_norms[1] == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     assert not any(isinstance(m, nn.BatchNorm2d) for m in done.model.modules())
     vit, x = shaken("vit")
-    norms = [m for m in fold(vit, x).model.modules() if isinstance(m, nn.LayerNorm)]
+    norms = [m for m in fold(vit, (x,)).model.modules() if isinstance(m, nn.LayerNorm)]
     assert norms and all(norm.weight is None and norm.bias is None for norm in norms)
 
 
@@ -94,20 +94,20 @@ REFUSED = {"padded": 0, "also added": 0, "mixed": 0, "layer reused": 0, "tied we
 def test_a_layer_norm_stays_where_something_else_reads_it_or_its_layer(mode):
     model = tiny.shake_(Odd(mode)).double().eval()
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    done = fold(model, x)
+    done = fold(model, (x,))
     assert done.layer_norms == (REFUSED[mode], 1) and done.batch_norms == (1, 1)
     assert done.error < 1e-10
 
 
 @pytest.mark.parametrize("mode", ["read twice", "convolution run twice"])
 def test_a_batch_norm_stays_where_its_convolution_serves_others(mode):
-    done = fold(tiny.shake_(Odd(mode)).double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    done = fold(tiny.shake_(Odd(mode)).double().eval(), (torch.randn(2, 3, 8, 8, dtype=torch.float64),))
     assert done.batch_norms[0] == 0 and done.error < 1e-10
 
 
 def test_statistics_of_the_batch_are_not_folded():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
-    assert fold(model, torch.randn(2, 3, 8, 8)).batch_norms == (0, 1)
+    assert fold(model, (torch.randn(2, 3, 8, 8),)).batch_norms == (0, 1)
 
 
 def test_a_model_without_a_graph_is_a_sentence():
@@ -116,5 +116,5 @@ def test_a_model_without_a_graph_is_a_sentence():
             return x if x.detach().sum().item() > 0 else -x
 
     with pytest.raises(ModelError, match="folding needs a graph") as caught:
-        fold(Reads(), torch.randn(2, 3, 8, 8))
+        fold(Reads(), (torch.randn(2, 3, 8, 8),))
     assert "--fold" in caught.value.hint

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tailor.inputs import Inputs
 from tailor.measure.memory import held_bytes, peak_memory_bytes
 
-SIZE = (3, 16, 16)
+IMAGES = Inputs.images(3, 16, 16)
 
 
 class Steps(nn.Module):
@@ -29,21 +30,21 @@ class Steps(nn.Module):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_the_peak_is_the_most_that_is_alive_at_once(live: int, batch: int) -> None:
     image = batch * 3 * 16 * 16 * 4
-    measured = peak_memory_bytes(Steps(live), SIZE, batch=batch)
+    measured = peak_memory_bytes(Steps(live), IMAGES, batch=batch)
     assert image * (live + 1) <= measured <= image * (live + 1) + 512  # and a few scalars
 
 
 def test_released_memory_counts_once() -> None:
     chain = nn.Sequential(*[nn.Sigmoid() for _ in range(9)])
     image = 8 * 3 * 16 * 16 * 4
-    assert peak_memory_bytes(chain, SIZE, batch=8) == 3 * image  # images, and input and output of one layer
+    assert peak_memory_bytes(chain, IMAGES, batch=8) == 3 * image  # images, and input and output of one layer
 
 
 def test_the_peak_grows_with_the_batch_and_with_the_type() -> None:
     model = nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16))
-    figures = [peak_memory_bytes(model, SIZE, batch=batch) for batch in (1, 2, 4, 8)]
+    figures = [peak_memory_bytes(model, IMAGES, batch=batch) for batch in (1, 2, 4, 8)]
     assert figures == sorted(set(figures))
-    assert peak_memory_bytes(model, SIZE, batch=8, dtype=torch.float64) > figures[-1]
+    assert peak_memory_bytes(model, IMAGES, batch=8, dtype=torch.float64) > figures[-1]
 
 
 def test_weights_count_and_shared_ones_once() -> None:
@@ -53,12 +54,12 @@ def test_weights_count_and_shared_ones_once() -> None:
     assert separate == 4 * (2 * (16 * 16 + 16) + 4 * 3) + 8
     second.weight = first.weight
     assert held_bytes(model) == separate - 4 * 16 * 16
-    assert peak_memory_bytes(model, SIZE) > separate - 4 * 16 * 16
+    assert peak_memory_bytes(model, IMAGES) > separate - 4 * 16 * 16
 
 
 def test_nothing_is_written_and_the_environment_stays(capfd: pytest.CaptureFixture[str]) -> None:
     before = dict(os.environ)
-    peak_memory_bytes(nn.Linear(16, 4), SIZE)
+    peak_memory_bytes(nn.Linear(16, 4), IMAGES)
     assert dict(os.environ) == before
     assert capfd.readouterr() == ("", "")
 
@@ -67,5 +68,7 @@ def test_nothing_is_written_and_the_environment_stays(capfd: pytest.CaptureFixtu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
 @pytest.mark.parametrize("build", [lambda: Steps(3), lambda: nn.Sigmoid()])
 def test_both_devices_agree(build: Callable[[], nn.Module]) -> None:
-    cpu, gpu = (peak_memory_bytes(build(), (3, 64, 64), batch=8, device=device) for device in ("cpu", "cuda"))
+    cpu, gpu = (
+        peak_memory_bytes(build(), Inputs.images(3, 64, 64), batch=8, device=device) for device in ("cpu", "cuda")
+    )
     assert gpu == pytest.approx(cpu, rel=0.01)

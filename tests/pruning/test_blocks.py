@@ -23,7 +23,7 @@ LIST = tuple(f"{STAGE}.{i}" for i in range(4))
 @pytest.fixture(scope="module")
 def subject():
     model = tiny.convnext(depths=(1, 1, 4, 1)).double()
-    groups = trace(model, tiny.images(model)).groups
+    groups = trace(model, (tiny.images(model),)).groups
     keep = choose(groups, random_scores(groups, 0), Shares(embedding=0.25, hidden=0.25), Widths(round_to=2))
     return model, plan_widths(groups, keep)
 
@@ -65,7 +65,7 @@ def test_the_highest_blocks_stay_in_their_order_and_keep_their_weights(subject):
 def test_blocks_that_change_the_shape_stay():
     model = tiny.resnet()
     blocks = [block.path for block in backbones.describe(model).blocks]
-    fixed = resizing(model, blocks, tiny.images(model))
+    fixed = resizing(model, blocks, (tiny.images(model),))
     assert fixed and all(path.endswith(".0") for path in fixed)
     paths = [f"{blocks[0][:-1]}{i}" for i in range(3)]
     layers = keep_blocks(paths, {paths[0]: 0.0, paths[1]: 1.0, paths[2]: 2.0}, {blocks[0][:-2]: 2}, {paths[0]})

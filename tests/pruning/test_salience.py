@@ -18,7 +18,7 @@ from tailor.tracing.widths.replay import Replayed
 @pytest.fixture(scope="module", params=["vit", "swin"])
 def subject(request):
     model = tiny.MODELS[request.param]().double()
-    return model, trace(model, tiny.images(model)).groups
+    return model, trace(model, (tiny.images(model),)).groups
 
 
 class Pairs:
@@ -81,9 +81,9 @@ def test_with_the_uniform_ranking_every_layer_keeps_the_same_rate(subject):
 def test_heads_in_a_recorded_module_are_refused():
     model = tiny.swin2()
     x = tiny.images(model)
-    once = settle(model, trace(model, x), x)
+    once = settle(model, trace(model, (x,)), (x,))
     cut = cut_(model, plan_widths(once.groups, uneven(once.groups)))
-    groups = settle(cut, trace(cut, x), x).groups
+    groups = settle(cut, trace(cut, (x,)), (x,)).groups
     assert any(isinstance(module, Replayed) for module in cut.modules())
     with pytest.raises(PlanError, match=r"heads `layers.* have no salience: .* recorded") as raised:
         salience_scores(cut, groups, [(x, tiny.labels(2))])

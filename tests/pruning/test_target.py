@@ -7,6 +7,7 @@ import torch
 
 import tiny
 from tailor.errors import PlanError
+from tailor.inputs import Inputs
 from tailor.measure.count import macs, parameters
 from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.target import coarsest, search, used_up
@@ -20,7 +21,7 @@ FREE = ("embedding", "heads", "hidden")
 def subject(request):
     model = tiny.MODELS[request.param]()
     x = tiny.images(model)
-    return model, x, settle(model, trace(model, x), x)
+    return model, x, settle(model, trace(model, (x,)), (x,))
 
 
 def met(subject, figure, share, settings):
@@ -43,7 +44,9 @@ def test_the_target_holds_and_one_more_step_of_any_group_would_break_it(subject,
     model, x, traced = subject
     scores, start, counts, cost, target = met(subject, figure, share, settings)
     cut = cut_(copy.deepcopy(model), plan_widths(traced.groups, kept(traced.groups, scores, counts)))
-    assert (macs(cut, x.shape[1:]) if figure == "macs" else parameters(cut)) == cost.at(counts) <= target
+    assert (
+        (macs(cut, Inputs.images(*x.shape[1:])) if figure == "macs" else parameters(cut)) == cost.at(counts) <= target
+    )
     tied = {name: tie for tie in traced.groups.ties for name in tie}
     for group in traced.groups.groups:
         assert counts[group.id] >= start[group.id]

@@ -122,7 +122,7 @@ def test_random_scores_follow_their_seed():
 @pytest.fixture(scope="module")
 def traced():
     model = tiny.vit(depth=1).double()
-    return model, trace(model, tiny.images(model)).groups
+    return model, trace(model, (tiny.images(model),)).groups
 
 
 def test_a_units_score_is_what_its_removal_removes(traced):
@@ -196,7 +196,7 @@ def recorded():
     """A model whose attention an earlier cut replaced by recorded code, and a weight in it."""
     model = tiny.swin2()
     x = tiny.images(model)
-    settled = settle(model, trace(model, x), x)
+    settled = settle(model, trace(model, (x,)), (x,))
     return cut_(model, plan_widths(settled.groups, half(settled.groups))), "layers.0.blocks.0.attn.qkv.weight"
 
 
@@ -249,7 +249,7 @@ def test_the_published_scopes_and_counts_of_a_vit(shares):
 def test_constants_of_a_rotary_embedding_are_pinned_and_the_model_is_ranked():
     """Bands of the embedding lie in a buffer that nothing read: half of them would be gone at the next image size."""
     model = tiny.eva()
-    traced = trace(model, tiny.images(model))
+    traced = trace(model, (tiny.images(model),))
     pinned = {one.tensor: one.reason for one in traced.groups.pinned}
     assert pinned["rope.bands"] == "no weight lies on it, only `rope.bands`, a constant of the code"
     scores = unit_scores(traced.groups, element_scores(model, dict(model.named_parameters()), "l2", None))
@@ -269,7 +269,7 @@ class Shifted(torch.nn.Module):
 
 def test_a_group_that_lies_on_a_table_alone_is_scored_by_it():
     model = Shifted()
-    traced = trace(model, torch.randn(2, 4))
+    traced = trace(model, (torch.randn(2, 4),))
     (name,) = traced.groups.sizes
     scores = unit_scores(traced.groups, element_scores(model, dict(model.named_parameters()), "l1", None), "none")
     assert_close(scores[name].float(), model.table.detach().abs()[0])

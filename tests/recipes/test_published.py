@@ -14,6 +14,7 @@ from torch import nn
 
 from tailor import backbones, recipes
 from tailor.events import silent
+from tailor.inputs import Inputs
 from tailor.measure.count import macs, parameters
 from tailor.pruning.blocks import keep_blocks
 from tailor.pruning.layers import apply_layers_
@@ -25,7 +26,7 @@ from tailor.workflow import planners
 from tailor.workflow.counts import Scored, counts_for
 from tailor.workflow.goal import Goal
 
-IMAGE = (3, 224, 224)
+IMAGES = Inputs.images(3, 224, 224)
 FLAGS = ("emb", "heads", "dim", "mlp", "macs")
 slow = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def rows(table):
 def traced(name):
     with torch.device("meta"):
         model = timm.create_model(name).eval()
-    return model, trace(model, torch.empty(2, *IMAGE, device="meta"))
+    return model, trace(model, (torch.empty(2, *IMAGES.image, device="meta"),))
 
 
 def papers_macs(model):
@@ -89,10 +90,10 @@ def papers_macs(model):
         m.register_forward_hook(add_scores) for m in model.modules() if hasattr(m, "num_heads") and hasattr(m, "qkv")
     ]
     with torch.no_grad():
-        model(torch.empty(1, *IMAGE, device="meta"))
+        model(torch.empty(1, *IMAGES.image, device="meta"))
     for hook in hooks:
         hook.remove()
-    return extra + macs(model, IMAGE)
+    return extra + macs(model, IMAGES)
 
 
 @pytest.mark.parametrize("name", rows(DENSE))
@@ -114,7 +115,7 @@ def made(name, method="isomorphic", **changes):
     groups = as_published(found)
     scores = random_scores(groups, 0)
     goal = Goal(**{flag: settings.get(flag) for flag in FLAGS})
-    scored = Scored(model, found, scores, options, IMAGE)
+    scored = Scored(model, found, scores, options, IMAGES)
     counts = counts_for(scored, goal.given(), goal.target(), silent)
     cut = cut_(copy.deepcopy(model), plan_widths(groups, kept(groups, scores, counts)))
     if options.blocks:
@@ -142,7 +143,7 @@ def closed_form(E, H, D, M, *, blocks=12, prefix=2, heads=2):
 @pytest.mark.parametrize("name", UNIFORM)
 def test_uniform_configurations_are_exact(name):
     cut, _ = made(name, "uniform", attention="layer")
-    assert (macs(cut, IMAGE), parameters(cut)) == closed_form(*UNIFORM[name])
+    assert (macs(cut, IMAGES), parameters(cut)) == closed_form(*UNIFORM[name])
 
 
 def test_the_closed_form_of_deit_s_is_the_published_size():
@@ -162,7 +163,7 @@ def test_a_target_is_met_in_the_paper_s_parts():
     cut, counts = made("swin-6g")
     model, found = traced("swin_base_patch4_window7_224")
     assert 0.995 * 6e9 < mac_cost(found).at(counts) <= 6e9
-    assert macs(cut, IMAGE) == mac_cost(found).at(counts)
+    assert macs(cut, IMAGES) == mac_cost(found).at(counts)
     assert all(counts[g.id] == g.size for g in found.groups.groups if g.label == "heads")
     assert parameters(cut) < parameters(model)
 

@@ -24,7 +24,7 @@ from tailor.tuning.plan import Tune, TunePlan
 def made(kind="vit", trained=True):
     """A tuned model of four sizes, and its tune plan."""
     model = tiny.MODELS[kind]()
-    groups = trace(model, tiny.images(model)).groups
+    groups = trace(model, (tiny.images(model),)).groups
     scores = random_scores(groups, 3)
     sizes = [Size("100%")]
     for share in (0.7, 0.5, 0.3):

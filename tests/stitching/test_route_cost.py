@@ -17,17 +17,17 @@ TOKENS = 197
 def pieces_of(anchors):
     anatomies = [backbones.describe(anchor) for anchor in anchors]
     paths = [[block.path for block in anatomy.blocks] for anatomy in anatomies]
-    sizes = [anatomy.input_size for anatomy in anatomies]
-    return [Pieces.along(macs_along(*one)) for one in zip(anchors, sizes, paths, strict=True)]
+    inputs = [anatomy.inputs for anatomy in anatomies]
+    return [Pieces.along(macs_along(*one)) for one in zip(anchors, inputs, paths, strict=True)]
 
 
 @pytest.mark.parametrize("name", family.FAMILIES)
 def test_pieces_add_up_to_what_is_counted(name):
     model = family.routed(family.FAMILIES[name]())
     shapes = [shape_of(anchor, anatomy) for anchor, anatomy in zip(model.anchors, model.anatomies, strict=True)]
-    size = model.anatomies[0].input_size
+    inputs = model.anatomies[0].inputs
     for number, cost in enumerate(costs(model.plan, shapes, pieces_of(model.anchors))):
-        assert cost == macs(model.view(number), size)
+        assert cost == macs(model.view(number), inputs)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def spoiled_(model):
 
 def test_the_check_of_prune_sees_what_fresh_layer_scales_hide(monkeypatch):
     model, x = fresh()
-    traced = trace(model, x)
+    traced = trace(model, (x,))
     plan = first_hidden_halved(traced.groups)
     NARROW._check(model, traced, plan, x)
     monkeypatch.setattr(tailor.tracing, "cut", lambda model, plan: spoiled_(cut_(copy.deepcopy(model), plan)))
@@ -59,7 +59,7 @@ class Scaled(nn.Module):
 
 def test_a_trial_sees_what_a_scale_of_zero_hides():
     x = torch.randn(2, 8)
-    settled = settle(model := Scaled(), trace(model, x), x, record_modules=False)
+    settled = settle(model := Scaled(), trace(model, (x,)), (x,), record_modules=False)
     assert not settled.groups.groups
     assert any("the code of" in pinned.reason for pinned in settled.groups.pinned)
     assert float(model.gamma.detach()) == 0
@@ -70,13 +70,13 @@ def test_an_error_is_relative_to_outputs_far_below_one():
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter *= 1e-5
-    traced = trace(model, x)
+    traced = trace(model, (x,))
     plan = first_hidden_halved(traced.groups)
     cut = cut_(copy.deepcopy(model), plan)
-    assert verify(model, cut, traced, plan, x).exact
+    assert verify(model, cut, traced, plan, (x,)).exact
     with torch.no_grad():
         cut.blocks[0].mlp.fc1.weight.zero_()
-    assert not verify(model, cut, traced, plan, x).exact
+    assert not verify(model, cut, traced, plan, (x,)).exact
 
 
 def test_an_output_of_zeros_is_no_division_by_zero():
@@ -84,9 +84,9 @@ def test_an_output_of_zeros_is_no_division_by_zero():
     with torch.no_grad():
         for parameter in model[1].parameters():
             parameter.zero_()
-    traced = trace(model, x := torch.randn(2, 4))
+    traced = trace(model, (x := torch.randn(2, 4),))
     plan = plan_widths(traced.groups, {traced.groups.groups[0].id: (0, 1)})
-    verdict = verify(model, cut_(copy.deepcopy(model), plan), traced, plan, x)
+    verdict = verify(model, cut_(copy.deepcopy(model), plan), traced, plan, (x,))
     assert verdict.exact and verdict.error == 0
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tiny
+from tailor.inputs import Inputs
 from tailor.measure.count import macs, parameters
 from tailor.tracing import cut_, mac_cost, parameter_cost, plan_widths, settle, trace
 from tailor.tracing.trial.settle import uneven
@@ -15,14 +16,14 @@ from tailor.tracing.trial.settle import uneven
 def test_the_price_of_a_plan_is_that_of_the_cut_model(name):
     model = tiny.MODELS[name]()
     x = tiny.images(model)
-    traced = settle(model, trace(model, x), x)
+    traced = settle(model, trace(model, (x,)), (x,))
     counted, priced = parameter_cost(model, traced), mac_cost(traced)
     keep = uneven(traced.groups, seed=3)
     counts = {**traced.groups.sizes, **{name: len(units) for name, units in keep.items()}}
     cut = cut_(copy.deepcopy(model), plan_widths(traced.groups, keep))
     for widths, made in ((traced.groups.sizes, model), (counts, cut)):
         assert counted.at(widths) == parameters(made)
-        assert priced.at(widths) == macs(made, x.shape[1:])
+        assert priced.at(widths) == macs(made, Inputs.images(*x.shape[1:]))
 
 
 class Mixed(torch.nn.Module):
@@ -46,13 +47,13 @@ class Mixed(torch.nn.Module):
 
 def test_every_kind_of_product_is_priced():
     model, x = Mixed().eval(), torch.randn(3, 3, 8, 8)
-    traced = trace(model, x)
+    traced = trace(model, (x,))
     keep = {group.id: tuple(range(group.size - 1)) for group in traced.groups.groups if group.size > 1}
     cut = cut_(copy.deepcopy(model), plan_widths(traced.groups, keep))
     counts = {**traced.groups.sizes, **{name: len(units) for name, units in keep.items()}}
-    assert mac_cost(traced).at(counts) == macs(cut, (3, 8, 8))
+    assert mac_cost(traced).at(counts) == macs(cut, Inputs.images(3, 8, 8))
     assert parameter_cost(model, traced).at(counts) == parameters(cut)
-    assert mac_cost(traced).at(traced.groups.sizes) == macs(model, (3, 8, 8))
+    assert mac_cost(traced).at(traced.groups.sizes) == macs(model, Inputs.images(3, 8, 8))
 
 
 class Tied(torch.nn.Module):
@@ -71,5 +72,5 @@ class Tied(torch.nn.Module):
 
 def test_a_tied_weight_is_priced_once():
     model, x = Tied().eval(), torch.randn(2, 6)
-    traced = trace(model, x)
+    traced = trace(model, (x,))
     assert parameter_cost(model, traced).at(traced.groups.sizes) == parameters(model)

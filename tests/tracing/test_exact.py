@@ -55,7 +55,7 @@ def net(name: str) -> tuple[nn.Module, Tensor, Traced]:
         model = build(name)
     model = shake_(model.double()).eval()
     x = example(28 if name == "dinov2" else 32)
-    return model, x, settle(model, trace(model, x), x)
+    return model, x, settle(model, trace(model, (x,)), (x,))
 
 
 def cut_half(name: str, only: str | None = None, seed: int = 1) -> Verdict:
@@ -65,7 +65,7 @@ def cut_half(name: str, only: str | None = None, seed: int = 1) -> Verdict:
         tied = next((tie for tie in traced.groups.ties if only in tie), (only,))
         keep = {name: keep[name] for name in tied}
     plan = plan_widths(traced.groups, keep)
-    return verify(model, cut_(copy.deepcopy(model), plan), traced, plan, x)
+    return verify(model, cut_(copy.deepcopy(model), plan), traced, plan, (x,))
 
 
 # Classes whose code fixes a size that no attribute gives; all others are cut by surgery on the stock class.
@@ -76,7 +76,7 @@ RECORDED = {"fixed width": {"FixedWidth"}, "repeated keys": {"RepeatedKeys"}, "s
 def test_surgery_pins_nothing_that_the_graph_leaves_free(name):
     """A mistake in a rule would show as a failed trial, which `settle` answers with a pin or a recording."""
     model, x, settled = net(name)
-    before, after = trace(model, x).groups, settled.groups
+    before, after = trace(model, (x,)).groups, settled.groups
     assert {type(model.get_submodule(path)).__name__ for path in settled.recordings} == RECORDED.get(name, set())
     assert [g.id for g in after.groups] == [g.id for g in before.groups]
     assert not any("the code of" in p.reason for p in after.pinned)
@@ -100,9 +100,9 @@ def test_float32_agrees_to_1e_5(name):
     model, x, traced = net(name)
     model = copy.deepcopy(model).float()
     plan = plan_widths(traced.groups, half(traced.groups, 2))
-    single = trace(model, x.float())
+    single = trace(model, (x.float(),))
     assert single.groups.groups == traced.groups.groups
-    verdict = verify(model, cut_(copy.deepcopy(model), plan), single, plan, x.float())
+    verdict = verify(model, cut_(copy.deepcopy(model), plan), single, plan, (x.float(),))
     assert verdict.exact, verdict
 
 
@@ -120,9 +120,9 @@ def test_a_cut_changes_the_output_and_a_whole_plan_does_not(name):
 def test_a_cut_model_can_be_traced_and_cut_again(name):
     model, x, traced = net(name)
     once = cut_(copy.deepcopy(model), plan_widths(traced.groups, half(traced.groups)))
-    again = trace(once, x)
+    again = trace(once, (x,))
     plan = plan_widths(again.groups, half(again.groups, 5))
-    verdict = verify(once, cut_(copy.deepcopy(once), plan), again, plan, x)
+    verdict = verify(once, cut_(copy.deepcopy(once), plan), again, plan, (x,))
     assert verdict.exact, verdict
 
 
@@ -140,7 +140,7 @@ def test_verify_names_the_module_that_was_cut_wrongly():
     pruned = cut_(copy.deepcopy(model), plan)
     with torch.no_grad():
         pruned.blocks[1].mlp.fc1.weight += 0.01
-    verdict = verify(model, pruned, traced, plan, x)
+    verdict = verify(model, pruned, traced, plan, (x,))
     assert not verdict.exact
     assert verdict.module == "blocks.1.mlp.fc1"
 
@@ -154,7 +154,7 @@ def test_tied_weights_stay_tied():
 
 def test_code_that_fixes_a_size_is_pinned_and_named():
     model, x, _ = net("fixed width")
-    traced = settle(model, trace(model, x), x, record_modules=False)
+    traced = settle(model, trace(model, (x,)), (x,), record_modules=False)
     reasons = {p.reason for p in traced.groups.pinned if p.tensor == "body.a.weight"}
     assert any("the code of `body` fixes its size" in reason for reason in reasons)
 

@@ -27,7 +27,7 @@ def traced(name, size=None, **settings):
     with torch.device("meta"):
         model = timm.create_model(name, **settings).eval()
     size = size or model.default_cfg["input_size"][-1]
-    return trace(model, torch.empty(2, 3, size, size, device="meta"))
+    return trace(model, (torch.empty(2, 3, size, size, device="meta"),))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_ignored_modules_are_left_alone():
     with torch.device("meta"):
         model = timm.create_model("vit_tiny_patch16_224", **SMALL).eval()
     x = torch.empty(2, 3, 32, 32, device="meta")
-    groups = trace(model, x, ignore=["blocks.0.mlp", "norm"]).groups
+    groups = trace(model, (x,), ignore=["blocks.0.mlp", "norm"]).groups
     assert "blocks.0.mlp.hidden" not in groups.sizes
     assert "embedding" not in groups.sizes
     assert "blocks.1.mlp.hidden" in groups.sizes
@@ -92,7 +92,7 @@ def test_the_model_keeps_its_mode_and_its_weights():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 2))
     model[1].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trace(model, torch.randn(2, 3, 8, 8))
+    trace(model, (torch.randn(2, 3, 8, 8),))
     assert [m.training for m in model] == [True, False, True, True]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -109,7 +109,7 @@ class Unknown(nn.Module):
 
 
 def test_an_unknown_operator_pins_its_operands_and_is_reported():
-    groups = trace(Unknown(), torch.randn(2, 6)).groups
+    groups = trace(Unknown(), (torch.randn(2, 6),)).groups
     assert groups.unknown == ("special_bessel_j0",)
     assert groups.groups == ()
     assert any(p.tensor == "b.weight" and "no rule for `special_bessel_j0`" in p.reason for p in groups.pinned)
@@ -124,10 +124,10 @@ class Data(nn.Module):
 
 def test_a_model_that_cannot_be_exported_says_so():
     with pytest.raises(ModelError, match="cannot be exported to a graph"):
-        trace(Data(), torch.randn(2, 6))
+        trace(Data(), (torch.randn(2, 6),))
 
 
 def test_a_time_limit_ends_the_export_with_a_sentence():
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(200)))
     with pytest.raises(ModelError, match=r"exporting the model took more than 0.01 seconds"):
-        trace(model, torch.randn(2, 8), limit=0.01)
+        trace(model, (torch.randn(2, 8),), limit=0.01)

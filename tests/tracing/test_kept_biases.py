@@ -52,14 +52,14 @@ def test_a_cut_is_exact_after_an_evaluation(levit):
     model, x = levit
     with torch.no_grad():
         model(x)
-    traced = settle(model, trace(model, x[:2]), x[:2])
+    traced = settle(model, trace(model, (x[:2],)), (x[:2],))
     plan = plan_widths(traced.groups, half(traced.groups))
     with torch.no_grad():
         model(x)
     assert kept(model)
     cut = cut_(copy.deepcopy(model), plan)
     assert not kept(cut)
-    assert verify(model, cut, traced, plan, x[:2]).exact
+    assert verify(model, cut, traced, plan, (x[:2],)).exact
 
 
 def test_parts_of_a_recorded_split_lie_side_by_side():

@@ -36,7 +36,7 @@ class Slow(nn.Module):
 @pytest.fixture
 def slow():
     model, x = Slow(), torch.randn(2, 6)
-    traced = trace(model, x)
+    traced = trace(model, (x,))
     model.pause = 20.0
     return model, x, traced
 
@@ -45,7 +45,7 @@ def test_the_trial_cut_ends_in_time(slow):
     model, x, traced = slow
     started = time.monotonic()
     with pytest.raises(ModelError, match=r"the trial cut took more than 0.1 seconds") as raised:
-        settle(model, traced, x, limit=0.1)
+        settle(model, traced, (x,), limit=0.1)
     assert time.monotonic() - started < 10
     assert "--method sls" in raised.value.hint
 
@@ -54,7 +54,7 @@ def test_a_comparison_ends_in_time(slow):
     model, x, traced = slow
     plan = plan_widths(traced.groups, half(traced.groups))
     with pytest.raises(ModelError, match=r"comparing the cut model with the dense one took more than 0.1 seconds"):
-        verify(model, cut_(copy.deepcopy(model), plan), traced, plan, x, limit=0.1)
+        verify(model, cut_(copy.deepcopy(model), plan), traced, plan, (x,), limit=0.1)
 
 
 def test_the_outer_limit_holds_where_it_ends_sooner():
@@ -100,7 +100,7 @@ def test_an_export_in_another_thread_ends_in_time(slow):
 
     def run() -> None:
         try:
-            trace(model, x, limit=0.2)
+            trace(model, (x,), limit=0.2)
         except ModelError as error:
             found.append(error.message)
 

@@ -12,7 +12,7 @@ from tailor.tracing import as_published, trace
 def traced(name, **settings):
     with torch.device("meta"):
         model = timm.create_model(name, **settings).eval()
-    return trace(model, torch.empty(2, 3, 224, 224, device="meta"))
+    return trace(model, (torch.empty(2, 3, 224, 224, device="meta"),))
 
 
 def classes(groups, *labels):

@@ -175,6 +175,6 @@ class Logarithm(nn.Module):
 
 def test_the_logarithm_of_what_was_removed_is_zeroed_too():
     model, x = Logarithm(), torch.randn(2, 4)
-    traced = trace(model, x)
+    traced = trace(model, (x,))
     plan = plan_widths(traced.groups, {traced.groups.groups[0].id: (0, 3, 5)})
-    assert verify(model, cut(model, plan), traced, plan, x).exact
+    assert verify(model, cut(model, plan), traced, plan, (x,)).exact

@@ -18,7 +18,7 @@ FAMILIES = ["vit", "swin", "swin2", "convnext", "convnext_nchw", "resnet"]
 def narrow(request):
     """A tiny model with about half of everything gone, and the dense one."""
     dense = tiny.MODELS[request.param]()
-    traced = settle(dense, trace(dense, tiny.images(dense)), tiny.images(dense))
+    traced = settle(dense, trace(dense, (tiny.images(dense),)), (tiny.images(dense),))
     return cut_(copy.deepcopy(dense), plan_widths(traced.groups, uneven(traced.groups))), dense
 
 

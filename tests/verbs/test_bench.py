@@ -77,7 +77,7 @@ def test_without_a_compiler_compiling_is_a_sentence(monkeypatch):
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     torch.compiler.reset()
     with pytest.raises(ModelError, match=r"needs a C\+\+ compiler") as caught:
-        compiled(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh()), torch.randn(1, 3))
+        compiled(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh()), (torch.randn(1, 3),))
     assert "--compile" in caught.value.hint
 
 

@@ -78,7 +78,7 @@ def tuned(family, method, entries=False):
 
 def a_cut(model, spec, anatomy, adapters, shares, seed=0):
     """The traced model and a cut of `shares` of it, by random scores."""
-    traced = trace_beside(model, spec, anatomy.heads, tiny.images(model), adapters)
+    traced = trace_beside(model, spec, anatomy.heads, (tiny.images(model),), adapters)
     chosen = choose(traced.groups, random_scores(traced.groups, seed), shares, EXACTLY)
     return traced, plan_widths(traced.groups, chosen)
 
@@ -89,7 +89,7 @@ def test_a_cut_beside_the_tunes_is_exact_and_rebuilt_on_the_stock_class(family, 
     spec, x = spec_of(plan), tiny.images(stock)
     emb = 0.0 if method == "mlp" else 0.3
     traced, cut = a_cut(folded(model), spec, anatomy, adapters, Shares(emb, 0.5, 0.25, 0.5))
-    masked = verify(folded(model), cut_(folded(model), cut), traced, cut, x)
+    masked = verify(folded(model), cut_(folded(model), cut), traced, cut, (x,))
     assert masked.exact and len(cut.cuts) > 2, masked
     width, fitting = narrowed(spec, cut).plans
     again = apply_(cut_(copy.deepcopy(stock), width), fitting, anatomy.heads).eval()

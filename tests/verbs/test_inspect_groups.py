@@ -14,6 +14,7 @@ from tailor import bundle
 from tailor.cli import main
 from tailor.cli.grouped import fold, group_lines
 from tailor.errors import ModelError, UsageError
+from tailor.inputs import Inputs
 from tailor.tracing import settle, trace
 from tailor.tuning.apply import merges
 
@@ -38,7 +39,7 @@ def test_every_parameter_dim_is_in_a_group_or_pinned_with_a_reason(found):
 def test_the_groups_are_those_that_prune_traces(found):
     model = tailor.backbones.create(MINI, "random", None).eval()
     x = torch.randn(2, 3, 64, 64)
-    groups = settle(model, trace(model, x), x).groups
+    groups = settle(model, trace(model, (x,)), (x,)).groups
     assert [(g["id"], g["label"], g["size"]) for g in found["groups"]] == [
         (g.id, g.label, g.size) for g in groups.groups
     ]
@@ -130,7 +131,7 @@ class Reads(nn.Module):
 
 def test_a_model_that_does_not_trace_is_a_sentence(monkeypatch, capsys):
     monkeypatch.setattr(WIDTHS.backbones, "create", lambda *a: Reads())
-    monkeypatch.setattr(WIDTHS.backbones, "config_of", lambda m: type("C", (), {"input_size": (3, 8, 8)}))
+    monkeypatch.setattr(WIDTHS.backbones, "config_of", lambda m: type("C", (), {"inputs": Inputs.images(3, 8, 8)}))
     with pytest.raises(ModelError, match="cannot be exported to a graph"):
         tailor.inspect("resnet18", groups=True)
     with pytest.raises(SystemExit) as done:

@@ -12,6 +12,7 @@ import tailor
 from tailor import backbones, bundle
 from tailor.cli import main
 from tailor.errors import PlanError, UsageError
+from tailor.inputs import Inputs
 from tailor.measure import count
 
 QUICK = {"updates": 16, "gate_lr": 0.25, "batch_size": 12}
@@ -47,7 +48,7 @@ def test_the_search_meets_its_target_and_its_bundle_computes_the_same(searched):
     read = bundle.read(Path(searched.bundle))
     swaps = next(plan for plan in read.spec.plans if plan.kind == "swap")
     model = tailor.load(searched.bundle)
-    assert count.macs(model, (3, 32, 32)) == searched.macs_after == swaps.facts["cost"]
+    assert count.macs(model, Inputs.images(3, 32, 32)) == searched.macs_after == swaps.facts["cost"]
     blocks = backbones.describe(model).blocks
     assert sum(block.attention is None for block in blocks) == len(swaps.swaps) > 0
     drawn = tailor.inspect(searched.bundle, progress=None)["diagram"]
@@ -102,7 +103,7 @@ def test_controls(method, photos, tmp_path):
         "tailor_mini_s", method=method, data=photos, macs="85%", out=tmp_path / "b", **settings, **SMALL
     )
     assert made.macs_after == pytest.approx(0.85 * made.macs_before, rel=0.1)
-    assert count.macs(tailor.load(made.bundle), (3, 32, 32)) == made.macs_after
+    assert count.macs(tailor.load(made.bundle), Inputs.images(3, 32, 32)) == made.macs_after
 
 
 def test_the_released_arithmetic_is_a_table_too(searched, photos, tmp_path):

@@ -40,7 +40,7 @@ def test_the_teacher_sees_the_images_in_its_own_size_and_normalisation():
 
 def test_channels_are_followed_through_the_cuts_of_both():
     model = tiny.vit().eval()
-    traced = trace(model, tiny.images(model))
+    traced = trace(model, (tiny.images(model),))
 
     def cut(seed):
         return plan_widths(traced.groups, half(traced.groups, seed=seed))

@@ -36,7 +36,7 @@ def describe(model: nn.Module) -> Anatomy:
 
 def parts(model: nn.Module, size: tuple[int, int] | None = None) -> Parts:
     """The model as stem, blocks and tail, for images of `size` (H, W), its own where none is given."""
-    found: Parts = _family(model).parts(model, size or walk.input_size_of(model)[1:])
+    found: Parts = _family(model).parts(model, size or walk.inputs_of(model).image[1:])
     joints = {path for path, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     blocks = (replace(part, residual=False) if part.path in joints else part for part in found.blocks)
     return replace(found, blocks=tuple(blocks))

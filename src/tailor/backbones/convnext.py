@@ -44,7 +44,7 @@ def describe(model: Any) -> Anatomy:
         features=tuple(features),
         heads=heads,
         width=int(model.num_features),
-        input_size=walk.input_size_of(model),
+        inputs=walk.inputs_of(model),
         final_norm="head.norm",
     )
 

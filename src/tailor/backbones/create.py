@@ -18,6 +18,7 @@ from torch import nn
 
 from tailor.backbones import bundled, packaged, walk, weights
 from tailor.errors import ModelError, nearest
+from tailor.inputs import Inputs
 
 TRIED = 1024
 """Pixels a side up to which an image size is tried at once; above, one image takes seconds and gigabytes."""
@@ -27,7 +28,7 @@ TRIED = 1024
 class Config:
     """How the backbone wants its images: what timm's configuration says."""
 
-    input_size: tuple[int, int, int]
+    inputs: Inputs
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
@@ -64,10 +65,10 @@ def _try(model: nn.Module, name: str, image_size: int) -> None:
     like = next(p for p in model.parameters() if p.is_floating_point())
     try:
         with torch.no_grad():
-            model(like.new_zeros(1, walk.input_size_of(model)[0], image_size, image_size))
+            model(*Inputs.images(walk.inputs_of(model).image[0], image_size, image_size).example(1, dtype=like.dtype))
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         reason = textwrap.shorten(str(error).split("\n")[0], 160, placeholder=" ...") or type(error).__name__
-        own = walk.input_size_of(_architecture(name, False, None))[1]
+        own = walk.inputs_of(_architecture(name, False, None)).image[1]
         raise ModelError(
             f"`{name}` does not take images of {image_size} pixels a side: {reason}",
             hint=f"leave `--image-size` out (its own is {own}), or take a multiple of its patches",
@@ -125,10 +126,10 @@ def _timm(name: str, pretrained: bool, image_size: int | None) -> nn.Module:
 
 
 def config_of(model: nn.Module) -> Config:
-    """Input size, mean, standard deviation, interpolation and crop of the model's own configuration."""
+    """Inputs, mean, standard deviation, interpolation and crop of the model's own configuration."""
     raw = getattr(model, "pretrained_cfg", None) or {}
     return Config(
-        input_size=walk.input_size_of(model),
+        inputs=walk.inputs_of(model),
         mean=tuple(raw.get("mean") or (0.485, 0.456, 0.406)),
         std=tuple(raw.get("std") or (0.229, 0.224, 0.225)),
         interpolation=str(raw.get("interpolation") or "bicubic"),

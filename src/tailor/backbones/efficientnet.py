@@ -41,7 +41,7 @@ def describe(model: Any) -> Anatomy:
         features=tuple(_level(info, blocks) for info in levels),
         heads=heads,
         width=int(model.num_features),
-        input_size=walk.input_size_of(model),
+        inputs=walk.inputs_of(model),
     )
 
 

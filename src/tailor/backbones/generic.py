@@ -14,6 +14,7 @@ from tailor.anatomy import Anatomy, Feature
 from tailor.backbones import walk
 from tailor.backbones.composition import Parts, Size
 from tailor.errors import ModelError
+from tailor.inputs import Inputs
 from tailor.surgery import eval_mode
 
 
@@ -28,8 +29,8 @@ def describe(model: nn.Module) -> Anatomy:
     config = getattr(model, "pretrained_cfg", None) or {}
     first = config.get("first_conv") or ()
     stems = (first,) if isinstance(first, str) else tuple(first)
-    size = walk.input_size_of(model)
-    silent = _uncalled(model, size)
+    inputs = walk.inputs_of(model)
+    silent = _uncalled(model, inputs)
     excluded = (*stems, *heads, *silent)
     note: tuple[str, ...] = (
         f"`{type(model).__name__}` is not described by hand: methods that sit in blocks are not defined on it",
@@ -45,7 +46,7 @@ def describe(model: nn.Module) -> Anatomy:
         features=_levels(model),
         heads=heads,
         width=int(getattr(model, "num_features", 0)),
-        input_size=size,
+        inputs=inputs,
         notes=note,
     )
 
@@ -75,7 +76,7 @@ def parts(model: nn.Module, size: Size) -> Parts:
     )
 
 
-def _uncalled(model: nn.Module, size: tuple[int, int, int]) -> tuple[str, ...]:
+def _uncalled(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     """Paths of linear layers and convolutions that a forward pass does not go through as modules."""
     candidates = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)}
     called: set[int] = set()
@@ -83,7 +84,7 @@ def _uncalled(model: nn.Module, size: tuple[int, int, int]) -> tuple[str, ...]:
     like = next(model.parameters())
     try:
         with eval_mode(model), torch.inference_mode():
-            model(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
+            model(*inputs.example(1, device=like.device, dtype=like.dtype))
     finally:
         for hook in hooks:
             hook.remove()

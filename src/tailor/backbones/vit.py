@@ -59,7 +59,7 @@ def describe(model: Any) -> Anatomy:
         features=tuple(Feature(block.path, block.width, stride) for block in blocks),
         heads=heads,
         width=model.embed_dim,
-        input_size=walk.input_size_of(model),
+        inputs=walk.inputs_of(model),
         final_norm=norm,
         prefix=int(model.num_prefix_tokens),
         grid=tuple(grid) if grid else None,

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tailor.anatomy import Block, Site, Vector
+from tailor.inputs import Inputs
 from tailor.surgery import computes_plainly
 
 _FUSED = ("q", "k", "v")
@@ -145,12 +146,12 @@ def heads_of(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in names if name in known)
 
 
-def input_size_of(model: nn.Module) -> tuple[int, int, int]:
-    """(C, H, W) that the model expects: the patch embedding's own size where it has one, else timm's configuration."""
+def inputs_of(model: nn.Module) -> Inputs:
+    """The images that the model expects: the patch embedding's own size where it has one, else timm's configuration."""
     embed = getattr(model, "patch_embed", None)
     size = getattr(embed, "img_size", None)
     config = getattr(model, "pretrained_cfg", None) or {}
     channels, height, width = config.get("input_size") or (3, 224, 224)
     if isinstance(size, tuple) and len(size) == 2:
         height, width = size
-    return (int(channels), int(height), int(width))
+    return Inputs.images(int(channels), int(height), int(width))

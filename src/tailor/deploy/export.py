@@ -24,17 +24,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from tailor.errors import ModelError, TailorError, UsageError
-from tailor.measure.count import ImageSize
+from tailor.inputs import Example, Inputs
 from tailor.measure.memory import held_bytes
-from tailor.measure.speed import first_forward, images, prepared
+from tailor.measure.speed import first_forward, prepared
 
-EXPORT_BATCH = 2  # 1 would be taken for a constant
 CHECKED_BATCHES = (3, 1)
 OPSET = 20
 PROTOBUF_LIMIT = 2_000_000_000  # bytes in one ONNX file
 METADATA = "tailor.json"  # pt2: extra file; ONNX: metadata property
 
-Run = Callable[[Tensor], list[Tensor]]  # what a written file computes
+Run = Callable[[Example], list[Tensor]]  # what a written file computes
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Exported:
 
 def export(
     model: nn.Module,
-    image_size: ImageSize,
+    inputs: Inputs,
     out: Path | str,
     *,
     classes: Sequence[str] = (),
@@ -58,11 +57,11 @@ def export(
     output: str = "logits",
     accept: Callable[[Run], None] | None = None,
 ) -> Exported:
-    """Writes `out` (its suffix chooses the format) from images `(B, C, H, W)` in float32 to what the model returns.
+    """Writes `out` (its suffix chooses the format) from the inputs, in float32, to what the model returns.
 
-    Class names and preprocessing (JSON-able) go inside; `read_metadata` finds them. In ONNX the input is `images`, a
-    single one is called `output`, and the first dimension of both is `batch`. Beside `out` nothing stays, and on
-    any error `out` is as it was. `accept` is given what the file computes and raises where that will not do. Raises
+    Class names and preprocessing (JSON-able) go inside; `read_metadata` finds them. In ONNX the inputs and their open
+    axes have the names of `inputs`, and a single result is called `output`. Beside `out` nothing stays, and on any
+    error `out` is as it was. `accept` is given what the file computes and raises where that will not do. Raises
     `UsageError` for the path, `ModelError` where the model cannot be exported or the file computes something else by
     more than `tolerance`, `TailorError` where a package is missing.
     """
@@ -72,7 +71,7 @@ def export(
         {
             "classes": list(classes),
             "preprocessing": dict(preprocessing or {}),
-            "image_size": list(image_size),
+            **inputs.as_json(),
             "output": output,
         }
     )
@@ -81,9 +80,9 @@ def export(
     try:
         beside.mkdir(parents=True)
         with prepared(model, torch.device("cpu"), torch.float32) as ready, torch.no_grad():
-            first_forward(ready, images(EXPORT_BATCH, image_size, torch.device("cpu"), torch.float32))
-            run = _written(write, ready, image_size, partial, note)
-            difference = _difference(ready, run, image_size)
+            first_forward(ready, inputs.example())
+            run = _written(write, ready, inputs, partial, note)
+            difference = _difference(ready, run, inputs)
             if accept is not None:
                 accept(run)
         if not difference <= tolerance:
@@ -105,7 +104,7 @@ def export(
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
-    """What `export` put inside a file: `classes`, `preprocessing`, `image_size`; empty for a file of another origin."""
+    """What `export` put inside a file: `classes`, `preprocessing`, its inputs; empty for a file of another origin."""
     path = Path(path)
     try:
         if path.suffix == ".onnx":
@@ -131,7 +130,7 @@ def _onnx_note(path: Path) -> str:
     return {prop.key: prop.value for prop in model.metadata_props}.get(METADATA, "{}")
 
 
-def _writer(path: Path, overwrite: bool) -> "Callable[[nn.Module, Tensor, Path, str], Run]":
+def _writer(path: Path, overwrite: bool) -> "Callable[[nn.Module, Inputs, Path, str], Run]":
     writers = {".pt2": _write_pt2, ".onnx": _write_onnx}
     if path.suffix not in writers:
         raise UsageError(
@@ -153,16 +152,15 @@ def _need(*packages: str) -> None:
 
 
 def _written(
-    write: Callable[[nn.Module, Tensor, Path, str], Run],
+    write: Callable[[nn.Module, Inputs, Path, str], Run],
     model: nn.Module,
-    image_size: ImageSize,
+    inputs: Inputs,
     partial: Path,
     note: str,
 ) -> Run:
-    example = images(EXPORT_BATCH, image_size, torch.device("cpu"), torch.float32)
     try:
         with _quiet():
-            return write(model, example, partial, note)
+            return write(model, inputs, partial, note)
     except (TailorError, OSError):
         raise
     except Exception as error:  # whatever a tracer, a converter or a runtime raises: the class is theirs and many
@@ -173,20 +171,23 @@ def _written(
         ) from error
 
 
-def _traced(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
+def _traced(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    names = dict.fromkeys(name for axes in inputs.axes for name in axes.values())
+    dims = {name: torch.export.Dim(name) for name in names}
+    shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in inputs.axes)
+    return torch.export.export(model, inputs.example(), dynamic_shapes=shapes, strict=False)
 
 
-def _write_pt2(model: nn.Module, example: Tensor, path: Path, note: str) -> Run:
+def _write_pt2(model: nn.Module, inputs: Inputs, path: Path, note: str) -> Run:
     whole = BytesIO()  # torch's own writer ends the process where the disk is full
-    torch.export.save(_traced(model, example), whole, extra_files={METADATA: note})
+    torch.export.save(_traced(model, inputs), whole, extra_files={METADATA: note})
     path.write_bytes(whole.getbuffer())
     del whole
     module = torch.export.load(path).module()
-    return lambda batch: _tensors(module(batch))
+    return lambda example: _tensors(module(*example))
 
 
-def _write_onnx(model: nn.Module, example: Tensor, path: Path, note: str) -> Run:
+def _write_onnx(model: nn.Module, inputs: Inputs, path: Path, note: str) -> Run:
     import onnxruntime
 
     if held_bytes(model) > PROTOBUF_LIMIT:
@@ -195,37 +196,42 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, note: str) -> Run
             hint="export to `.pt2`",
         )
     program = torch.onnx.export(
-        _traced(model, example), (), dynamo=True, opset_version=OPSET, input_names=["images"], verbose=False
+        _traced(model, inputs), (), dynamo=True, opset_version=OPSET, input_names=list(inputs.names), verbose=False
     )
     assert program is not None, "the dynamo exporter returns its program"
     program.model.metadata_props[METADATA] = note
     if len(program.model.graph.outputs) == 1:
         program.model.graph.outputs[0].name = json.loads(note)["output"]
-    _name_batch(program.model.graph)
+    _name_axes(program.model.graph, inputs)
     program.save(path, external_data=False)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda batch: [torch.from_numpy(array) for array in session.run(None, {name: batch.numpy()})]
+    names = [one.name for one in session.get_inputs()]
+
+    def run(example: Example) -> list[Tensor]:
+        given = {name: one.numpy() for name, one in zip(names, example, strict=True)}
+        return [torch.from_numpy(array) for array in session.run(None, given)]
+
+    return run
 
 
-def _name_batch(graph: Any) -> None:
-    """Call the dynamic dimension `batch` wherever a shape is that dimension alone: the tracer numbers it."""
-    found = graph.inputs[0].shape[0]
+def _name_axes(graph: Any, inputs: Inputs) -> None:
+    """Give the open axes their names wherever a shape is one of them alone: the tracer numbers them."""
+    found = {given.shape[axis]: name for given, axes in zip(graph.inputs, inputs.axes) for axis, name in axes.items()}
     for value in (*graph.inputs, *graph.outputs, *(one for node in graph for one in node.outputs)):
-        if value.shape is not None and any(dim == found for dim in value.shape):
-            value.shape = type(value.shape)(["batch" if dim == found else dim for dim in value.shape])
+        if value.shape is not None and any(dim in found for dim in value.shape):
+            value.shape = type(value.shape)([found.get(dim, dim) for dim in value.shape])
 
 
-def _difference(model: nn.Module, run: Run, image_size: ImageSize) -> float:
+def _difference(model: nn.Module, run: Run, inputs: Inputs) -> float:
     """Largest deviation of the file from eager over `CHECKED_BATCHES`, as a share of eager's largest output."""
     worst = 0.0
     for count in CHECKED_BATCHES:
-        batch = images(count, image_size, torch.device("cpu"), torch.float32)
-        expected = _tensors(model(batch))
-        found = run(batch)
+        example = inputs.example(count)
+        expected = _tensors(model(*example))
+        found = run(example)
         shapes, wanted = [tuple(t.shape) for t in found], [tuple(t.shape) for t in expected]
         if shapes != wanted:
             raise ModelError(

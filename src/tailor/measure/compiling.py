@@ -1,18 +1,19 @@
 """`torch.compile` for a measurement: tried once, so that a machine without a compiler is told in a sentence."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tailor.errors import ModelError
+from tailor.inputs import Example
 from tailor.tracing.graph.export import quiet
 
 
-def compiled(model: nn.Module, example: Tensor) -> nn.Module:
+def compiled(model: nn.Module, example: Example) -> nn.Module:
     """The model behind `torch.compile` with fixed shapes; ModelError where that does not work here."""
     ready = torch.compile(model.eval(), dynamic=False)
     try:
         with torch.inference_mode(), quiet():
-            ready(example)
+            ready(*example)
     except Exception as error:  # the compiler's own, its back end's, and whatever the model raises under it
         raise _explained(error) from None
     return ready  # type: ignore[return-value]

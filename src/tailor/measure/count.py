@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_any, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from tailor.errors import ModelError
+from tailor.inputs import Inputs
 
-ImageSize = tuple[int, int, int]  # channels, height, width
 _FAILURES = (RuntimeError, TypeError, ValueError, AssertionError, IndexError, AttributeError)  # of a foreign forward
 
 
@@ -26,44 +26,43 @@ def parameters(model: nn.Module, trainable: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
 
 
-def macs(model: nn.Module, image_size: ImageSize = (3, 224, 224)) -> int:
-    """MACs of one forward pass in evaluation mode over one image `(C, H, W)`; extra (unmerged) modules count too.
+def macs(model: nn.Module, inputs: Inputs) -> int:
+    """MACs of one forward pass in evaluation mode over one sample; extra (unmerged) modules count too.
 
     The pass runs on a copy without storage (meta device), so it costs milliseconds at any size and leaves the model
     alone. A forward that reads values (`.item()`, boolean masks) runs once more, on a real copy on the CPU. Raises
     `ModelError` where that fails too.
     """
-    return _counted(model, image_size, ())[-1]
+    return _counted(model, inputs, ())[-1]
 
 
-def macs_along(model: nn.Module, image_size: ImageSize, paths: Sequence[str]) -> tuple[int, ...]:
+def macs_along(model: nn.Module, inputs: Inputs, paths: Sequence[str]) -> tuple[int, ...]:
     """MACs of `macs` done by the time the module at the first of `paths` begins, each of them ends, and all is over.
 
     `paths` name modules that run once, one after the other.
     """
-    return _counted(model, image_size, paths)
+    return _counted(model, inputs, paths)
 
 
-def _counted(model: nn.Module, image_size: ImageSize, paths: Sequence[str]) -> tuple[int, ...]:
+def _counted(model: nn.Module, inputs: Inputs, paths: Sequence[str]) -> tuple[int, ...]:
     try:
-        return _count(_hollow(model), image_size, torch.device("meta"), paths)
+        return _count(_hollow(model), inputs, torch.device("meta"), paths)
     except _FAILURES:
         pass
     try:
-        return _count(copy.deepcopy(model).to("cpu"), image_size, torch.device("cpu"), paths)
+        return _count(copy.deepcopy(model).to("cpu"), inputs, torch.device("cpu"), paths)
     except _FAILURES as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        channels, height, width = image_size
         raise ModelError(
-            f"the model does not run on one image of {channels}x{height}x{width}, so nothing can be counted: {reason}",
+            f"the model does not run on {inputs}, so nothing can be counted: {reason}",
             hint="give the image size that the model was made for",
         ) from None
 
 
-def _count(model: nn.Module, image_size: ImageSize, device: torch.device, paths: Sequence[str]) -> tuple[int, ...]:
+def _count(model: nn.Module, inputs: Inputs, device: torch.device, paths: Sequence[str]) -> tuple[int, ...]:
     """On a copy that is thrown away: the counts where `macs_along` says, the last for the whole pass."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    image = torch.zeros(1, *image_size, dtype=dtype, device=device)
+    example = inputs.example(1, device=device, dtype=dtype)
     counter = FlopCounterMode(display=False, custom_mapping=_VECTOR_PRODUCTS)
     marks: list[int] = []
 
@@ -75,7 +74,7 @@ def _count(model: nn.Module, image_size: ImageSize, device: torch.device, paths:
             model.get_submodule(path).register_forward_pre_hook(mark)
         model.get_submodule(path).register_forward_hook(mark)
     with torch.no_grad(), counter, _AllMeta():
-        model.eval()(image)
+        model.eval()(*example)
     mark()
     return tuple(marks)
 

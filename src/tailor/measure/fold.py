@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from tailor.errors import ModelError
+from tailor.inputs import Example
 from tailor.tracing.graph.analyse import operator_name
 from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.export import export_graph
@@ -44,8 +45,8 @@ class Folded:
         return f"{a} of {b} batch norms, {c} of {d} layer norms"
 
 
-def fold(model: nn.Module, example: Tensor) -> Folded:
-    """A folded copy in eval mode, compared with the model on `example` (2 or more images) before it is returned.
+def fold(model: nn.Module, example: Example) -> Folded:
+    """A folded copy in eval mode, compared with the model on `example` (2 samples or more) before it is returned.
 
     ModelError where the model cannot be exported to a graph, or where the copy computes something else.
     """
@@ -55,11 +56,11 @@ def fold(model: nn.Module, example: Tensor) -> Folded:
     except ModelError as error:
         raise ModelError(f"folding needs a graph: {error.message}", hint="measure without `--fold`") from None
     with torch.no_grad():
-        expected = _tensors(copied(example))
+        expected = _tensors(copied(*example))
         batch = [graph.fold_batch_norm_(node) for node in graph.of("batch_norm")]
         layer = [graph.fold_layer_norm_(node) for node in graph.of("layer_norm")]
-        off = _difference(_tensors(copied(example)), expected)
-    if not off <= TOLERANCE.get(example.dtype, 5e-2):
+        off = _difference(_tensors(copied(*example)), expected)
+    if not off <= max(TOLERANCE.get(one.dtype, 5e-2) for one in expected):
         raise ModelError(f"folding changes the output by {off:.1e} of its scale", hint="measure without `--fold`")
     return Folded(copied, (sum(batch), len(batch)), (sum(layer), len(layer)), off)
 

@@ -1,4 +1,4 @@
-"""Peak memory of one forward pass: weights + buffers + images + the most that the pass holds on top of them at once.
+"""Peak memory of one forward pass: weights + buffers + inputs + the most that the pass holds on top of them at once.
 
 One definition for both devices: the growth is the peak of the CUDA allocator on a GPU, and on the CPU that of the
 profiler's record of every allocation and release by torch's CPU allocator (RSS would miss what is reused, and count
@@ -13,32 +13,32 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from tailor.measure.count import ImageSize
-from tailor.measure.speed import first_forward, home, images, prepared
+from tailor.inputs import Example, Inputs
+from tailor.measure.speed import first_forward, home, prepared
 
 
 def peak_memory_bytes(
     model: nn.Module,
-    image_size: ImageSize = (3, 224, 224),
+    inputs: Inputs,
     *,
     batch: int = 1,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> int:
-    """Bytes as the module docstring defines them, for one forward over `batch` images in evaluation and inference mode.
+    """Bytes as the module docstring defines them, for a forward over `batch` samples in evaluation and inference mode.
 
     The first pass is not measured: what it allocates to stay (caches, workspaces) is not the forward's. Without
     `device` and `dtype` the model is measured where and as it is. Raises `ModelError` where the model does not run.
     """
     place = torch.device(device) if device is not None else home(model)[0]
     with prepared(model, place, dtype) as ready, torch.inference_mode():
-        inputs = images(batch, image_size, place, home(ready)[1])
-        first_forward(ready, inputs)
-        grown = _growth_on_gpu(ready, inputs) if place.type == "cuda" else _growth_on_cpu(ready, inputs)
-        return held_bytes(ready) + inputs.nbytes + grown
+        example = inputs.example(batch, device=place, dtype=home(ready)[1])
+        first_forward(ready, example)
+        grown = _growth_on_gpu(ready, example) if place.type == "cuda" else _growth_on_cpu(ready, example)
+        return held_bytes(ready) + sum(one.nbytes for one in example) + grown
 
 
 def held_bytes(model: nn.Module) -> int:
@@ -49,17 +49,17 @@ def held_bytes(model: nn.Module) -> int:
     return sum(storages.values())
 
 
-def _growth_on_gpu(model: nn.Module, inputs: Tensor) -> int:
-    torch.cuda.synchronize(inputs.device)
-    torch.cuda.reset_peak_memory_stats(inputs.device)
-    before = torch.cuda.memory_allocated(inputs.device)
-    model(inputs)
-    torch.cuda.synchronize(inputs.device)
-    return torch.cuda.max_memory_allocated(inputs.device) - before
+def _growth_on_gpu(model: nn.Module, example: Example) -> int:
+    torch.cuda.synchronize(example[0].device)
+    torch.cuda.reset_peak_memory_stats(example[0].device)
+    before = torch.cuda.memory_allocated(example[0].device)
+    model(*example)
+    torch.cuda.synchronize(example[0].device)
+    return torch.cuda.max_memory_allocated(example[0].device) - before
 
 
-def _growth_on_cpu(model: nn.Module, inputs: Tensor) -> int:
-    return growth(lambda: model(inputs))
+def _growth_on_cpu(model: nn.Module, example: Example) -> int:
+    return growth(lambda: model(*example))
 
 
 def growth(run: Callable[[], Any]) -> int:

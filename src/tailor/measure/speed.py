@@ -1,6 +1,6 @@
 """Times forward passes on the machine at hand: latency of one model, or several compared in one interleaved run.
 
-Times are milliseconds a forward pass, in evaluation and inference mode, on seeded normal images, after warm-up; on a
+Times are milliseconds a forward pass, in evaluation and inference mode, on a seeded example, after warm-up; on a
 GPU between CUDA events. Only the forward counts: no decoding, no transfer of images. `PROTOCOLS` holds the seeds'
 settings; where those print means, `Timing` has both. Machines drift: compare only what one call returns.
 """
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tailor.errors import ModelError, UsageError, nearest
-from tailor.measure.count import ImageSize
+from tailor.inputs import Example, Inputs
 
 FEWEST_ROUNDS = 3  # fewer give no spread
 
@@ -91,7 +91,7 @@ class Comparison:
 
 def latency(
     model: nn.Module,
-    image_size: ImageSize = (3, 224, 224),
+    inputs: Inputs,
     *,
     batch: int = 1,
     device: torch.device | str | None = None,
@@ -107,14 +107,14 @@ def latency(
     if protocol in PROTOCOLS and PROTOCOLS[protocol].seconds is None and seconds is None:
         seconds = math.inf  # no limit, but a limit is what makes every round wait for the device
     measured = throughput(
-        {"model": model}, image_size, batch=batch, device=device, dtype=dtype, protocol=protocol, seconds=seconds
+        {"model": model}, inputs, batch=batch, device=device, dtype=dtype, protocol=protocol, seconds=seconds
     )
     return measured.timings["model"]
 
 
 def throughput(
     models: Mapping[str, nn.Module],
-    image_size: ImageSize = (3, 224, 224),
+    inputs: Inputs,
     *,
     batch: int | None = None,
     device: torch.device | str | None = None,
@@ -123,7 +123,7 @@ def throughput(
     seconds: float | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Times the models in turns (A B C A B C ...) over the same images, so that drift of the machine meets all of them.
+    """Times the models in turns (A B C A B C ...) on the same example, so that drift of the machine meets all of them.
 
     The ratios are medians over rounds of `time of the first / time of this one`. With a limit in seconds the rounds
     end in time (never below three), and a batch that was not given is halved until it fits. All models run on one
@@ -141,13 +141,13 @@ def throughput(
     with ExitStack() as stack, torch.inference_mode():
         ready = [stack.enter_context(prepared(model, place, dtype)) for model in models.values()]
         kinds = [home(model)[1] for model in ready]
-        count = batch or _fitting_batch(ready, kinds, image_size, place, settings, limit)
-        inputs = [images(count, image_size, place, kind) for kind in kinds]
+        count = batch or _fitting_batch(ready, kinds, inputs, place, settings, limit)
+        examples = [inputs.example(count, device=place, dtype=kind) for kind in kinds]
         if any(hasattr(model, "_orig_mod") for model in ready):
-            for model, drawn in zip(ready, inputs, strict=True):
+            for model, drawn in zip(ready, examples, strict=True):
                 first_forward(model, drawn)  # `torch.compile` works for each shape anew: not part of it
             began = time.perf_counter()
-        table = _rounds(ready, inputs, settings, limit, began, progress)
+        table = _rounds(ready, examples, settings, limit, began, progress)
     timings = {
         name: _timing(column, count, protocol, place, kind)
         for name, column, kind in zip(models, table.T, kinds, strict=True)
@@ -188,27 +188,20 @@ def prepared(model: nn.Module, device: torch.device, dtype: torch.dtype | None) 
         yield converted.eval()
 
 
-def images(batch: int, image_size: ImageSize, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Seeded normal images `(B, C, H, W)`, the same on every device."""
-    if batch < 1:
-        raise UsageError(f"a batch has at least one image, not {batch}", hint="give a batch of 1 or more")
-    drawn = torch.randn(batch, *image_size, generator=torch.Generator().manual_seed(0))
-    return drawn.to(device=device, dtype=dtype)
-
-
-def first_forward(model: nn.Module, batch: Tensor) -> None:
+def first_forward(model: nn.Module, example: Example) -> None:
     """One untimed pass, where a model that does not run is told in a sentence; waits for the device."""
     try:
-        model(batch)
-        _wait(batch.device)
+        model(*example)
+        _wait(example[0].device)
     except torch.OutOfMemoryError:
         raise ModelError(
-            f"a batch of {len(batch)} images does not fit into the device's memory", hint="give a smaller batch"
+            f"a batch of {len(example[0])} does not fit into the device's memory", hint="give a smaller batch"
         ) from None
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shapes = " and ".join(str(tuple(one.shape)) for one in example)
         raise ModelError(
-            f"the model does not run on a batch of shape {tuple(batch.shape)}: {reason}",
+            f"the model does not run on a batch of shape {shapes}: {reason}",
             hint="give the image size that the model was made for",
         ) from None
 
@@ -216,18 +209,18 @@ def first_forward(model: nn.Module, batch: Tensor) -> None:
 def _fitting_batch(
     models: Sequence[nn.Module],
     kinds: Sequence[torch.dtype],
-    image_size: ImageSize,
+    inputs: Inputs,
     device: torch.device,
     settings: Protocol,
     limit: float | None,
 ) -> int:
-    """The protocol's batch, halved until warm-up and the fewest rounds take half the limit, by a one-image trial."""
+    """The protocol's batch, halved until warm-up and the fewest rounds take half the limit, by trying one sample."""
     count = settings.gpu_batch if device.type == "cuda" else settings.cpu_batch
     if limit is None:
         return count
     each = 0.0
     for model, kind in zip(models, kinds, strict=True):
-        one = images(1, image_size, device, kind)
+        one = inputs.example(1, device=device, dtype=kind)
         first_forward(model, one)  # one-off costs, not of interest
         began = time.perf_counter()
         first_forward(model, one)
@@ -239,24 +232,24 @@ def _fitting_batch(
 
 def _rounds(
     models: Sequence[nn.Module],
-    inputs: Sequence[Tensor],
+    examples: Sequence[Example],
     settings: Protocol,
     limit: float | None,
     began: float,
     progress: Progress | None,
 ) -> np.ndarray:
     """Milliseconds `(rounds, models)`; without a limit nothing waits for a GPU between forwards, as in the seeds."""
-    device = inputs[0].device
+    device = examples[0][0].device
     for _ in range(settings.warmup):
-        for model, batch in zip(models, inputs, strict=True):
-            first_forward(model, batch)
+        for model, example in zip(models, examples, strict=True):
+            first_forward(model, example)
         if limit is not None and time.perf_counter() - began > limit / 2:
             break
     marks: list[list[Callable[[], float]]] = []
     longest = 0.0
     for turn in range(settings.runs):
         start = time.perf_counter()
-        marks.append([_timed(model, batch) for model, batch in zip(models, inputs, strict=True)])
+        marks.append([_timed(model, example) for model, example in zip(models, examples, strict=True)])
         if progress is not None:
             progress(turn + 1, settings.runs)
         if limit is not None:
@@ -269,16 +262,16 @@ def _rounds(
     return np.array([[read() for read in row] for row in marks])
 
 
-def _timed(model: nn.Module, batch: Tensor) -> Callable[[], float]:
+def _timed(model: nn.Module, example: Example) -> Callable[[], float]:
     """Runs one forward; the result tells its milliseconds, on a GPU once the device has been waited for."""
-    if batch.device.type == "cuda":
+    if example[0].device.type == "cuda":
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
-        model(batch)
+        model(*example)
         stop.record()
         return lambda: float(start.elapsed_time(stop))
     began = time.perf_counter()
-    model(batch)
+    model(*example)
     took = 1000 * (time.perf_counter() - began)
     return lambda: took
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tailor.errors import UsageError, nearest
+from tailor.inputs import Example
 from tailor.pruning.layers import LayerPlan
 from tailor.surgery import get_module
 from tailor.tracing import WidthPlan, cut_
@@ -72,7 +73,7 @@ def keep_blocks(
     )
 
 
-def resizing(model: nn.Module, blocks: Sequence[str], example: Tensor) -> set[str]:
+def resizing(model: nn.Module, blocks: Sequence[str], example: Example) -> set[str]:
     """The blocks whose output has another shape than their input."""
     found: set[str] = set()
 
@@ -86,7 +87,7 @@ def resizing(model: nn.Module, blocks: Sequence[str], example: Tensor) -> set[st
     ]
     try:
         with torch.no_grad():
-            model(example)
+            model(*example)
     finally:
         for handle in handles:
             handle.remove()

@@ -132,7 +132,7 @@ class _Tap:
         if x.ndim == 3:
             if self.anatomy.grid is None:
                 raise PlanError(f"the tokens of `{self.block.path}` stand on no fixed grid", hint="pool whole images")
-            own = self.anatomy.input_size[1:]  # a decoder may see images of another size than the backbone's own
+            own = self.anatomy.inputs.image[1:]  # a decoder may see images of another size than the backbone's own
             patch = [side // cells for side, cells in zip(own, self.anatomy.grid)]
             grid = (images.shape[-2] // patch[0], images.shape[-1] // patch[1])
             x = x[:, -grid[0] * grid[1] :].unflatten(1, grid)

@@ -63,7 +63,7 @@ def joined(front: nn.Module, leave: nn.Module, stitch: nn.Module, tail: nn.Modul
 
 
 def shape_of(model: nn.Module, anatomy: Anatomy) -> Shape:
-    """What of the model its routes depend on, from one image of zeros; PlanError where it cannot be an anchor."""
+    """What of the model its routes depend on, from one pass; PlanError where it cannot be an anchor."""
     if len(anatomy.blocks) < 2:
         raise PlanError(f"a `{anatomy.family}` backbone has {len(anatomy.blocks)} blocks known, an anchor needs two")
     if anatomy.rotary:
@@ -78,11 +78,11 @@ def shape_of(model: nn.Module, anatomy: Anatomy) -> Shape:
         )
         for block in anatomy.blocks
     ]
-    image = torch.zeros(1, *anatomy.input_size).to(next(p for p in model.parameters() if p.is_floating_point()))
+    like = next(p for p in model.parameters() if p.is_floating_point())
     mode = model.training
     try:
         with torch.no_grad():
-            model.eval()(image)
+            model.eval()(*anatomy.inputs.example(1, device=like.device, dtype=like.dtype))
     finally:
         model.train(mode)
         for hook in hooks:

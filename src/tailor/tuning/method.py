@@ -124,6 +124,6 @@ def _grid(anatomy: Anatomy, block: Block) -> tuple[int, int] | None:
     """Rows and columns of patches at the block: the backbone's own, or, stage by stage, the image over the stride."""
     if anatomy.grid or block.stage >= len(anatomy.features):
         return anatomy.grid
-    _, height, width = anatomy.input_size
+    _, height, width = anatomy.inputs.image
     stride = anatomy.features[block.stage].reduction
     return -(-height // stride), -(-width // stride)

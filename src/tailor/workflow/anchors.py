@@ -34,9 +34,9 @@ def open_anchors(
     found = []
     for name in names:
         opened = open_anchor(name, weights, image_size, head, recipe)
-        size = (3, *opened.spec.preprocessing.size)
-        anatomy = replace(opened.anatomy, input_size=size)
-        pieces = Pieces.along(macs_along(opened.model, size, [block.path for block in anatomy.blocks]))
+        inputs = opened.spec.inputs
+        anatomy = replace(opened.anatomy, inputs=inputs)
+        pieces = Pieces.along(macs_along(opened.model, inputs, [block.path for block in anatomy.blocks]))
         found.append((replace(opened, anatomy=anatomy), shape_of(opened.model, anatomy), pieces))
     found.sort(key=lambda one: one[2].stem + sum(one[2].blocks) + one[2].tail)
     _check_apart(found)

@@ -11,12 +11,13 @@ from tailor import backbones
 from tailor.bundle.palette import is_palette
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
+from tailor.inputs import Inputs
 from tailor.measure.compiling import compiled
 from tailor.measure.count import macs, parameters
 from tailor.measure.fold import fold as folded
 from tailor.measure.machine import machine
 from tailor.measure.memory import peak_memory_bytes
-from tailor.measure.speed import PROTOCOLS, Comparison, images, latency, throughput
+from tailor.measure.speed import PROTOCOLS, Comparison, latency, throughput
 from tailor.tuning.apply import merges
 from tailor.workflow.names import is_bundle
 from tailor.workflow.opened import deployed, open_bundle
@@ -24,11 +25,11 @@ from tailor.workflow.opened import deployed, open_bundle
 
 @dataclass(frozen=True)
 class Measured:
-    """A model to measure: its input size (C, H, W), whether its tunes were merged, and what timing leaves alone."""
+    """A model to measure: its inputs, whether its tunes were merged, and what timing leaves alone."""
 
     name: str
     model: nn.Module
-    size: tuple[int, int, int]
+    inputs: Inputs
     merged: bool
     facts: dict[str, Any]
 
@@ -48,14 +49,14 @@ def measured(
 ) -> list[dict[str, Any]]:
     """A row of figures a model; with two models, throughput is measured in turns."""
     models = [_opened(name, route, weights, download, image_size, not unmerged) for name in names]
-    if len({one.size for one in models}) > 1:
-        found = ", ".join(f"`{one.name}` {'x'.join(map(str, one.size))}" for one in models)
-        raise UsageError(f"the models take images of different sizes: {found}", hint="give one `--image-size` to both")
+    if len({one.inputs for one in models}) > 1:
+        found = ", ".join(f"`{one.name}` {one.inputs}" for one in models)
+        raise UsageError(f"the models take different inputs: {found}", hint="give one `--image-size` to both")
     ready = [_ready(one, fold, compile, tell) for one in models]
     tell(Event("measuring", 0, 2, "throughput"))
     share = 10.0 if PROTOCOLS[protocol].seconds is not None else None
     many = throughput(
-        {one.name: one.model for one in ready}, ready[0].size, batch=batch, protocol=protocol, seconds=share
+        {one.name: one.model for one in ready}, ready[0].inputs, batch=batch, protocol=protocol, seconds=share
     )
     rows = []
     for one in ready:
@@ -73,30 +74,30 @@ def _opened(
         opened = open_bundle(name, weights, download, route if is_palette(Path(name)) else None)
         merged = merge and all(merges(plan) for plan in opened.spec.tuning)
         model = deployed(opened) if merged else opened.model
-        return Measured(name, model, (3, *opened.spec.preprocessing.size), merged, {})
+        return Measured(name, model, opened.spec.inputs, merged, {})
     model = backbones.create(name, weights or "random", image_size)
-    return Measured(name, model, backbones.config_of(model).input_size, False, {})
+    return Measured(name, model, backbones.config_of(model).inputs, False, {})
 
 
 def _ready(one: Measured, fold: bool, compile: bool, tell: Tell) -> Measured:
     """The model as it is to be timed; MACs are those of the plain model."""
     model = one.model
-    facts = {"macs": macs(model, one.size), "params": parameters(model), "folded": "", "compiled": compile}
+    facts = {"macs": macs(model, one.inputs), "params": parameters(model), "folded": "", "compiled": compile}
     parameter = next(model.parameters())
-    example = images(2, one.size, parameter.device, parameter.dtype)
+    example = one.inputs.example(device=parameter.device, dtype=parameter.dtype)
     if fold:
         tell(Event("folding", text=one.name))
         done = folded(model, example)
         model, facts["folded"] = done.model, done.line
     if compile:
         tell(Event("compiling", text=one.name))
-        model = compiled(model, example[:1])
+        model = compiled(model, tuple(each[:1] for each in example))
     return replace(one, model=model, facts=facts)
 
 
 def _row(one: Measured, many: Comparison, protocol: str, seconds: float | None) -> dict[str, Any]:
     """One model's figures; the first of two has the spread of its speed against the other's, round by round."""
-    alone = latency(one.model, one.size, protocol=protocol, seconds=seconds)
+    alone = latency(one.model, one.inputs, protocol=protocol, seconds=seconds)
     timing = many.timings[one.name]
     first, *others = many.timings
     ratio = {}
@@ -114,7 +115,7 @@ def _row(one: Measured, many: Comparison, protocol: str, seconds: float | None) 
         "batch_ms": timing.median,
         "batch_ms_mean": timing.mean,
         "runs": timing.runs,
-        "peak_memory_bytes": peak_memory_bytes(one.model, one.size, batch=timing.batch),
+        "peak_memory_bytes": peak_memory_bytes(one.model, one.inputs, batch=timing.batch),
         "protocol": protocol,
         "seconds_limit": many.limit,
         "merged": one.merged,

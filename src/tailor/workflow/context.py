@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tailor.build import Opened
 from tailor.data.images import ImageData, Split
 from tailor.data.loading import Batch
 from tailor.events import Event, Tell
+from tailor.inputs import Example
 from tailor.plans import AnyPlan
 from tailor.tasks import Task, task_of
 from tailor.training import Recipe
@@ -85,10 +85,9 @@ class Context:
         return task_of(self.opened.spec.head)
 
     @property
-    def example(self) -> Tensor:
-        """Two random inputs (2, C, H, W), from the seed."""
-        size = self.opened.spec.preprocessing.size
-        return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(self.recipe.seed))
+    def example(self) -> Example:
+        """What the model is traced with, from the seed."""
+        return self.opened.spec.inputs.example(seed=self.recipe.seed)
 
     def split(self, name: str) -> Split:
         """A split of the data, which the planner has said it needs."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tailor.budget import Amount
 from tailor.events import Event, Tell
+from tailor.inputs import Inputs
 from tailor.measure.count import macs, parameters
 from tailor.measure.speed import latency
 from tailor.pruning.settings import Shares, Widths, part_of
@@ -35,7 +36,7 @@ class Scored:
     traced: Traced
     scores: Mapping[str, Tensor]
     settings: Widths
-    image: tuple[int, int, int]
+    inputs: Inputs
     deployed: Callable[[nn.Module], nn.Module] = lambda model: model
     counted: Callable[[str], bool] = everywhere
     whole: Mapping[str, int] = field(default_factory=dict)
@@ -101,7 +102,7 @@ def _figure(scored: Scored, flag: str) -> Size:
         return scored.deployed(cut_(copy.deepcopy(scored.model), plan_widths(scored.traced.groups, keep)))
 
     whole = scored.traced.groups.sizes
-    count = figures(flag, scored.image)
+    count = figures(flag, scored.inputs)
     if flag != "latency":
         by_parts = parameter_cost(scored.model, scored.traced, scored.counted)
         cost = mac_cost(scored.traced, scored.counted) if flag == "macs" else by_parts
@@ -110,11 +111,11 @@ def _figure(scored: Scored, flag: str) -> Size:
     return lambda counts: count(cut(counts))
 
 
-def figures(flag: str, image: tuple[int, int, int]) -> Callable[[nn.Module], float]:
+def figures(flag: str, inputs: Inputs) -> Callable[[nn.Module], float]:
     """How the amount of a model is found: MACs and parameters counted, milliseconds measured."""
     count: dict[str, Callable[[nn.Module], float]] = {
-        "macs": lambda model: macs(model, image),
+        "macs": lambda model: macs(model, inputs),
         "params": parameters,
-        "latency": lambda model: latency(model, image, seconds=2.0).median,
+        "latency": lambda model: latency(model, inputs, seconds=2.0).median,
     }
     return count[flag]

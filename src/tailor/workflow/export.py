@@ -14,6 +14,7 @@ from tailor.data.transforms import eval_transform
 from tailor.deploy import export as deploy
 from tailor.errors import ModelError, UsageError
 from tailor.events import Tell
+from tailor.inputs import Example
 from tailor.spec import Spec
 from tailor.tasks import task_of
 from tailor.workflow.data import open_checked
@@ -57,7 +58,7 @@ def exported(
         agreement = _Agreement(model, task, _images(spec, data, tell))
     made = deploy.export(
         model,
-        (3, *spec.preprocessing.size),
+        spec.inputs,
         target,
         classes=spec.head.classes,
         preprocessing=asdict(spec.preprocessing),
@@ -75,9 +76,9 @@ class _Agreement:
     def __init__(self, model: nn.Module, task: Any, images: Sequence[Tensor]) -> None:
         self.model, self.task, self.images, self.share = model, task, images, 0.0
 
-    def __call__(self, run: Callable[[Tensor], list[Tensor]]) -> None:
+    def __call__(self, run: Callable[[Example], list[Tensor]]) -> None:
         with torch.no_grad():
-            each = [self.task.agreement(self.model(one[None]), run(one[None])) for one in self.images]
+            each = [self.task.agreement(self.model(one[None]), run((one[None],))) for one in self.images]
         self.share = sum(each) / len(each)
         if self.share < ENOUGH:
             raise ModelError(

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from tailor import backbones, bundle
 from tailor import build as builder
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
+from tailor.inputs import Inputs
 from tailor.tracing import Groups, operators, settle, trace
 from tailor.tuning.apply import merges
 from tailor.workflow.names import is_bundle
@@ -23,8 +23,8 @@ from tailor.workflow.names import is_bundle
 def describe_groups(name: str, image_size: int | None, seed: int, tell: Tell) -> dict[str, Any]:
     """Groups with members, ties, pinned axes and recorded modules; ModelError for a model that does not trace."""
     started = time.monotonic()
-    model, size = _built(name, image_size)
-    example = torch.randn(2, *size, generator=torch.Generator().manual_seed(seed))
+    model, inputs = _built(name, image_size)
+    example = inputs.example(seed=seed)
     tell(Event("tracing", text="which widths shrink together"))
     traced = trace(model, example)
     tell(Event("tracing", text="a trial cut, compared with the masked model"))
@@ -32,7 +32,7 @@ def describe_groups(name: str, image_size: int | None, seed: int, tell: Tell) ->
     return {
         "kind": "groups",
         "name": name,
-        "input_size": list(size),
+        "input_size": list(inputs.image),
         "params": sum(p.numel() for p in model.parameters()),
         "pinned_percent": round(_pinned_percent(model, found), 4),
         "groups": [{**asdict(group), "operators": operators(group)} for group in found.groups],
@@ -47,8 +47,8 @@ def describe_groups(name: str, image_size: int | None, seed: int, tell: Tell) ->
     }
 
 
-def _built(name: str, image_size: int | None) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The architecture and its input size: a bundle's, its tunes merged where all of them fold, or a backbone's."""
+def _built(name: str, image_size: int | None) -> tuple[nn.Module, Inputs]:
+    """The architecture and its inputs: a bundle's, its tunes merged where all of them fold, or a backbone's."""
     if is_bundle(name):
         if image_size is not None:
             raise UsageError("a bundle has its own image size", hint="leave out `--image-size`")
@@ -56,9 +56,9 @@ def _built(name: str, image_size: int | None) -> tuple[nn.Module, tuple[int, int
         model = bundle.blank(loaded)
         if all(merges(plan) for plan in loaded.spec.tuning):
             builder.merged_(model, loaded.spec)
-        return model, (3, *loaded.spec.preprocessing.size)
+        return model, loaded.spec.inputs
     model = backbones.create(name, "random", image_size)
-    return model, backbones.config_of(model).input_size
+    return model, backbones.config_of(model).inputs
 
 
 def _pinned_percent(model: nn.Module, found: Groups) -> float:

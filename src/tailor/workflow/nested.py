@@ -159,7 +159,7 @@ def _sizes(request: Request, opened: Opened, images: ImageData) -> NestedPlan:
     traced = settle(plain.model, trace(plain.model, context.example), context.example)
     settings = Widths(parts=("heads", "hidden"))
     scores = score_units(context, traced.groups, "taylor", request.samples, settings, "merge")
-    scored_ = Scored(plain.model, traced, scores.units, settings, (3, *plain.spec.preprocessing.size))
+    scored_ = Scored(plain.model, traced, scores.units, settings, plain.spec.inputs)
     sizes = [Size("100%")]
     for number in range(request.sizes - 1):
         share = SMALLEST + (1 - SMALLEST) * number / max(request.sizes - 1, 1)
@@ -227,9 +227,8 @@ def _write(
 def _records(palette: NestedPalette, model: Nested, sandwich: Sandwich, spec: Spec) -> list[RouteRecord]:
     """What is known of the sizes once they are trained."""
     found = []
-    size = (3, *spec.preprocessing.size)
     for number, one in enumerate(palette.plan.routes):
         plain = cut_out(model, palette.tune, number)
         visits = int(sandwich.visited[number])
-        found.append(RouteRecord(one.name, macs(plain, size), parameters(plain), number, True, visits=visits))
+        found.append(RouteRecord(one.name, macs(plain, spec.inputs), parameters(plain), number, True, visits=visits))
     return found

@@ -206,23 +206,22 @@ def _compare(
     tell, metric = request.tell, task_of(spec.head).metric
     cut = smaller(start, spec, decision)
     dense = against or start
-    pre = dense.spec.preprocessing
+    pre, inputs = dense.spec.preprocessing, dense.spec.inputs
     split, before, after = "", math.nan, math.nan
     if images is not None and _was_trained(dense, request):
         split, chosen = reported(images)
         before = score(dense.model, spec.head, chosen, pre, tell, f"scoring the dense model on {split}")[metric]
         after = score(cut.model, spec.head, chosen, pre, tell, f"scoring the pruned model on {split}")[metric]
-    size = (3, *pre.size)
     models = {"dense": deployed(dense), "pruned": deployed(cut)}
     tell(Event("measuring", text=f"dense and pruned in turns, within {SECONDS:g} s"))
-    timed = throughput(models, size, protocol="quick", seconds=SECONDS)
+    timed = throughput(models, inputs, protocol="quick", seconds=SECONDS)
     waited = dict.fromkeys(models, math.nan)
     if getattr(request.planner, "latency", None):
-        alone = throughput(models, size, batch=1, seconds=SECONDS).timings
+        alone = throughput(models, inputs, batch=1, seconds=SECONDS).timings
         waited = {name: one.median for name, one in alone.items()}
     blocks = len(dense.anatomy.blocks)
     dropped = sum(len(getattr(plan, "dropped", ())) for plan in decision.plans)
-    macs = {name: count.macs(model, size) for name, model in models.items()}
+    macs = {name: count.macs(model, inputs) for name, model in models.items()}
     return Pruned(
         bundle=str(request.folder),
         method=request.planner.method,

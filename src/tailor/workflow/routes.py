@@ -31,7 +31,7 @@ def measured(
 
 def milliseconds(model: nn.Module, spec: Spec) -> float:
     """The median milliseconds of a plain model, batch 1, here."""
-    return latency(model, (3, *spec.preprocessing.size), seconds=SECONDS).median
+    return latency(model, spec.inputs, seconds=SECONDS).median
 
 
 def scored(

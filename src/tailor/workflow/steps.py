@@ -81,7 +81,7 @@ def _amount(request: Request, dense: Opened) -> float:
     file, state = request.folder / STEPS / DENSE, processes_here()
     if state.is_main_process and not file.is_file():
         (file.parent / "1").mkdir(parents=True, exist_ok=True)
-        whole = figures(flag, (3, *dense.spec.preprocessing.size))(deployed(dense))
+        whole = figures(flag, dense.spec.inputs)(deployed(dense))
         write_text(file, dumps({flag: whole}))
     state.wait_for_everyone()
     found = float(json.loads(file.read_text(encoding="utf-8"))[flag])

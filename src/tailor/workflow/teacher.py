@@ -84,7 +84,7 @@ def _expert(name: str, classes: int) -> Guide:
         )
     model = backbones.create(name)
     config = backbones.config_of(model)
-    preprocessing = Preprocessing.of(config.input_size[1:], config.mean, config.std, "bicubic")
+    preprocessing = Preprocessing.of(config.inputs.image[1:], config.mean, config.std, "bicubic")
     return Guide(model, name, preprocessing)
 
 

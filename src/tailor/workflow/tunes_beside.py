@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tailor.build import Opened, merged_
 from tailor.errors import PlanError
+from tailor.inputs import Example
 from tailor.plans import PLANS, Setting
 from tailor.pruning.settings import Adapters
 from tailor.spec import Spec
@@ -34,7 +35,7 @@ def folded(model: nn.Module) -> nn.Module:
     return merge_entries_(write_through_(copy.deepcopy(model)))
 
 
-def trace_beside(model: nn.Module, spec: Spec, heads: Collection[str], example: Tensor, adapters: Adapters) -> Traced:
+def trace_beside(model: nn.Module, spec: Spec, heads: Collection[str], example: Example, adapters: Adapters) -> Traced:
     """The groups of a model with tunes beside its layers (`folded` before). Nothing is recorded: tunes need modules.
 
     With `keep` the tunes' own axes (ranks, bottlenecks, prompts) are pinned; with `prune` those of a tune are tied.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tailor.build import Opened
+from tailor.inputs import Example
 from tailor.pruning.blocks import block_scores, keep_blocks, resizing
 from tailor.pruning.elements import DATA, Pairs, element_scores
 from tailor.pruning.layers import LayerPlan
@@ -61,7 +62,7 @@ def _pairs(context: Context, criterion: str, samples: int) -> Pairs | None:
 
 
 def choose_blocks(
-    opened: Opened, cut: WidthPlan, elements: Mapping[str, Tensor], keep: Mapping[str, int], example: Tensor, seed: int
+    opened: Opened, cut: WidthPlan, elements: Mapping[str, Tensor], keep: Mapping[str, int], example: Example, seed: int
 ) -> LayerPlan:
     """The blocks that stay after the cut, so many of each list in `keep`; drawn where weights have no scores."""
     blocks = [block.path for block in opened.anatomy.blocks]

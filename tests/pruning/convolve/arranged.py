@@ -9,6 +9,7 @@ from torch import nn
 
 import tiny
 from tailor import backbones
+from tailor.inputs import Inputs
 from tailor.measure import count
 from tailor.pruning.convolve import convert, places, read_off, table, wrap
 from tailor.pruning.convolve.settings import Wrapping
@@ -45,12 +46,12 @@ class Case:
 
     @property
     def table(self):
-        macs = count.macs(self.dense, tuple(self.images.shape[1:]))
+        macs = count.macs(self.dense, Inputs.images(*self.images.shape[1:]))
         return table.counted(self.places, macs, self.wrapping.scope)
 
     @cached_property
     def widths(self):
-        return read_off.width_plan(self.swapped(), self.images, self.places, self.architecture)
+        return read_off.width_plan(self.swapped(), (self.images,), self.places, self.architecture)
 
     def plan(self, folded=False):
         w = self.wrapping

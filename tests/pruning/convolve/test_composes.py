@@ -11,6 +11,7 @@ import tiny
 from tailor import backbones
 from tailor.deploy.export import export
 from tailor.errors import PlanError
+from tailor.inputs import Inputs
 from tailor.measure.fold import fold
 from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.tracing import cut, half, plan_widths, settle, trace, verify
@@ -34,11 +35,11 @@ def converted(name):
 def test_every_width_is_cut_exactly(name):
     one = converted(name)
     model = one.plain()
-    traced = settle(model, trace(model, one.images), one.images, record_modules=False)
+    traced = settle(model, trace(model, (one.images,)), (one.images,), record_modules=False)
     channels = [group.id for group in traced.groups.groups if group.id.endswith("attn.hidden")]
     assert len(channels) == MODELS[name][1].count("conv3")
     plan = plan_widths(traced.groups, half(traced.groups))
-    assert verify(model, cut(model, plan), traced, plan, one.images).exact
+    assert verify(model, cut(model, plan), traced, plan, (one.images,)).exact
 
 
 @models
@@ -76,6 +77,6 @@ def test_tunes_of_the_convolutions_merge(name):
 def test_blocks_drop_norms_fold_and_the_file_agrees(tmp_path):
     one = converted("swin")
     model = apply_layers_(one.plain(), LayerPlan(kept=(0, 1, 2), dropped=("layers.1.blocks.1",)))
-    folded = fold(model, one.images)
+    folded = fold(model, (one.images,))
     assert folded.batch_norms == (1, 1)
-    assert export(model, tuple(one.images.shape[1:]), tmp_path / "model.onnx").difference < 1e-4
+    assert export(model, Inputs.images(*one.images.shape[1:]), tmp_path / "model.onnx").difference < 1e-4

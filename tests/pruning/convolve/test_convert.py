@@ -11,6 +11,7 @@ from torch.testing import assert_close
 import tiny
 from tailor import backbones
 from tailor.errors import PlanError
+from tailor.inputs import Inputs
 from tailor.measure import count
 from tailor.pruning.convolve import convert, read_off
 from tailor.pruning.convolve.wrap import shifted_means
@@ -60,8 +61,8 @@ def test_in_single_precision(name):
 def test_the_table_counts_what_is_counted(name):
     one = made(name)
     model = one.plain()
-    assert read_off.cost(one.architecture, one.table) == count.macs(model, tuple(one.images.shape[1:]))
-    assert one.table.dense == count.macs(one.dense, tuple(one.images.shape[1:]))
+    assert read_off.cost(one.architecture, one.table) == count.macs(model, Inputs.images(*one.images.shape[1:]))
+    assert one.table.dense == count.macs(one.dense, Inputs.images(*one.images.shape[1:]))
 
 
 @pytest.mark.parametrize("name", ["vit", "swin, shifted conv3", "swin, in windows"])

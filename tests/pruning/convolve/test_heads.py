@@ -18,7 +18,7 @@ from tailor.pruning.convolve.settings import Step
 def known(make):
     model = make()
     anatomy = backbones.describe(model)
-    return model, anatomy, places.find_places(model, anatomy), count.macs(model, anatomy.input_size)
+    return model, anatomy, places.find_places(model, anatomy), count.macs(model, anatomy.inputs)
 
 
 def four():
@@ -39,9 +39,9 @@ def test_gates_on_heads_leave_the_mlp_alone():
         replace(SETTINGS, parts=("hidden",), tolerance=0.05),
         loss=loss,
         train=plain_training(SETTINGS.updates),
-        example=tiny.images(model),
+        example=(tiny.images(model),),
     )
-    assert result.cost == count.macs(result.model, anatomy.input_size) <= 0.8 * dense * 1.05
+    assert result.cost == count.macs(result.model, anatomy.inputs) <= 0.8 * dense * 1.05
     assert not result.swaps.swaps
     for block, kept in zip(result.model.blocks, result.architecture.widths, strict=True):
         assert block.attn.num_heads == kept
@@ -60,12 +60,12 @@ def test_step_keeps_an_equal_share_of_both_kinds(make):
         costs,
         0.7 * dense,
         settings,
-        loss=(lambda module, share: module(torch.randn(4, *anatomy.input_size)).square().mean()),
+        loss=(lambda module, share: module(*anatomy.inputs.example(4)).square().mean()),
         train=plain_training(5),
-        example=tiny.images(model),
+        example=(tiny.images(model),),
     )
     assert 0.6 * dense < result.cost <= 0.7 * dense
-    assert result.cost == count.macs(result.model, anatomy.input_size)
+    assert result.cost == count.macs(result.model, anatomy.inputs)
     shares = [
         sum(result.architecture.widths[i] for i in part) / sum(costs.blocks[i].units for i in part)
         for part in (range(len(found)), range(len(found), len(both)))
@@ -73,7 +73,7 @@ def test_step_keeps_an_equal_share_of_both_kinds(make):
     assert shares[0] == pytest.approx(shares[1], abs=0.15)
     with pytest.raises(PlanError, match="must lie between"):
         step.step_search(
-            model, both, costs, dense, settings, loss=loss, train=plain_training(1), example=tiny.images(model)
+            model, both, costs, dense, settings, loss=loss, train=plain_training(1), example=(tiny.images(model),)
         )
 
 

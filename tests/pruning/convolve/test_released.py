@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from tailor import backbones, recipes
+from tailor.inputs import Inputs
 from tailor.measure.count import macs, parameters
 from tailor.pruning.convolve import convert, places, read_off, table
 from tailor.pruning.convolve.settings import LETTERS, Written
 
-IMAGE = (3, 224, 224)
+IMAGES = Inputs.images(3, 224, 224)
 TABLE = {
     "deit-ti-1.0g": (4_774_808, 4_774_552, 1.0367, 1.0386),
     "deit-s-3.3g": (15_870_724, 15_870_596, 3.3465, 3.3532),
@@ -49,8 +50,8 @@ def test_sizes_and_costs(name):
             tuple(LETTERS[letter] for letter in architecture.operations),
             tuple(tuple(range(width)) for width in architecture.hidden),
         )
-        costs = table.counted(found, macs(model, IMAGE))
-        theirs = table.released(found, IMAGE, 1000)
+        costs = table.counted(found, macs(model, IMAGES))
+        theirs = table.released(found, IMAGES.image, 1000)
         assert round(theirs.dense / 1e9, 4) == DENSE[name.rpartition("-")[0]]
         assert round(read_off.cost(wanted, theirs) / 1e9, 4) == released
         assert round(read_off.cost(wanted, costs) / 1e9, 4) == counted
@@ -58,4 +59,4 @@ def test_sizes_and_costs(name):
             plan = read_off.swap_plan(wanted, found, order=architecture.order, skip=architecture.skip, folded=fold)
             made = narrowed_(convert.apply_swaps_(timm.create_model(settings["name"]).eval(), plan), found, wanted)
             assert parameters(made) == expected
-            assert macs(made, IMAGE) == read_off.cost(wanted, costs)
+            assert macs(made, IMAGES) == read_off.cost(wanted, costs)

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 import tiny
 from tailor import backbones
 from tailor.errors import ModelError, PlanError
+from tailor.inputs import Inputs
 from tailor.measure import count
 from tailor.pruning.convolve import places, read_off, table
 from tailor.pruning.convolve.search import check_target, search, supernet
@@ -45,7 +46,7 @@ def loss(module, share):
 def run(model, share, settings=SETTINGS, progress=None, seed=0):
     anatomy = backbones.describe(model)
     found = places.find_places(model, anatomy)
-    costs = table.counted(found, count.macs(model, anatomy.input_size), settings.scope)
+    costs = table.counted(found, count.macs(model, anatomy.inputs), settings.scope)
     return search(
         model,
         anatomy,
@@ -55,7 +56,7 @@ def run(model, share, settings=SETTINGS, progress=None, seed=0):
         settings,
         loss=loss,
         train=plain_training(settings.updates, seed),
-        example=tiny.images(model),
+        example=(tiny.images(model),),
         progress=progress,
     ), costs
 
@@ -65,7 +66,7 @@ def test_an_adaptive_search_meets_its_target(share):
     heard = []
     found, costs = run(arranged.pooled(), share, progress=heard.append)
     assert found.cost == pytest.approx(share * costs.dense, rel=0.03)
-    assert count.macs(found.model, (3, 32, 32)) == found.cost
+    assert count.macs(found.model, Inputs.images(3, 32, 32)) == found.cost
     assert heard[0].cost == 1.0
     assert heard[-1].aim == pytest.approx(share)
     assert heard[-1].expected < heard[0].expected
@@ -116,7 +117,7 @@ def test_what_cannot_be_searched_is_said_before_anything_is_paid_for():
         Search(parts=())
     model = arranged.pooled()
     found = places.find_places(model, backbones.describe(model))
-    costs = table.counted(found, count.macs(model, (3, 32, 32)))
+    costs = table.counted(found, count.macs(model, Inputs.images(3, 32, 32)))
     with pytest.raises(PlanError, match="not below that"):
         check_target(costs, costs.dense, SETTINGS)
     with pytest.raises(PlanError, match="the search can reach"):
@@ -149,7 +150,7 @@ def test_a_converted_model_is_searched_where_attention_is_left():
     anatomy = backbones.describe(model)
     found = places.find_places(model, anatomy)
     assert [place.attention is not None for place in found] == [False, False, True]
-    costs = table.counted(found, count.macs(model, (3, 32, 32)))
+    costs = table.counted(found, count.macs(model, Inputs.images(3, 32, 32)))
     net = supernet(model, found, costs, 0.5 * costs.dense, SETTINGS).eval()
     with torch.no_grad():
         assert_close(net(one.images), model(one.images), rtol=1e-5, atol=1e-6)

@@ -7,6 +7,7 @@ import torch
 import tiny
 from tailor import backbones
 from tailor.errors import PlanError
+from tailor.inputs import Inputs
 from tailor.measure import count
 from tailor.pruning.convolve import places, read_off, table, written
 from tailor.pruning.convolve.settings import LETTERS, Written
@@ -18,7 +19,7 @@ def known(make):
     model = make()
     anatomy = backbones.describe(model)
     found = places.find_places(model, anatomy)
-    return model, found, table.counted(found, count.macs(model, anatomy.input_size))
+    return model, found, table.counted(found, count.macs(model, anatomy.inputs))
 
 
 @pytest.mark.parametrize(("make", "operations"), [(arranged.pooled, "3SA"), (tiny.swin, "13SA")])
@@ -27,8 +28,8 @@ def test_what_is_written_is_made(make, operations):
     hidden = tuple(range(5, 5 + len(found)))
     architecture = written.as_written(model, found, Written(operations, hidden))
     images = tiny.images(model)
-    result = written.made(model, found, architecture, costs, images, HOW, "swap")
-    assert count.macs(result.model, tuple(images.shape[1:])) == result.cost
+    result = written.made(model, found, architecture, costs, (images,), HOW, "swap")
+    assert count.macs(result.model, Inputs.images(*images.shape[1:])) == result.cost
     assert result.architecture.widths == hidden
     assert result.model(images).isfinite().all()
     again = result.swaps.facts

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tailor.errors import PlanError
+from tailor.inputs import Example
 from tailor.pruning.convolve.gates import Closing, Gates, chosen
 from tailor.pruning.convolve.places import Place
 from tailor.pruning.convolve.plan import OPERATIONS, Operation, Order, Scope, Skip, SwapPlan
@@ -118,7 +119,7 @@ def swap_plan(
     return SwapPlan(tuple(swaps), order, skip, folded, method, dict(facts or {}))  # type: ignore[arg-type]
 
 
-def width_plan(model: nn.Module, example: Tensor, places: Sequence[Place], found: Architecture) -> WidthPlan | None:
+def width_plan(model: nn.Module, example: Example, places: Sequence[Place], found: Architecture) -> WidthPlan | None:
     """The plan that leaves the units in `model`, the swapped one, by tracing it; None where all of them stay."""
     wanted = {
         f"{place.hidden.last}.weight": units

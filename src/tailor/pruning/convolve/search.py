@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
+from tailor.inputs import Example
 from tailor.pruning.convolve.convert import apply_swaps_, searched_
 from tailor.pruning.convolve.places import Place
 from tailor.pruning.convolve.read_off import Found, architecture, cost, gates_of, settle_, swap_plan, width_plan
@@ -117,12 +118,12 @@ def search(
     *,
     loss: Loss,
     train: Train,
-    example: Tensor,
+    example: Example,
     progress: Callable[[Now], None] | None = None,
 ) -> Found:
     """Search the model, which stays as it is, for an architecture of cost `target` in the table's measure.
 
-    `example` (2 or more images) is what the result is traced with. PlanError where no architecture costs so little.
+    `example` (2 samples or more) is what the result is traced with. PlanError where no architecture costs so little.
     """
     check_target(table, target, settings)
     net = supernet(model, places, table, target, settings)
@@ -173,7 +174,7 @@ def apart(net: Supernet) -> list[dict[str, Any]]:
     return [{"params": [*gates, *pulls], "lr": net.search.gate_lr, "weight_decay": 0.0}]
 
 
-def read_off(model: nn.Module, net: Supernet, places: Sequence[Place], example: Tensor) -> Found:
+def read_off(model: nn.Module, net: Supernet, places: Sequence[Place], example: Example) -> Found:
     """The architecture that the gates of a trained supernet leave, and `model` made into it with the weights found.
 
     Where an adaptive search ended too far from its target, the threshold of all gates moves until it is met.

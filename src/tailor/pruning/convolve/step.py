@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
+from tailor.inputs import Example
 from tailor.pruning.convolve.convert import searched_
 from tailor.pruning.convolve.places import Place, heads_of
 from tailor.pruning.convolve.plan import SwapPlan
@@ -57,7 +58,7 @@ def step_search(
     *,
     loss: Loss,
     train: Train,
-    example: Tensor,
+    example: Example,
 ) -> Found:
     """Heads and hidden units of `model`, which stays as it is, that cost at most `target`; `table` is of `step_places`.
 

@@ -8,8 +8,9 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 
+from tailor.inputs import Example
 from tailor.pruning.convolve.convert import apply_swaps_
 from tailor.pruning.convolve.places import Place
 from tailor.pruning.convolve.plan import OPERATIONS, Operation, Order, Scope
@@ -24,14 +25,14 @@ Measure = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
 def measured(
     model: nn.Module,
     places: Sequence[Place],
-    example: Tensor,
+    example: Example,
     measure: Measure,
     *,
     unit: str,
     scope: Scope = "map",
     order: Order = "bn-relu",
 ) -> Table:
-    """The table in `unit` of `model`, convolutions with their norms folded; `example` (2 or more images) traces cuts.
+    """The table in `unit` of `model`, convolutions with their norms folded; `example` (2 samples or more) traces cuts.
 
     Noise may make a part cheaper than nothing; it costs nothing then.
     """
@@ -85,7 +86,7 @@ def _with(
     return apply_swaps_(copy.deepcopy(model), plan).eval()
 
 
-def _halved(model: nn.Module, places: Sequence[Place], members: Sequence[int], example: Tensor) -> nn.Module:
+def _halved(model: nn.Module, places: Sequence[Place], members: Sequence[int], example: Example) -> nn.Module:
     """Half of the units gone, the odd one stays."""
     wholes = [place.hidden.units if place.hidden else 0 for place in places]
     units = tuple(tuple(range(n - n // 2 if i in members else n)) for i, n in enumerate(wholes))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
+from tailor.inputs import Example
 from tailor.pruning.convolve.convert import apply_swaps_
 from tailor.pruning.convolve.places import Hidden, Place
 from tailor.pruning.convolve.plan import OPERATIONS, Operation
@@ -112,7 +113,7 @@ def made(
     places: Sequence[Place],
     found: Architecture,
     table: Table,
-    example: Tensor,
+    example: Example,
     how: Mapping[str, Any],
     method: str,
 ) -> Found:

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from tailor.errors import ModelError
+from tailor.inputs import Example
 from tailor.surgery import eval_mode
 
 LIMIT = 600.0
@@ -73,13 +74,13 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def export_graph(model: nn.Module, example: Tensor, limit: float = 180.0) -> ExportedProgram:
-    """The ATen graph of `model` on `example` `(B, ...)`; B is 2 or more, so that no batch looks like a size-1 axis."""
+def export_graph(model: nn.Module, example: Example, limit: float = 180.0) -> ExportedProgram:
+    """The ATen graph of `model` on `example`, of 2 samples or more, so that no batch looks like a size-1 axis."""
     failures: list[str] = []
     with eval_mode(model), time_limit(limit, "exporting the model"), quiet(), torch.no_grad():
         for strict in (False, True):
             try:
-                return torch.export.export(model, (example,), strict=strict)
+                return torch.export.export(model, example, strict=strict)
             except Exception as error:  # the exporter raises everything from TypeError to its own internal errors
                 failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
     raise ModelError(

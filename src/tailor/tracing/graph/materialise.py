@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from tailor.inputs import Example
 from tailor.surgery import eval_mode
 from tailor.tracing.graph.analyse import Analysis, operator_name
 from tailor.tracing.graph.arguments import named, parameters_of
@@ -38,7 +39,7 @@ Recording = tuple[ExportedProgram, Aligned]
 
 
 def record(
-    model: nn.Module, example: Tensor, analysis: Analysis, path: str, known: dict[type, ExportedProgram]
+    model: nn.Module, example: Example, analysis: Analysis, path: str, known: dict[type, ExportedProgram]
 ) -> Recording:
     """The module's own graph, aligned with the whole graph. Raises `Unrecordable`.
 
@@ -56,7 +57,7 @@ def record(
     return program, aligned
 
 
-def _export(model: nn.Module, example: Tensor, path: str) -> ExportedProgram:
+def _export(model: nn.Module, example: Example, path: str) -> ExportedProgram:
     """The graph of one submodule on the arguments that it gets in a run of the model."""
     module = model.get_submodule(path)
     if _writes_buffers(module):
@@ -65,7 +66,7 @@ def _export(model: nn.Module, example: Tensor, path: str) -> ExportedProgram:
     handle = module.register_forward_pre_hook(lambda m, a, k: calls.append((a, k)), with_kwargs=True)
     try:
         with eval_mode(model), torch.no_grad():
-            model(example)
+            model(*example)
     finally:
         handle.remove()
     if len(calls) != 1:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import nn
 
+from tailor.inputs import Example
 from tailor.tracing.graph.analyse import Analysis, analyse
 from tailor.tracing.graph.attributes import find_attributes
 from tailor.tracing.graph.axes import Atom
@@ -28,8 +29,8 @@ class Traced:
     recordings: Mapping[str, Recording] = field(default_factory=dict)
 
 
-def trace(model: nn.Module, example: Tensor, *, ignore: Collection[str] = (), limit: float = 180.0) -> Traced:
-    """The groups of axes that must shrink together, from the graph of `model` on `example` `(2 or more, ...)`.
+def trace(model: nn.Module, example: Example, *, ignore: Collection[str] = (), limit: float = 180.0) -> Traced:
+    """The groups of axes that must shrink together, from the graph of `model` on `example` (2 samples or more).
 
     The model is left as it is. `ignore` names modules or tensors of which nothing is to go. A `ModelError` says why a
     model cannot be traced, or that it took longer than `limit` seconds.

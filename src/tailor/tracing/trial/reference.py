@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from tailor.inputs import Example
 from tailor.tracing.graph.analyse import Analysis, operator_name
 from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import Atom, Dim, leaves
@@ -53,7 +54,7 @@ class Masking:
 
 
 def run_masked(
-    model: nn.Module, masking: Masking, example: Tensor, watch: Callable[[Node, Any], None] | None = None
+    model: nn.Module, masking: Masking, example: Example, watch: Callable[[Node, Any], None] | None = None
 ) -> Any:
     """The output of the dense graph with removed units zeroed after every operator; `watch` sees every result."""
     program = masking.analysis.program
@@ -79,7 +80,7 @@ def run_masked(
     return None
 
 
-def _inputs(model: nn.Module, masking: Masking, example: Tensor) -> dict[str, Any]:
+def _inputs(model: nn.Module, masking: Masking, example: Example) -> dict[str, Any]:
     signature, program = masking.analysis.program.graph_signature, masking.analysis.program
     tensors = {
         **dict(model.named_parameters(remove_duplicate=False)),
@@ -90,8 +91,7 @@ def _inputs(model: nn.Module, masking: Masking, example: Tensor) -> dict[str, An
         found[name] = tensors[source].detach().clone()  # zeroed in place, as everything in the graph
     for name, source in signature.inputs_to_lifted_tensor_constants.items():
         found[name] = program.constants[source]
-    for name in signature.user_inputs:
-        found[str(name)] = example
+    found.update(zip(map(str, signature.user_inputs), example, strict=True))
     return found
 
 

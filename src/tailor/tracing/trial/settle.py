@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from random import Random
 
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
 from tailor.errors import ModelError
+from tailor.inputs import Example
 from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
 from tailor.tracing.graph.axes import Atom, leaves, pin
 from tailor.tracing.graph.export import LIMIT, time_limit
@@ -36,7 +37,7 @@ _ROUNDS = 24
 
 
 def settle(
-    model: nn.Module, traced: Traced, example: Tensor, *, record_modules: bool = True, limit: float = LIMIT
+    model: nn.Module, traced: Traced, example: Example, *, record_modules: bool = True, limit: float = LIMIT
 ) -> Traced:
     """The groups that can be cut exactly: on the model's own classes, or with recorded modules where their code fails.
 
@@ -48,7 +49,7 @@ def settle(
         return _settled(model, traced, example, record_modules)
 
 
-def _settled(model: nn.Module, traced: Traced, example: Tensor, record_modules: bool) -> Traced:
+def _settled(model: nn.Module, traced: Traced, example: Example, record_modules: bool) -> Traced:
     tools = _Tools(model, example, traced.analysis, record_modules)
     awake = awakened(model)
     split = _free_splits(tools)
@@ -73,20 +74,20 @@ def _settled(model: nn.Module, traced: Traced, example: Tensor, record_modules: 
 class _Tools:
     """What recording needs: a run of the dense model (without values where it can), and what was recorded so far."""
 
-    def __init__(self, model: nn.Module, example: Tensor, analysis: Analysis, allowed: bool) -> None:
+    def __init__(self, model: nn.Module, example: Example, analysis: Analysis, allowed: bool) -> None:
         self.model, self.example, self.analysis, self.allowed = model, example, analysis, allowed
         self.known: dict[type, ExportedProgram] = {}
         self.recordings: dict[str, Recording] = {}
 
     @cached_property
-    def run(self) -> tuple[nn.Module, Tensor]:
+    def run(self) -> tuple[nn.Module, Example]:
         """The dense model and its input, on the meta device where the model runs there."""
-        empty, example = _empty(self.model), self.example.to("meta")
+        empty, example = _empty(self.model), tuple(x.to("meta") for x in self.example)
         return (empty, example) if attempt(empty, example)[1] is None else (self.model, self.example)
 
     @property
     def sketches(self) -> bool:
-        return self.run[1].is_meta
+        return self.run[1][0].is_meta
 
 
 def _free_splits(tools: _Tools) -> bool:
@@ -118,7 +119,7 @@ def _record(tools: _Tools, path: str) -> bool:
     return False
 
 
-def trial(model: nn.Module, traced: Traced, example: Tensor, seed: int = 0) -> Verdict:
+def trial(model: nn.Module, traced: Traced, example: Example, seed: int = 0) -> Verdict:
     """Remove about half of every group from a copy of the model, and compare."""
     plan = plan_widths(traced.groups, uneven(traced.groups, seed))
     return verify(model, cut(model, plan), traced, plan, example)
@@ -148,10 +149,10 @@ def _empty(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _sketch(model: nn.Module, example: Tensor, traced: Traced) -> Verdict | None:
+def _sketch(model: nn.Module, example: Example, traced: Traced) -> Verdict | None:
     """The trial without values: the verdict where the cut model fails on shapes, None where it runs."""
     sketch = cut_(_empty(model), plan_widths(traced.groups, uneven(traced.groups)))
-    return attempt(sketch, example.to("meta"))[1]
+    return attempt(sketch, tuple(x.to("meta") for x in example))[1]
 
 
 def _siblings(model: nn.Module, path: str) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from tailor.inputs import Example
 from tailor.surgery import eval_mode
 from tailor.tracing.graph.export import LIMIT, time_limit
 from tailor.tracing.graph.traced import Traced
@@ -33,9 +34,9 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, to
 
 
 def verify(
-    dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor, *, limit: float = LIMIT
+    dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, example: Example, *, limit: float = LIMIT
 ) -> Verdict:
-    """Whether `cut(example)` equals the dense model with the removed units masked after every operator.
+    """Whether `cut(*example)` equals the dense model with the removed units masked after every operator.
 
     What lies behind a layer scale or a norm near zero is not compared: give an `awakened` model and a cut of it.
     A `ModelError` says that it took longer than `limit` seconds.
@@ -44,7 +45,7 @@ def verify(
         return _compared(dense, cut, traced, plan, example)
 
 
-def _compared(dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, example: Tensor) -> Verdict:
+def _compared(dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan, example: Example) -> Verdict:
     output, failure = attempt(cut, example)
     if failure is not None:
         return failure
@@ -52,24 +53,24 @@ def _compared(dense: nn.Module, cut: nn.Module, traced: Traced, plan: WidthPlan,
     found = _tensors(output)
     expected = _tensors(run_masked(dense, masking, example))
     error = _difference(found, expected)
-    if error <= TOLERANCE[example.dtype]:
+    if error <= max(TOLERANCE.get(one.dtype, 0.0) for one in expected):
         return Verdict(True, error)
     return Verdict(
         False, error, first_divergence(dense, cut, masking, example, plan), "other values than the masked reference"
     )
 
 
-def attempt(model: nn.Module, example: Tensor) -> tuple[Any, Verdict | None]:
+def attempt(model: nn.Module, example: Example) -> tuple[Any, Verdict | None]:
     """The model's output, or the verdict on why it cannot run, with the innermost module that was running."""
     with eval_mode(model), torch.no_grad(), _entered(model) as inside:
         try:
-            return model(example), None
+            return model(*example), None
         except Exception as error:  # a module's own code fails in its own way
             where, cause = inside[-1] if inside else "", f"{type(error).__name__}: {_line(error)}"
             return None, Verdict(False, float("inf"), where, cause)
 
 
-def first_divergence(dense: nn.Module, cut: nn.Module, masking: Masking, example: Tensor, plan: WidthPlan) -> str:
+def first_divergence(dense: nn.Module, cut: nn.Module, masking: Masking, example: Example, plan: WidthPlan) -> str:
     """The first module, in order of completion, whose output is not the reference's without the removed units."""
     expected: dict[str, Tensor] = {}
 
@@ -86,7 +87,7 @@ def first_divergence(dense: nn.Module, cut: nn.Module, masking: Masking, example
 
     run_masked(dense, masking, example, watch)
     with eval_mode(cut), torch.no_grad(), _outputs(cut) as outputs:
-        cut(example)
+        cut(*example)
     rescaled = {rescale.tensor.rpartition(".")[0] for rescale in plan.rescales}  # differ by the factor, on purpose
     for path, tensor in outputs:
         reference = expected.get(path)
@@ -96,7 +97,7 @@ def first_divergence(dense: nn.Module, cut: nn.Module, masking: Masking, example
             if reference.numel() == tensor.numel():
                 continue  # the module's last operator was a reshape outside it
             return path
-        if _difference([tensor], [reference]) > TOLERANCE[example.dtype]:
+        if _difference([tensor], [reference]) > TOLERANCE.get(reference.dtype, 0.0):
             return path
     return ""
 

@@ -257,14 +257,14 @@ def _macs(context: "Context", places: "Sequence[Place]", scope: Any) -> "Table":
     from tailor.pruning.convolve.table import counted
 
     opened = context.opened
-    return counted(places, count.macs(opened.model, (3, *opened.spec.preprocessing.size)), scope)
+    return counted(places, count.macs(opened.model, opened.spec.inputs), scope)
 
 
 def _released(context: "Context", places: "Sequence[Place]") -> "Table":
     from tailor.pruning.convolve.table import released
 
     opened = context.opened
-    return released(places, (3, *opened.spec.preprocessing.size), len(opened.spec.head.classes))
+    return released(places, opened.spec.inputs.image, len(opened.spec.head.classes))
 
 
 def _latencies(context: "Context", places: "Sequence[Place]", settings: Search) -> "Table":
@@ -275,11 +275,10 @@ def _latencies(context: "Context", places: "Sequence[Place]", settings: Search) 
     from tailor.pruning.convolve.timing import measured
 
     opened = context.opened
-    size = (3, *opened.spec.preprocessing.size)
 
     def measure(models: Mapping[str, nn.Module]) -> Mapping[str, float]:
         context.tell(Event("measuring", text=f"{len(models)} models in turns, within {SECONDS:g} s"))
-        timed = throughput(models, size, batch=1, seconds=SECONDS)
+        timed = throughput(models, opened.spec.inputs, batch=1, seconds=SECONDS)
         return {name: one.median for name, one in timed.timings.items()}
 
     return measured(

@@ -14,9 +14,10 @@ from tailor.workflow.goal import Goal
 from tailor.workflow.planners.layers import SAMPLES, check_samples
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tailor.build import Opened
+    from tailor.inputs import Example
     from tailor.tracing import Groups, Traced, WidthPlan
     from tailor.workflow.context import Context, Decision
 
@@ -135,8 +136,7 @@ class CutWidths:
         context.tell(Event("tracing", text="which widths shrink together"))
         traced = self._traced(opened, example)
         scores = score_units(context, traced.groups, criterion, self.samples, settings, self.adapters)
-        size = (3, *opened.spec.preprocessing.size)
-        scored = Scored(opened.model, traced, scores.units, settings, size, whole=context.step.whole)
+        scored = Scored(opened.model, traced, scores.units, settings, opened.spec.inputs, whole=context.step.whole)
         if beside and all(merges(tuning) for tuning in opened.spec.tuning):
             scored = dataclasses.replace(scored, **as_merged(opened.spec))
         counts = counts_for(scored, self.goal.shares(settings.parts), self.goal.target(), context.tell)
@@ -152,7 +152,7 @@ class CutWidths:
         layers = choose_blocks(opened, plan, scores.elements, settings.blocks, example, context.recipe.seed)
         return Decision((plan, layers), f"{why}; {layers.facts['reason']}")
 
-    def _traced(self, opened: "Opened", example: "Tensor") -> "Traced":
+    def _traced(self, opened: "Opened", example: "Example") -> "Traced":
         """What can be cut exactly, in the classes that the settings ask for."""
         from tailor.tracing import as_published, settle, trace
         from tailor.workflow.tunes_beside import trace_beside
@@ -166,7 +166,7 @@ class CutWidths:
         return traced
 
 
-def _check(model: "nn.Module", traced: "Traced", plan: "WidthPlan", example: "Tensor") -> None:
+def _check(model: "nn.Module", traced: "Traced", plan: "WidthPlan", example: "Example") -> None:
     """The cut model computes what the dense one does without the removed units; ModelError where it does not."""
     from tailor.tracing import awakened, cut, verify
 
