@@ -169,5 +169,5 @@ def test_tied_and_frozen_parameters() -> None:
 
 
 def test_a_wrong_image_size_is_a_sentence() -> None:
-    with pytest.raises(ModelError, match="does not run on one image of 3x100x90"):
+    with pytest.raises(ModelError, match="does not run on images of 3x100x90"):
         macs(on_meta("deit_tiny_patch16_224").to_empty(device="cpu"), Inputs.images(3, 100, 90))

@@ -136,7 +136,7 @@ def test_what_cannot_be_measured_is_said() -> None:
         latency(nn.Identity(), IMAGES, protocol="quik")
     with pytest.raises(UsageError, match="no model to measure"):
         throughput({}, IMAGES)
-    with pytest.raises(UsageError, match="at least one image, not -1"):
+    with pytest.raises(UsageError, match="at least one sample, not -1"):
         latency(nn.Identity(), IMAGES, batch=-1)
     with pytest.raises(ModelError, match=r"does not run on a batch of shape \(2, 3, 4, 4\)"):
         latency(nn.Linear(5, 2), IMAGES, batch=2)

@@ -38,10 +38,10 @@ def test_the_check_of_prune_sees_what_fresh_layer_scales_hide(monkeypatch):
     model, x = fresh()
     traced = trace(model, (x,))
     plan = first_hidden_halved(traced.groups)
-    NARROW._check(model, traced, plan, x)
+    NARROW._check(model, traced, plan, (x,))
     monkeypatch.setattr(tailor.tracing, "cut", lambda model, plan: spoiled_(cut_(copy.deepcopy(model), plan)))
     with pytest.raises(ModelError, match=r"not exact at `stages.0.blocks.0"):
-        NARROW._check(model, traced, plan, x)
+        NARROW._check(model, traced, plan, (x,))
 
 
 class Scaled(nn.Module):

@@ -67,7 +67,9 @@ def test_the_folded_model_is_the_one_that_is_timed(monkeypatch):
 
 
 def test_models_of_different_image_sizes_are_not_compared():
-    with pytest.raises(UsageError, match=r"different sizes: `tailor_mini_ti` 3x64x64, `test_vit` 3x160x160"):
+    with pytest.raises(
+        UsageError, match=r"different inputs: `tailor_mini_ti` images of 3x64x64, `test_vit` images of 3x160x160"
+    ):
         tailor.bench("tailor_mini_ti", against=VIT)
 
 
