@@ -47,10 +47,10 @@ def load(name: str) -> tuple[nn.Module, Any]:
         raise ModelError(f"`{name}` cannot be made: {reason}", hint=hint) from None
     if not matches(model):
         raise ModelError(f"`{name}` is a `{type(model).__name__}`", hint="take a model of the Llama family")
-    model = _unquantised(model) if file else model.float()
-    model.config.use_cache = False  # a plain forward gives scores alone, so it can be traced
-    model.generation_config.use_cache = True
-    return model.eval(), tokeniser
+    plain: Any = _unquantised(model) if file else model.float()
+    plain.config.use_cache = False  # a plain forward gives scores alone, so it can be traced
+    plain.generation_config.use_cache = True
+    return plain.eval(), tokeniser
 
 
 def _unquantised(model: Any) -> nn.Module:
