@@ -6,7 +6,7 @@ from torch import nn
 from tailor.errors import TrainingError
 from tailor.tasks.classification import Classification, ClassifierHead
 from tailor.tasks.regression import Regression, RegressorHead
-from tailor.training import evaluate
+from tailor.training import evaluate, evaluate_each
 
 
 class Says(nn.Module):
@@ -76,3 +76,24 @@ def test_labels_the_model_does_not_have_are_refused(labels):
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(TrainingError, match="no images"):
         classified(Says(3), [])
+
+
+class Switched(Says):
+    """Answers as named, or one class further: a model of two routes."""
+
+    def set_route_(self, further):
+        self.further = further
+        return self
+
+    def forward(self, images):
+        return super().forward((images + self.further) % self.classes)
+
+
+def test_routes_scored_together_have_the_figures_that_each_has_alone():
+    model = Switched(3)
+    routes = [lambda: model.set_route_(0), lambda: model.set_route_(1), lambda: model.set_route_(2)]
+    batches = [batch([0, 1, 2, 2], [0, 1, 1, 0]), batch([1], [2])]
+    head = ClassifierHead(("a", "b", "c"))
+    every = evaluate_each(model, routes, batches, Classification(), head)
+    assert every == [evaluate(route(), batches, Classification(), head) for route in routes]
+    assert [figures["accuracy"] for figures in every] == pytest.approx([2 / 5, 2 / 5, 1 / 5])

@@ -2,7 +2,7 @@
 
 from tailor.training.engine import Progress, Result, fit
 from tailor.training.features import Features, collect, head_only
-from tailor.training.metrics import evaluate
+from tailor.training.metrics import evaluate, evaluate_each
 from tailor.training.objective import Batch, Share, Step, supervised
 from tailor.training.processes import Interrupted, processes_here
 from tailor.training.recipe import Distil, Recipe, read_recipe, retraining
@@ -21,6 +21,7 @@ __all__ = [
     "Teacher",
     "collect",
     "evaluate",
+    "evaluate_each",
     "fit",
     "head_only",
     "processes_here",

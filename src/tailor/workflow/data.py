@@ -1,6 +1,6 @@
 """Opening the data a verb was given: find it, look it over, divide it, and turn a split into batches and figures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,7 @@ from tailor.errors import DataError, UsageError, nearest
 from tailor.events import Event, Tell, silent
 from tailor.preprocessing import Preprocessing
 from tailor.tasks import Head, task_of
-from tailor.training import evaluate
+from tailor.training import evaluate_each
 
 _BATCH = 64
 LOOKED_OVER = 20_000
@@ -105,6 +105,19 @@ def score(
     stage: str = "scoring",
 ) -> dict[str, Any]:
     """The task's figures of the model on the split, its leading metric first."""
+    return score_each(model, [lambda: model], head, split, preprocessing, tell, stage)[0]
+
+
+def score_each(
+    model: nn.Module,
+    routes: Sequence[Callable[[], nn.Module]],
+    head: Head,
+    split: Split,
+    preprocessing: Preprocessing,
+    tell: Tell = silent,
+    stage: str = "scoring",
+) -> list[dict[str, Any]]:
+    """The figures of every route through one model on the split; see `training.evaluate_each`."""
     total = -(-len(split) // _BATCH)
 
     def watched() -> Iterable[Batch]:
@@ -112,7 +125,7 @@ def score(
             yield batch
             tell(Event(stage, index + 1, total))
 
-    return evaluate(model, watched(), task_of(head), head)
+    return evaluate_each(model, routes, watched(), task_of(head), head)
 
 
 def drawn(splits: Sequence[Split], samples: int, seed: int) -> list[Split]:

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from tailor.bundle.palette import RouteRecord
 from tailor.data.images import Split
-from tailor.events import Event, Tell, silent
+from tailor.events import Event, Tell
 from tailor.measure.speed import latency
 from tailor.spec import Spec
 from tailor.tasks import Task
-from tailor.workflow.data import score
+from tailor.workflow.data import score_each
 
 SECONDS = 0.5
 """Of measuring a route's latency; drift of the machine between routes is not taken out."""
@@ -45,8 +46,8 @@ def scored(
 ) -> tuple[RouteRecord, ...]:
     """The records with the task's leading figure on the split for the routes named."""
     found, chosen = list(records), list(which)
-    for done, number in enumerate(chosen):
-        tell(Event("scoring routes", done, len(chosen), records[number].route))
-        figures = score(model.set_route_(number), spec.head, split, spec.preprocessing, silent)
+    routes = [partial(model.set_route_, number) for number in chosen]
+    every = score_each(model, routes, spec.head, split, spec.preprocessing, tell, f"scoring {len(chosen)} routes")
+    for number, figures in zip(chosen, every, strict=True):
         found[number] = replace(records[number], accuracy=float(figures[task.metric]))
     return tuple(found)
