@@ -64,7 +64,7 @@ def test_long_index_lists_leave_the_json(tmp_path):
     bundle.write(tmp_path / "b", spec, bundle.state(model, False), complete=False, metrics={}, provenance={})
     stored = json.loads((tmp_path / "b/bundle.json").read_text())["spec"]["plans"][0]["entries"][0]["indices"]
     assert stored["tensor"] == "plan:plans.0.entries.0.indices"
-    assert load_file(tmp_path / "b/tensors.safetensors")[stored["tensor"]].dtype == torch.int32
+    assert load_file(tmp_path / "b/tensors.safetensors")[stored["tensor"]].dtype == torch.uint8
 
 
 def test_a_plan_file_is_the_spec_again(tmp_path):

@@ -1,7 +1,7 @@
 """What `bundle.json` says: format number, spec, files with digests, metrics, provenance. Data only.
 
-Index lists over 1,000 entries leave the JSON: each becomes an int32 tensor in the safetensors file, named and digested
-where the list stood.
+Long index lists leave the JSON: each becomes a tensor in the safetensors file, named and digested where the list stood:
+the gaps between sorted indices in a byte or two each (`gaps`), other lists as int32. Format 1 had int32 only.
 """
 
 import hashlib
@@ -15,12 +15,15 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from tailor.bundle import gaps
 from tailor.bundle.strangers import AGAIN
 from tailor.errors import BundleError, TailorError
 from tailor.settings import STRICT
 from tailor.spec import MOST_PIXELS, SPEC, Spec
 
-FORMAT = 1
+FORMAT = 2
+READS = (1, FORMAT)
+"""The formats that are read; the last is written."""
 MANIFEST, TENSORS, CARD = "bundle.json", "tensors.safetensors", "README.md"
 LONGEST_LIST = 1000
 MOST_PLANS, LARGEST_SETTING = 256, 1 << 16
@@ -60,9 +63,10 @@ def pack(spec: Spec) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not isinstance(value, list):
             return value
         if len(value) > LONGEST_LIST and all(type(i) is int for i in value):
-            tensor = torch.tensor(value, dtype=torch.int32)
+            coding = "gaps" if gaps.fits(value) else "int32"
+            tensor = gaps.encode(value) if coding == "gaps" else torch.tensor(value, dtype=torch.int32)
             lists[INDEX_PREFIX + path] = tensor
-            return {"tensor": INDEX_PREFIX + path, "sha256": _digest(tensor)}
+            return {"tensor": INDEX_PREFIX + path, "sha256": _digest(tensor), "coding": coding}
         return [take(inner, f"{path}.{i}") for i, inner in enumerate(value)]
 
     return take(SPEC.dump_python(spec, mode="json"), ""), lists
@@ -76,11 +80,8 @@ def unpack(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Spec:
             return [give(inner) for inner in value]
         if not isinstance(value, dict):
             return value
-        if value.keys() == {"tensor", "sha256"}:
-            tensor = tensors.get(str(value["tensor"]))
-            if tensor is None or tensor.dtype != torch.int32 or _digest(tensor) != value["sha256"]:
-                raise BundleError(f"the index list `{value['tensor']}` is missing or was changed", hint=AGAIN)
-            return tensor.tolist()
+        if value.keys() - {"coding"} == {"tensor", "sha256"}:
+            return _listed(value, tensors)
         return {key: give(inner) for key, inner in value.items()}
 
     if isinstance(plans := values.get("plans"), list) and len(plans) > MOST_PLANS:
@@ -93,6 +94,16 @@ def unpack(values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Spec:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"the spec is not valid at `{where}`: {first['msg']}", hint=AGAIN) from None
+
+
+def _listed(value: dict[str, Any], tensors: Mapping[str, Tensor]) -> list[int]:
+    """The list that a tensor holds; BundleError where it is missing, was changed, or is not coded as it says."""
+    name, coding = str(value["tensor"]), value.get("coding", "int32")  # format 1 names no coding
+    tensor = tensors.get(name)
+    dtype = {"int32": torch.int32, "gaps": torch.uint8}.get(str(coding))
+    if tensor is None or tensor.dtype != dtype or _digest(tensor) != value["sha256"]:
+        raise BundleError(f"the index list `{name}` is missing or was changed", hint=AGAIN)
+    return gaps.decode(tensor, name) if coding == "gaps" else tensor.tolist()
 
 
 def sane(spec: Spec) -> Spec:

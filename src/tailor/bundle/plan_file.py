@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tailor.bundle.files import dumps, replacing, write_text
-from tailor.bundle.manifest import FORMAT, pack, unpack
+from tailor.bundle.manifest import FORMAT, READS, pack, unpack
 from tailor.bundle.strangers import read_json
 from tailor.errors import BundleError
 from tailor.spec import Spec
@@ -48,6 +48,8 @@ def read_plan(path: Path) -> PlanFile:
         lists = load_file(file.with_name(LISTS)) if file.with_name(LISTS).is_file() else {}
     except SafetensorError as error:
         raise BundleError(f"`{file}` cannot be read: {error}", hint="check the last edit of the file") from None
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT or not isinstance(raw.get("spec"), dict):
-        raise BundleError(f"`{file}` is not a plan of format {FORMAT}", hint="make it again with `--plan-only`")
+    if not isinstance(raw, dict) or raw.get("format") not in READS or not isinstance(raw.get("spec"), dict):
+        raise BundleError(
+            f"`{file}` is not a plan of format {READS[0]} or {FORMAT}", hint="make it again with `--plan-only`"
+        )
     return PlanFile(unpack(raw["spec"], lists), dict(raw.get("settings") or {}))

@@ -20,7 +20,7 @@ from tailor import backbones
 from tailor import build as builder
 from tailor.build import Opened
 from tailor.bundle.files import sha256
-from tailor.bundle.manifest import FORMAT, INDEX_PREFIX, MANIFEST, TENSORS, File, Manifest, unpack
+from tailor.bundle.manifest import INDEX_PREFIX, MANIFEST, READS, TENSORS, File, Manifest, unpack
 from tailor.bundle.strangers import AGAIN, is_link, read_json
 from tailor.errors import BundleError, PlanError
 from tailor.plans import PLANS
@@ -71,9 +71,10 @@ def read_raw(path: Path) -> Any:
         what = "an unfinished run" if unfinished else "not a bundle"
         raise BundleError(f"`{path}` is {what}: it has no `{MANIFEST}`", hint=hint)
     raw = read_json(file)
-    if isinstance(raw, dict) and raw.get("format") != FORMAT:
+    if isinstance(raw, dict) and raw.get("format") not in READS:
         raise BundleError(
-            f"`{file}` has format {raw.get('format')!r}, this tailor reads {FORMAT}", hint="update tailor, or " + AGAIN
+            f"`{file}` has format {raw.get('format')!r}, this tailor reads up to {READS[-1]}",
+            hint="update tailor, or " + AGAIN,
         )
     return raw
 
