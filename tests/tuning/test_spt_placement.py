@@ -64,6 +64,11 @@ def test_a_control_keeps_to_the_budget_and_says_what_it_was(family, name):
     assert 0 < plan.cost <= BUDGET and plan.method == name and plan.facts["criterion"] == SPT[name].criterion
 
 
+def test_the_controls_are_named_after_what_ranks():
+    ways = ("taylor", "magnitude", "random")
+    assert set(CONTROLS) == {f"{stem}-{way}" for stem in ("sparse", "spt-lora") for way in ways} | {"lora-random"}
+
+
 def test_single_weights_on_random_sites_are_refused():
     with pytest.raises(PlanError, match="draws matrices for modules"):
         named("adapt", "spt-lora", {"criterion": "random-sites"})
