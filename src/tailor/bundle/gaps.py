@@ -32,7 +32,9 @@ def encode(indices: Sequence[int]) -> Tensor:
     """The bytes (uint8) of indices that `fits`."""
     flat = np.asarray(indices, dtype=np.int64)
     numbers = np.diff(flat, prepend=-1) - 1
-    lengths = 1 + sum((numbers >= 1 << 7 * n).astype(np.int64) for n in range(1, MOST_BYTES))
+    lengths = np.ones_like(numbers)
+    for place in range(1, MOST_BYTES):
+        lengths += numbers >= 1 << 7 * place
     starts = np.cumsum(lengths) - lengths
     found = np.zeros(int(lengths.sum()), dtype=np.uint8)
     for place in range(MOST_BYTES):

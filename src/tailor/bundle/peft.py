@@ -51,7 +51,7 @@ def write(folder: Path, model: nn.Module, spec: Spec) -> int:
         for name, value in get_module(model, head).state_dict().items()
     }
     both = bool(parts.low_rank and parts.sparse)
-    base = {"base_model_name_or_path": spec.backbone.name, "auto_mapping": None, "task_type": None}
+    base: dict[str, Any] = {"base_model_name_or_path": spec.backbone.name, "auto_mapping": None, "task_type": None}
     base |= {"inference_mode": True, "fan_in_fan_out": False}
     ends = {"modules_to_save": list(heads)}
     if parts.low_rank:
@@ -112,7 +112,7 @@ def _refused() -> PlanError:
 
 
 def _tensors(low_rank: dict[str, LoraLinear | LoraConv]) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
     for path, module in low_rank.items():
         found[f"{PREFIX}{path}.lora_A.weight"] = module.down
         found[f"{PREFIX}{path}.lora_B.weight"] = module.up if isinstance(module, LoraConv) else _whole(module)
