@@ -26,7 +26,7 @@ from tailor.anatomy import Anatomy
 from tailor.backbones import describe
 from tailor.criteria.squared_gradient import squared_gradients
 from tailor.errors import PlanError, TailorError
-from tailor.surgery import get_module, trainable, write_through_
+from tailor.surgery import forget_, get_module, trainable, write_through_
 from tailor.tuning import planner
 from tailor.tuning.apply import apply_, merge_, merges
 from tailor.tuning.method import Place, site_places
@@ -124,10 +124,13 @@ def tried(model: nn.Module, anatomy: Anatomy, x: Tensor, make: Callable[[], Tune
         before = reference(x)
         if identity and not torch.equal(tuned(x), before):
             return f"changes the output by {float((tuned(x) - before).abs().max()):.1e}"
+    for one in (reference, tuned):  # some keep their position biases in evaluation, with the graph of that pass or none
+        forget_(one)
     if not trainable(tuned):
         return "refused: it has no classifier, and nothing else would train"
     moved_(tuned)
     squares(tuned(x), None).sum().backward()
+    forget_(tuned)
     heads = tuple(f"{head}." for head in anatomy.heads)
     own = {name: p for name, p in trainable(tuned).items() if not name.startswith(heads)}
     silent = [name for name, p in own.items() if p.grad is None or not p.grad.isfinite().all()]
@@ -165,6 +168,7 @@ def scored(model: nn.Module, anatomy: Anatomy, x: Tensor) -> tuple[str, Scores |
         for name, grad in zip(names, grads, strict=True):
             total[name] += 0 if grad is None else grad.square()
     largest = max(float(t.max()) for t in total.values())
+    forget_(model)
     errors = {n: float((exact[n] - t).norm() / (t.norm() + 1e-9 * largest)) for n, t in total.items()}
     worst = max(errors, key=lambda name: errors[name])
     if errors[worst] > 1e-8:

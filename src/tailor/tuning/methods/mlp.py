@@ -61,7 +61,7 @@ class MlpHead(nn.Module):
 
 
 class Hidden(nn.Module):
-    """Linear, ReLU, batch norm, dropout; (B, d) -> (B, d)."""
+    """Linear, ReLU, batch norm, dropout; (..., d) -> (..., d), statistics over all that stands before the last axis."""
 
     def __init__(self, classifier: nn.Linear, dropout: float) -> None:
         super().__init__()
@@ -73,13 +73,14 @@ class Hidden(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """One image has no batch statistics: a last batch of one is normalised by the running ones."""
+        """One row has no batch statistics: a last batch of one is normalised by the running ones."""
         x, norm = F.relu(self.linear(x)), self.norm
-        if x.shape[0] == 1 and self.training:
-            x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        rows = x.flatten(0, -2)  # a classifier that also sees tokens (B, N, d) has a row for each
+        if len(rows) == 1 and self.training:
+            rows = F.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
         else:
-            x = norm(x)
-        return self.dropout(x)
+            rows = norm(rows)
+        return self.dropout(rows.view_as(x))
 
 
 def _classifier(layer: nn.Module) -> nn.Linear:
