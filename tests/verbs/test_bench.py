@@ -9,6 +9,7 @@ import torch
 import tailor
 from tailor.cli import main
 from tailor.errors import ModelError, UsageError
+from tailor.inputs import Inputs
 from tailor.measure.compiling import compiled
 from tailor.measure.speed import PROTOCOLS, Protocol, no_gain
 
@@ -94,7 +95,7 @@ def test_a_compiled_model_is_warmed_for_its_batch_before_the_clock_starts(monkey
             return super().forward(x)
 
     monkeypatch.setattr(SPEED, "_rounds", lambda *a: calls.append("clock") or SPEED.np.ones((3, 1)))
-    SPEED.throughput({"a": Behind(4, 4)}, (3, 4, 4), batch=5)
+    SPEED.throughput({"a": Behind(4, 4)}, Inputs.images(3, 4, 4), batch=5)
     assert calls == [5, "clock"]
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import tailor
 from tailor import bundle
 from tailor.errors import UsageError
+from tailor.inputs import Inputs
 from tailor.workflow.planners.widths import CutWidths
 
 VERB = importlib.import_module("tailor.workflow.prune")
@@ -174,14 +175,14 @@ class Stub:
         self.macs, self.floor = reaching.macs, floor
         monkeypatch.setattr(reaching, "latency", self)
 
-    def __call__(self, model, size, **_):
-        return type("Timing", (), {"median": self.floor + self.macs(model, size) / 1e7})
+    def __call__(self, model, inputs, **_):
+        return type("Timing", (), {"median": self.floor + self.macs(model, inputs) / 1e7})
 
 
 def test_a_target_in_milliseconds_is_met_as_it_was_measured(adapted, photos, tmp_path, monkeypatch):
     stub = Stub(monkeypatch)
     made = cut(adapted.bundle, photos, tmp_path / "l", macs=None, latency="3ms")
-    assert stub(tailor.load(made.bundle), (3, 64, 64)).median <= 3 < made.macs_before / 1e7
+    assert stub(tailor.load(made.bundle), Inputs.images(3, 64, 64)).median <= 3 < made.macs_before / 1e7
     shared = cut(adapted.bundle, photos, tmp_path / "m", macs=None, latency="60%")
     assert shared.macs_after <= 0.6 * shared.macs_before
 
