@@ -10,7 +10,7 @@ import tailor
 ROOT = Path(tailor.__file__).parent
 LAYERS = (
     ("errors", "events", "visible"),
-    ("settings",),
+    ("settings", "strangers", "run_folder", "recipe", "hub"),
     ("inputs", "anatomy", "surgery", "preprocessing"),
     ("criteria", "backbones", "tracing", "budget", "recipes", "ridge"),
     ("tuning", "pruning", "dense"),

@@ -30,6 +30,12 @@ class Amount:
         return int(self.value * whole) if self.unit == "share" else int(self.value)
 
 
+def check_parameters(budget: str | None) -> None:
+    """UsageError where `--budget` is no count or share."""
+    if budget is not None and parse(budget).unit == "ms":
+        raise UsageError(f"`--budget {budget}` is a time; a budget counts parameters", hint="write `0.4%` or `0.4M`")
+
+
 def parse(text: str, flag: str = "--budget", *, zero: bool = False) -> Amount:
     """Read `0.4%`, `120M`, `4.2G`, `5ms` or a plain count; K M G are 10^3, 10^6, 10^9. UsageError on anything else.
 
@@ -49,6 +55,8 @@ def parse(text: str, flag: str = "--budget", *, zero: bool = False) -> Amount:
         if number > 100:
             raise UsageError(f"`{flag} {text}` is above 100 %", hint="a percentage is of the whole, at most `100%`")
         return Amount(number / 100, "share")
+    if not unit and number <= 100 and flag in ("--macs", "--params"):
+        raise UsageError(f"`{flag} {text}` leaves next to nothing", hint=f"did you mean `{flag} {text.strip()}%`?")
     if unit == "ms":
         return Amount(number, "ms")
     return Amount(number * _SCALE.get(unit.lower(), 1.0), "count")

@@ -115,19 +115,19 @@ def build_palette(palette: Palette, fill: Fill, check: bool = True) -> Routed:
     return model.eval()
 
 
-def routed(palette: Palette, fill: Fill, check: bool = True) -> Routed:
-    """The anchors joined, nothing wrapped yet."""
-    anchors = [_anchor(palette, number, fill, check) for number in range(len(palette.anchors))]
+def routed(palette: Palette, fill: Fill, check: bool = True, download: bool = False) -> Routed:
+    """The anchors joined, nothing wrapped yet; with `download` what they lack on this machine is fetched."""
+    anchors = [_anchor(palette, number, fill, check, download) for number in range(len(palette.anchors))]
     return Routed(anchors, [backbones.describe(anchor) for anchor in anchors], palette.plan).eval()
 
 
-def build_nested(palette: NestedPalette, fill: Fill, most: int, check: bool = True) -> Nested:
+def build_nested(palette: NestedPalette, fill: Fill, most: int, check: bool = True, download: bool = False) -> Nested:
     """The nested model, in eval mode, what trains at its start; errors as in `build_palette`.
 
     PlanError also before modules of more than `most` parameters are made.
     """
     spec = palette.anchors[0]
-    anchor = _anchor(palette, 0, fill, check)
+    anchor = _anchor(palette, 0, fill, check, download)
     asked = cost(anchor, replace(palette.tune, full=(), entries=()))
     if asked > most:
         raise PlanError(f"{most:,} stored numbers do not fit the plan, whose modules have {asked:,} parameters")
@@ -135,10 +135,14 @@ def build_nested(palette: NestedPalette, fill: Fill, most: int, check: bool = Tr
     return Nested(anchor, palette.plan).eval()
 
 
-def _anchor(palette: Palette | NestedPalette, number: int, fill: Fill, check: bool) -> nn.Module:
-    """An anchor with its tensors: from where its name says, on this machine, or those stored."""
+def _anchor(
+    palette: Palette | NestedPalette, number: int, fill: Fill, check: bool, download: bool = False
+) -> nn.Module:
+    """An anchor with its tensors: from where its name says, on this machine unless `download`, or those stored."""
     spec, stored = palette.anchors[number], palette.stored[number]
-    name, weights = backbones.local(spec.backbone.name, "random" if stored else spec.backbone.weights)
+    name, weights = spec.backbone.name, "random" if stored else spec.backbone.weights
+    if not download:
+        name, weights = backbones.local(name, weights)
     here = replace(spec, backbone=replace(spec.backbone, name=name, weights=weights))
     return fill(number, build(here, check=False)) if stored else build(here, check)
 

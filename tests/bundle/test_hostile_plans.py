@@ -13,9 +13,9 @@ import tailor
 from bundle.made import spec_and_model
 from tailor import bundle
 from tailor.bundle.manifest import MOST_PLANS
-from tailor.bundle.strangers import DEEPEST, LARGEST, MOST_PARTS
 from tailor.errors import BundleError, PlanError, TailorError
 from tailor.pruning.layers import LayerPlan, apply_layers_
+from tailor.strangers import DEEPEST, LARGEST, MOST_PARTS
 from tailor.tracing import Cut, WidthPlan, cut_
 from tailor.tracing.widths.layout import parse
 from tailor.tracing.widths.plan import Recorded, Replay, Rescale, Setting, Slice

@@ -113,6 +113,18 @@ def test_a_moved_base_is_named(made, tmp_path):
     assert read_palette(tmp_path / "p", tmp_path / "elsewhere").base.facts == {"images": 2}
 
 
+def test_what_anchors_lack_here_is_fetched_with_leave_only(made, monkeypatch):
+    def absent(name, weights):
+        if weights == "pretrained":
+            raise ModelError(f"`{name}` is not on this machine")
+        return name, weights
+
+    monkeypatch.setattr(backbones, "local", absent)
+    with pytest.raises(ModelError, match="is not on this machine"):
+        read(made[0], "0")
+    assert read(made[0], "0", download=True).spec.backbone.name == "tailor_mini_ti"
+
+
 def edited(folder, file, change):
     raw = json.loads((folder / file).read_text())
     change(raw)

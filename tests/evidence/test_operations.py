@@ -28,14 +28,14 @@ def test_the_same_figure_each_time(name, tmp_path):
     assert DRAWN[name](tmp_path / "c.png").stat().st_size > 2000
 
 
-def test_the_bars_are_the_units():
+def test_the_bars_are_the_units(tmp_path):
     from matplotlib.figure import Figure
 
     kept = []
     original = Figure.savefig
     Figure.savefig = lambda self, *args, **kwargs: kept.append(self)
     try:
-        operations.operations(HYBRIDS, "any.png")
+        operations.operations(HYBRIDS, tmp_path / "any.png")
     finally:
         Figure.savefig = original
     for ax, hybrid in zip(kept[0].axes, HYBRIDS, strict=True):

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from tailor.errors import TrainingError
+from tailor.recipe import SCHEDULES
 from tailor.training import Recipe
 from tailor.training.optimizer import Average, decayed, make_optimizer, make_schedule
-from tailor.training.recipe import SCHEDULES
 
 
 def rates(recipe, steps=4):

@@ -107,3 +107,50 @@ def test_what_cannot_be_is_refused_by_functions_as_by_commands(adapted, photos, 
     with pytest.raises(TailorError, match="does not take images of 1 pixels"):
         tailor.adapt(Path(photos), image_size=1, out=tmp_path / "z", **NEW)
     assert not (tmp_path / "z" / "bundle.json").exists()
+
+
+def test_a_figure_is_not_written_over_what_is_there(adapted, photos, tmp_path):
+    (tmp_path / "confusion.png").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for out, says in (
+        (tmp_path, "exists"),
+        (tmp_path / "file", "is a file"),
+        (f"{photos}/train/red", "is what is read"),
+    ):
+        with pytest.raises(TailorError, match=says):
+            tailor.evaluate(adapted, photos, out=out, progress=None)
+    assert (tmp_path / "confusion.png").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert not (Path(photos) / "train" / "red" / "confusion.png").exists()
+    tailor.evaluate(adapted, photos, out=tmp_path, overwrite=True, progress=None)
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+
+
+def test_a_file_of_weights_is_an_input(adapted, photos, tmp_path):
+    weights = tmp_path / "run" / "w.safetensors"
+    weights.parent.mkdir()
+    weights.write_text("mine")
+    for verb in (
+        lambda out: tailor.adapt(photos, weights=str(weights), out=out, overwrite=True, **NEW),
+        lambda out: tailor.prune(adapted, weights=str(weights), method="isomorphic", macs="50%", out=out),
+        lambda out: tailor.merge(adapted, weights=str(weights), out=out, overwrite=True),
+        lambda out: tailor.evaluate(adapted, photos, weights=str(weights), out=out),
+    ):
+        with pytest.raises(UsageError, match="is what is read"):
+            verb(weights.parent)
+    assert weights.read_text() == "mine"
+
+
+def test_a_model_that_cannot_compute_is_a_sentence(adapted, photos, monkeypatch):
+    """Its plans fit one by one, and what they leave does not: as a bundle of a stranger may."""
+
+    def misfit(self, images):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)\nmore")
+
+    monkeypatch.setattr("timm.models.VisionTransformer.forward", misfit)
+    for use in (
+        lambda: tailor.evaluate(adapted, photos, progress=None),
+        lambda: tailor.predict(adapted, f"{photos}/test", progress=None),
+    ):
+        with pytest.raises(TailorError, match=r"cannot compute images of \d+ x \d+: mat1") as caught:
+            use()
+        assert "\n" not in caught.value.message

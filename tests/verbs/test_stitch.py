@@ -11,7 +11,8 @@ from tailor.bundle.live import restore_palette
 from tailor.bundle.palette import read_palette
 from tailor.errors import BundleError, PlanError, TailorError, UsageError
 from tailor.workflow import routes
-from tailor.workflow.pick import Wanted, choose
+from tailor.workflow.pick import choose
+from tailor.workflow.wanted import Wanted
 
 MODELS = "tailor_mini_ti,tailor_mini_s"
 

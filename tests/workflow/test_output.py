@@ -4,7 +4,9 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
+from threading import Barrier, Thread
 
 import pytest
 
@@ -12,6 +14,8 @@ from tailor.cli import main
 from tailor.errors import BundleError, DataError, UsageError
 from tailor.training import Interrupted, Recipe
 from tailor.workflow import output as module
+from tailor.workflow.destination import MARK, Destination
+from tailor.workflow.lock import locked
 from tailor.workflow.output import output
 from tailor.workflow.train import check_palette
 
@@ -35,7 +39,7 @@ def names(folder):
 
 
 def run(out, text="new", **flags):
-    with output(out, flags.pop("overwrite", False), flags.pop("resume", False), **flags) as found:
+    with output(Destination(out, **flags)) as found:
         put(found.folder, text)
         (found.folder / "metrics.jsonl").write_text(text)
         return found
@@ -118,7 +122,7 @@ def test_the_new_one_takes_the_place_and_what_no_run_left_stays(tmp_path):
     out = put(tmp_path / "b", "old", "notes.txt", "report.html")
     (out / "mine").mkdir()
     (out / "mine" / "data.bin").write_text("mine")
-    with output(out, True, False) as found:
+    with output(Destination(out, overwrite=True)) as found:
         assert found.folder != out and said(out) == "old"
         put(found.folder, "new")
         assert said(out) == "old"
@@ -130,21 +134,21 @@ def test_the_new_one_takes_the_place_and_what_no_run_left_stays(tmp_path):
 
 def test_a_run_that_fails_leaves_the_old_one(tmp_path):
     out = put(tmp_path / "b", "old")
-    with pytest.raises(DataError), output(out, True, False):
+    with pytest.raises(DataError), output(Destination(out, overwrite=True)):
         raise DataError("no images")
     assert said(out) == "old" and names(tmp_path) == ["b"]
-    with pytest.raises(DataError), output(tmp_path / "deep" / "fresh", False, False):
+    with pytest.raises(DataError), output(Destination(tmp_path / "deep" / "fresh")):
         raise DataError("no images")
     assert names(tmp_path) == ["b"]  # nothing is left of a folder that nothing was written to
 
 
 def test_an_interrupted_replacement_is_continued_beside_it(tmp_path):
     out = put(tmp_path / "b", "old", "notes.txt")
-    with pytest.raises(Interrupted), output(out, True, False) as found:
+    with pytest.raises(Interrupted), output(Destination(out, overwrite=True)) as found:
         (found.folder / "plan.json").write_text("begun")
         raise Interrupted("stopped by SIGINT")
     assert said(out) == "old" and names(tmp_path) == [".b.partial", "b"]
-    with output(out, False, True) as found:
+    with output(Destination(out, resume=True)) as found:
         assert found.folder == tmp_path / ".b.partial" and (found.folder / "plan.json").read_text() == "begun"
         put(found.folder, "new")
     assert said(out) == "new" and names(out) == ["bundle.json", "notes.txt", "plan.json", "tensors.safetensors"]
@@ -154,20 +158,21 @@ def test_an_interrupted_replacement_is_continued_beside_it(tmp_path):
 def test_starting_anew_forgets_what_was_begun_beside_it(tmp_path):
     out = put(tmp_path / "b", "old")
     (tmp_path / ".b.partial").mkdir()
-    (tmp_path / ".b.partial" / "plan.json").write_text("begun")
-    with output(out, True, False) as found:
-        assert names(found.folder) == []
+    for name in (MARK, "plan.json"):
+        (tmp_path / ".b.partial" / name).write_text("begun")
+    with output(Destination(out, overwrite=True)) as found:
+        assert names(found.folder) == [MARK]
         put(found.folder, "new")
     assert said(out) == "new"
 
 
 def test_without_anything_to_replace_a_run_goes_on_in_its_own_folder(tmp_path):
-    with pytest.raises(Interrupted), output(tmp_path / "b", False, False) as found:
+    with pytest.raises(Interrupted), output(Destination(tmp_path / "b")) as found:
         (found.folder / "plan.json").write_text("begun")
         raise Interrupted("stopped by SIGINT")
-    with output(tmp_path / "b", False, True) as found:
+    with output(Destination(tmp_path / "b", resume=True)) as found:
         assert found.folder == tmp_path / "b" and names(found.folder) == ["plan.json"]
-    with output(tmp_path / "nothing", False, True) as found:
+    with output(Destination(tmp_path / "nothing", resume=True)) as found:
         assert names(found.folder) == []
 
 
@@ -189,7 +194,7 @@ def test_killed_at_any_rename_nothing_is_lost_and_the_next_run_puts_it_right(tmp
         if count == number:
             raise Killed
 
-    with pytest.raises(Killed), output(out, True, False) as found:
+    with pytest.raises(Killed), output(Destination(out, overwrite=True)) as found:
         put(found.folder, "new")
         monkeypatch.setattr(os, "replace", deadly)
     monkeypatch.setattr(os, "replace", real)
@@ -197,7 +202,7 @@ def test_killed_at_any_rename_nothing_is_lost_and_the_next_run_puts_it_right(tmp
     assert "new" in somewhere.values()  # the old one goes only when the new one has its place
     if not out.exists():
         assert somewhere[".b.old"] == "old"
-    with output(out, False, True) as found:
+    with output(Destination(out, resume=True)) as found:
         assert said(found.folder) == "new"
     assert said(out) == "new" and (out / "notes.txt").read_text() == "mine: notes.txt"
     assert names(tmp_path) == ["b"]
@@ -205,26 +210,109 @@ def test_killed_at_any_rename_nothing_is_lost_and_the_next_run_puts_it_right(tmp
 
 def test_killed_between_the_renames_a_plain_run_is_refused_as_before(tmp_path, monkeypatch):
     out = put(tmp_path / "b", "old", "notes.txt")
+    (out / MARK).touch()
     os.replace(out, tmp_path / ".b.old")
-    put(tmp_path / ".b.partial", "new")
+    put(tmp_path / ".b.partial", "new", MARK)
     with pytest.raises(BundleError, match="exists and is not empty"):
         run(out)
-    assert said(out) == "old" and (out / "notes.txt").exists()
+    assert said(out) == "old" and (out / "notes.txt").exists() and not (out / MARK).exists()
+
+
+@pytest.mark.parametrize("given", [".b.partial", ".b.old"])
+def test_a_folder_of_somebody_s_own_is_not_emptied_on_the_way(tmp_path, given):
+    """Whatever it is called: its README would pass for a run's."""
+    out = put(tmp_path / "b", "old")
+    (tmp_path / given).mkdir()
+    (tmp_path / given / "README.md").write_text("mine")
+    with pytest.raises(BundleError, match="is in the way"):
+        run(out, overwrite=True)
+    run(tmp_path / "b", "again", resume=True)
+    assert said(out) == "again" and (tmp_path / given / "README.md").read_text() == "mine"
+
+
+HOLD = """
+import fcntl, json, socket, os, sys, time
+handle = open(sys.argv[1], "w")
+fcntl.flock(handle, fcntl.LOCK_EX)
+json.dump({"host": socket.gethostname(), "pid": os.getpid()}, handle, )
+handle.flush()
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 def test_one_writer_at_a_time(tmp_path):
     out, lock = tmp_path / "b", tmp_path / ".b.lock"
-    other = subprocess.Popen(["sleep", "60"])
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE)
     try:
-        lock.write_text(json.dumps({"host": socket.gethostname(), "pid": other.pid}))
+        assert other.stdout.readline() == b"held\n"
         with pytest.raises(BundleError, match=f"another run is writing to `.*b`: process {other.pid} on") as caught:
             run(out)
         assert str(lock) in caught.value.hint and names(tmp_path) == [".b.lock"]
     finally:
         other.kill()
-        other.wait()
+        other.communicate()
     run(out)  # its writer is dead: the lock is taken over
     assert said(out) == "new" and names(tmp_path) == ["b"]
+
+
+def test_of_several_that_take_a_dead_one_s_lock_over_at_once_one_gets_it(tmp_path):
+    """Threads of one process too: its own number in the file says nothing of who has it."""
+    for text in ("", json.dumps({"host": socket.gethostname(), "pid": os.getpid()})):
+        (tmp_path / ".b.lock").write_text(text)
+        start, done, told = Barrier(6), Barrier(6), []
+
+        def take(start=start, done=done, told=told):
+            start.wait()
+            try:
+                with locked(tmp_path / "b"):
+                    told.append("had it")
+                    done.wait()
+            except BundleError as error:
+                told.append(error.message)
+                done.wait()
+
+        threads = [Thread(target=take) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert told.count("had it") == 1 and sum("another run is writing" in one for one in told) == 5
+        assert names(tmp_path) == []
+
+
+def test_a_lock_that_is_no_file_is_a_sentence(tmp_path):
+    os.mkfifo(tmp_path / ".b.lock")
+    with pytest.raises(BundleError, match=r"`.*\.b\.lock` is no file"):
+        run(tmp_path / "b")
+
+
+def test_a_read_only_folder_around_the_output_is_said(tmp_path, monkeypatch):
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, _: str(path) != str(tmp_path))  # root may write everywhere
+    with pytest.raises(BundleError, match="is read-only") as caught:
+        run(tmp_path / "mounted")
+    assert caught.value.hint == f"write into the folder instead: `-o {tmp_path / 'mounted' / 'run'}`"
+    assert names(tmp_path) == ["mounted"]
+
+
+def test_where_nothing_is_there_to_be_resumed_a_line_says_so(tmp_path):
+    told = []
+    for folder in ("new", "new", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with output(Destination(tmp_path / folder, resume=True), told.append) as found:
+            put(found.folder, "new")
+    assert [event.text for event in told] == [
+        f"there is nothing to resume in `{tmp_path / name}`: starting anew" for name in ("new", "empty")
+    ]
+
+
+def test_the_hint_names_no_flag_that_the_verb_lacks(tmp_path):
+    put(tmp_path / "b", "old")
+    for resumes in (True, False):
+        with pytest.raises(BundleError) as caught:
+            Destination(tmp_path / "b", resumes=resumes).check()
+        assert ("--resume" in caught.value.hint) == resumes and "--overwrite" in caught.value.hint
 
 
 @pytest.mark.parametrize("held", ["", "{", "[]", '{"host": 3}', '{"host": "here", "pid": "x"}'])
@@ -241,7 +329,7 @@ def test_the_lock_of_another_machine_is_respected(tmp_path):
 
 
 def test_the_lock_is_held_while_the_run_lasts_and_says_who_has_it(tmp_path):
-    with output(tmp_path / "b", False, False):
+    with output(Destination(tmp_path / "b")):
         held = json.loads((tmp_path / ".b.lock").read_text())
         assert held == {"host": socket.gethostname(), "pid": os.getpid()}
     assert names(tmp_path) == ["b"]
@@ -276,8 +364,8 @@ def test_a_plan_is_trained_in_its_own_folder_and_survives_a_replacement(tmp_path
     assert said(out) == "new" and (out / "plan.json").read_text() == "planned"
     with pytest.raises(BundleError, match="holds a bundle already"):
         run(out, inside=True, inputs=(out,))
-    with output(out, True, False, inputs=(out,), inside=True) as found:
-        assert names(found.folder) == ["heatmap.png", "plan.json", "plan.safetensors"]
+    with output(Destination(out, overwrite=True, inputs=(out,), inside=True)) as found:
+        assert names(found.folder) == [MARK, "heatmap.png", "plan.json", "plan.safetensors"]
         put(found.folder, "newer")
     assert said(out) == "newer" and (out / "plan.json").read_text() == "planned" and names(tmp_path) == ["plan"]
 
@@ -290,7 +378,7 @@ class Told:
 
 def test_results_name_the_folder_that_they_will_be_in(tmp_path):
     out = put(tmp_path / "b", "old")
-    with output(out, True, False) as found:
+    with output(Destination(out, overwrite=True)) as found:
         put(found.folder, "new")
         told = found.settled(Told(str(found.folder), str(found.folder / "plan.json")))
         assert told == Told(str(out), str(out / "plan.json"))

@@ -6,6 +6,7 @@ of making one start differently and the start changes what a sensitivity pass se
 
 import textwrap
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 
 from tailor.backbones import bundled, packaged, walk, weights
 from tailor.errors import ModelError, nearest
+from tailor.hub import within_reach
 from tailor.inputs import Inputs
 
 TRIED = 1024
@@ -97,7 +99,9 @@ def _architecture(name: str, pretrained: bool, image_size: int | None) -> nn.Mod
             hint = "no such folder either; `tailor list models` prints every name"
         raise ModelError(f"unknown model `{name}`", hint=hint)
     try:
-        return _timm(name, pretrained, image_size)
+        asks = pretrained or name.startswith(("hf-hub:", "hf_hub:"))
+        with within_reach() if asks else nullcontext():
+            return _timm(name, pretrained, image_size)
     except ModelError:
         raise
     except Exception as error:

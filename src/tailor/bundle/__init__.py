@@ -1,11 +1,25 @@
 """Bundles: a model as a folder of ordinary files. Spec and digests in JSON, tensors in safetensors, nothing pickled."""
 
-from tailor.bundle.manifest import MANIFEST, Manifest
-from tailor.bundle.read import Bundle, base, blank, continued, load, load_all_, read, read_manifest, restore, summary
+from tailor.bundle.manifest import Manifest
+from tailor.bundle.read import (
+    MISFIT,
+    Bundle,
+    base,
+    blank,
+    continued,
+    load,
+    load_all_,
+    read,
+    read_manifest,
+    restore,
+    summary,
+)
 from tailor.bundle.write import prepare, state, write
+from tailor.run_folder import MANIFEST
 
 __all__ = [
     "MANIFEST",
+    "MISFIT",
     "Bundle",
     "Manifest",
     "base",

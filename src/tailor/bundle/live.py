@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from tailor.bundle.manifest import FORMAT, TENSORS, Manifest, pack
+from tailor.bundle.manifest import FORMAT, Manifest, pack
 from tailor.bundle.palette import Read, declared_of, load_base_, load_part_, read_palette, read_part
 from tailor.bundle.read import Bundle, read_tensors
-from tailor.bundle.strangers import AGAIN
 from tailor.bundle.write import state
 from tailor.errors import BundleError, PlanError
 from tailor.palette import (
@@ -25,12 +24,14 @@ from tailor.palette import (
     excerpt,
     routed,
 )
+from tailor.run_folder import TENSORS
 from tailor.spec import Spec
 from tailor.stitching.adapt import adapt_
 from tailor.stitching.nested import cut_out
 from tailor.stitching.picked import picked
 from tailor.stitching.route import route_plans
 from tailor.stitching.routed import Routed
+from tailor.strangers import AGAIN
 from tailor.surgery import changed, load_changed_
 from tailor.tuning.apply import cost
 
@@ -47,14 +48,17 @@ class Live:
     spec: Callable[[int], Spec]
 
 
-def live(found: Read, routes: Sequence[int] | None = None) -> Live:
-    """The palette's model, or that of some of its routes alone: then only what they cross is read and made."""
+def live(found: Read, routes: Sequence[int] | None = None, download: bool = False) -> Live:
+    """The palette's model, or that of some of its routes alone: then only what they cross is read and made.
+
+    With `download` what the anchors lack on this machine is fetched, else ModelError says what it is.
+    """
     chosen = tuple(routes if routes is not None else range(len(found.manifest.routes)))
-    return _LIVE[found.palette.kind](found, chosen)
+    return _LIVE[found.palette.kind](found, chosen, download)
 
 
-def _stitched(found: Read, routes: tuple[int, ...]) -> Live:
-    model, part = restore_palette(found, routes)
+def _stitched(found: Read, routes: tuple[int, ...], download: bool) -> Live:
+    model, part = restore_palette(found, routes, download)
     numbers = {number: at for at, number in enumerate(routes)}
     continuations = [part.continuation(i) for i in range(len(part.anchors))]
 
@@ -68,12 +72,12 @@ def _stitched(found: Read, routes: tuple[int, ...]) -> Live:
     return Live(model, numbers, lambda number: picked(model, part.tune, numbers[number]), spec)
 
 
-def _nested(found: Read, routes: tuple[int, ...]) -> Live:
+def _nested(found: Read, routes: tuple[int, ...], download: bool) -> Live:
     palette = found.palette
     assert isinstance(palette, NestedPalette)
     try:
         anchor = palette.anchors[0]
-        model = build_nested(palette, _filler(found, (0,)), _numbers(found.manifest.tensors))
+        model = build_nested(palette, _filler(found, (0,)), _numbers(found.manifest.tensors), download=download)
         load_changed_(model, read_tensors(found.path / TENSORS, found.manifest.tensors))
     except PlanError as error:
         raise BundleError(f"`{found.path}`: {error.message}", hint=error.hint) from None
@@ -86,7 +90,7 @@ def _nested(found: Read, routes: tuple[int, ...]) -> Live:
     return Live(model.eval(), numbers, lambda number: cut_out(model, palette.tune, number), spec)
 
 
-def _language(found: Read, routes: tuple[int, ...]) -> Live:
+def _language(found: Read, routes: tuple[int, ...], download: bool) -> Live:
     palette = found.palette
     assert isinstance(palette, LanguagePalette)
     model = build_language(palette)
@@ -104,7 +108,7 @@ def _language(found: Read, routes: tuple[int, ...]) -> Live:
     return Live(model.eval(), numbers, lambda number: picked(model, palette.tune, number), spec)
 
 
-_LIVE: dict[str, Callable[[Read, tuple[int, ...]], Live]] = {
+_LIVE: dict[str, Callable[[Read, tuple[int, ...], bool], Live]] = {
     "palette": _stitched,
     "nested": _nested,
     "language": _language,
@@ -112,7 +116,7 @@ _LIVE: dict[str, Callable[[Read, tuple[int, ...]], Live]] = {
 """How a palette of each kind comes to life."""
 
 
-def restore_palette(found: Read, routes: Sequence[int] | None = None) -> tuple[Routed, Palette]:
+def restore_palette(found: Read, routes: Sequence[int] | None = None, download: bool = False) -> tuple[Routed, Palette]:
     """The routed model of a stitched palette, or of these routes of it alone (in this order), and what it is then.
 
     Only tensors of what the routes cross are read, and only their anchors are made.
@@ -122,7 +126,7 @@ def restore_palette(found: Read, routes: Sequence[int] | None = None) -> tuple[R
     part = excerpt(palette, tuple(routes if routes is not None else range(len(palette.plan.routes))))
     try:
         _bounded(found, palette)
-        model = routed(part.palette, _filler(found, part.anchors))
+        model = routed(part.palette, _filler(found, part.anchors), download=download)
         own = [f"layers.{n}.{name}" for n, layer in enumerate(model.layers) for name in layer.state_dict()]
         wanted = {part.whole(name): name for name in own}
         starts = read_part(found.base_path, found.base, list(wanted))
@@ -156,11 +160,11 @@ def dearest(found: Read) -> int:
     return max(range(len(records)), key=lambda n: (records[n].deployed, records[n].macs))
 
 
-def route_bundle(path: Path, route: str | None) -> Bundle:
+def route_bundle(path: Path, route: str | None, download: bool = False) -> Bundle:
     """The route as the bundle that `pick` would write, in memory."""
     found = read_palette(path)
     number = dearest(found) if route is None else found.palette.plan.find(route)
-    made = live(found, (number,))
+    made = live(found, (number,), download)
     spec, tensors = made.spec(number), state(made.plain(number), complete=True)
     values, lists = pack(spec)
     record = found.manifest.routes[number]

@@ -16,15 +16,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from tailor.bundle import gaps
-from tailor.bundle.strangers import AGAIN
 from tailor.errors import BundleError, TailorError
 from tailor.settings import STRICT
 from tailor.spec import MOST_PIXELS, SPEC, Spec
+from tailor.strangers import AGAIN
 
 FORMAT = 2
 READS = (1, FORMAT)
 """The formats that are read; the last is written."""
-MANIFEST, TENSORS, CARD = "bundle.json", "tensors.safetensors", "README.md"
 LONGEST_LIST = 1000
 MOST_PLANS, LARGEST_SETTING = 256, 1 << 16
 INDEX_PREFIX = "plan:"

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from tailor import backbones
 from tailor.bundle.files import dumps, replacing, sha256, write_text
-from tailor.bundle.manifest import FORMAT, MANIFEST, TENSORS, File, sane
+from tailor.bundle.manifest import FORMAT, File, sane
 from tailor.bundle.read import check_files, read_raw, read_tensors, validated
-from tailor.bundle.strangers import AGAIN, read_json
 from tailor.errors import BundleError, PlanError
 from tailor.palette import (
     PALETTE,
@@ -28,10 +27,12 @@ from tailor.palette import (
     NestedPalette,
     Palette,
 )
+from tailor.run_folder import MANIFEST, TENSORS
 from tailor.settings import STRICT
 from tailor.spec import Spec
 from tailor.stitching.plan import Layer
 from tailor.stitching.routed import Routed
+from tailor.strangers import AGAIN, read_json
 from tailor.surgery import changed
 
 BASE, BASE_JSON = "base", "base.json"

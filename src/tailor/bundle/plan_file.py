@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from tailor.bundle.files import dumps, replacing, write_text
 from tailor.bundle.manifest import FORMAT, READS, pack, unpack
-from tailor.bundle.strangers import read_json
 from tailor.errors import BundleError
 from tailor.spec import Spec
+from tailor.strangers import read_json
 
 PLAN, LISTS = "plan.json", "plan.safetensors"
 

@@ -20,12 +20,13 @@ from tailor import backbones
 from tailor import build as builder
 from tailor.build import Opened
 from tailor.bundle.files import sha256
-from tailor.bundle.manifest import INDEX_PREFIX, MANIFEST, READS, TENSORS, File, Manifest, unpack
-from tailor.bundle.strangers import AGAIN, is_link, read_json
+from tailor.bundle.manifest import INDEX_PREFIX, READS, File, Manifest, unpack
 from tailor.errors import BundleError, PlanError
 from tailor.plans import PLANS
 from tailor.preprocessing import Interpolation
+from tailor.run_folder import MANIFEST, TENSORS
 from tailor.spec import BUNDLE, BackboneRef, Spec
+from tailor.strangers import AGAIN, is_link, read_json
 from tailor.surgery import load_changed_
 from tailor.tasks import Head
 
@@ -95,16 +96,17 @@ def of_palette(raw: Any) -> bool:
     return isinstance(raw, dict) and raw.get("kind") == PALETTE_KIND
 
 
-def read(path: Path, route: str | None = None) -> Bundle:
+def read(path: Path, route: str | None = None, download: bool = False) -> Bundle:
     """The bundle in folder `path`, every file checked against its digest.
 
-    Of a palette it is the `route` of that name, merged, by default the dearest that is deployed.
+    Of a palette it is the `route` of that name, merged, by default the dearest that is deployed; `download` allows to
+    fetch what its anchors lack on this machine.
     """
     path = Path(path)
     if (path / MANIFEST).is_file() and of_palette(read_raw(path)):
         from tailor.bundle.live import route_bundle  # it is read by the functions here
 
-        return route_bundle(path, route)
+        return route_bundle(path, route, download)
     if route is not None:
         raise BundleError(f"`{path}` is one model and has no routes", hint="leave `--route` out")
     manifest = read_manifest(path)
@@ -264,7 +266,7 @@ def load(path: str | Path, weights: str | None = None, download: bool = False) -
 
     `weights` names a moved checkpoint file; `download` allows to fetch the backbone's, which is refused without it.
     """
-    return restore(read(Path(path)), weights, download)
+    return restore(read(Path(path), download=download), weights, download)
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:

@@ -15,58 +15,11 @@ from torch import Tensor, nn
 
 from tailor.bundle.card import card
 from tailor.bundle.files import PARTIAL, dumps, replacing, sha256, write_text
-from tailor.bundle.manifest import CARD, FORMAT, MANIFEST, TENSORS, File, Manifest, pack
+from tailor.bundle.manifest import FORMAT, File, Manifest, pack
 from tailor.errors import BundleError
+from tailor.run_folder import CARD, MANIFEST, RUN_FILES, TENSORS, check_folder, check_free
 from tailor.spec import Spec
 from tailor.surgery import changed
-
-RUN_FILES = (
-    MANIFEST,
-    TENSORS,
-    CARD,
-    "plan.json",
-    "plan.safetensors",
-    "metrics.jsonl",
-    "config.yaml",
-    "report.html",
-    "data.json",
-    "sensitivity.safetensors",
-    "heatmap.png",
-    "layers.png",
-    "tsne.png",
-    "history.png",
-    "operations.png",
-    "decided.safetensors",
-    "checkpoints",
-    "supernet",
-    "steps",
-    "base",
-    "stitch.json",
-    "sizes.json",
-    "answers.jsonl",
-    "palette.png",
-)
-"""Everything a run may leave in its folder, `bundle.json` first: what `--overwrite` replaces, and nothing else."""
-
-PLANNED = ("plan.json", "plan.safetensors", "sensitivity.safetensors", "heatmap.png")
-_ANYONES = (
-    CARD,
-    "config.yaml",
-    "report.html",
-    "data.json",
-    "checkpoints",
-    "steps",
-    "supernet",
-    "base",
-    "sizes.json",
-    "answers.jsonl",
-    "layers.png",
-    "tsne.png",
-    "history.png",
-    "operations.png",
-    "palette.png",
-)
-"""Names that a folder of other work may hold: they are removed only beside what no one else writes."""
 
 
 def prepare(out: Path, resume: bool = False, planned: bool = False) -> Path:
@@ -75,14 +28,9 @@ def prepare(out: Path, resume: bool = False, planned: bool = False) -> Path:
     BundleError where it holds something else and `resume` is not set, or where it cannot be written.
     """
     try:
-        if out.exists() and not out.is_dir():
-            raise BundleError(f"`{out}` is a file, not a folder", hint="choose another `-o` folder")
-        held = out.is_dir() and ((out / MANIFEST).exists() if planned else any(out.iterdir()))
-        if held and not resume:
-            raise BundleError(
-                f"`{out}` holds a bundle already" if planned else f"`{out}` exists and is not empty",
-                hint="choose another `-o` folder, add `--overwrite`, or continue it with `--resume`",
-            )
+        check_folder(out)
+        if not resume:
+            check_free(out, planned)
         _sweep(out)
         out.mkdir(parents=True, exist_ok=True)
         probe = out / f".write-probe-{os.getpid()}"
@@ -98,19 +46,6 @@ def _sweep(out: Path) -> None:
     for name in RUN_FILES:
         for half in out.glob(f".{name}.*{PARTIAL}"):
             half.unlink()
-
-
-def check_ours(out: Path) -> list[str]:
-    """Which files of a run the folder holds; BundleError where they may be somebody else's."""
-    present = [name for name in RUN_FILES if os.path.lexists(out / name)]
-    if (out / "base.json").is_file() and MANIFEST not in present:
-        raise BundleError(f"`{out}` is a base that palettes need", hint="choose another `-o` folder")
-    if present and all(name in _ANYONES for name in present) and not (out / "steps" / "1").exists():
-        raise BundleError(
-            f"`{out}` holds `{present[0]}`, and nothing that shows a run left it there",
-            hint="choose another `-o` folder",
-        )
-    return present
 
 
 def state(model: nn.Module, complete: bool) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tailor import bundle
 from tailor.data.images import read_image
 from tailor.data.transforms import eval_transform
-from tailor.errors import DataError
+from tailor.errors import BundleError, DataError
 from tailor.events import Event, Tell, silent
 from tailor.tasks import task_of
 from tailor.training import processes_here
@@ -56,7 +56,8 @@ class Predictor:
         download: bool = False,
         route: str | None = None,
     ) -> None:
-        loaded = bundle.read(Path(path), route)
+        self.path = Path(path)
+        loaded = bundle.read(self.path, route, download)
         self.spec, self.top = loaded.spec, top
         self.task = task_of(self.spec.head)
         self.device = processes_here().device
@@ -104,7 +105,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _predicted(self, names: Sequence[str], tensors: list[Tensor], pictures: Path | None = None) -> list[Prediction]:
-        output = self.model(torch.stack(tensors).to(self.device))
+        output = computed(self.model, torch.stack(tensors).to(self.device), self.path)
         found = self.task.decode(output, self.spec.head, self.top)
         if pictures is not None:
             drawn = self.task.draw(output, self.spec.head, [read_image(name) for name in names])  # type: ignore[attr-defined]
@@ -121,6 +122,22 @@ def _saved(drawn: dict[str, Image.Image], folder: Path, name: str) -> dict[str, 
     for kind, picture in drawn.items():
         picture.save(paths[kind])
     return {kind: str(path) for kind, path in paths.items()}
+
+
+def computed(model: torch.nn.Module, images: Tensor, path: Path) -> Any:
+    """What the bundle's model makes of images (B, C, H, W); BundleError where its layers do not fit each other.
+
+    Plans are checked one by one when a bundle is read; that what they leave can be computed shows here.
+    """
+    try:
+        return model(images)
+    except bundle.MISFIT as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        size = " x ".join(map(str, images.shape[-2:]))
+        raise BundleError(
+            f"the model of `{path}` cannot compute images of {size}: {reason}",
+            hint="the bundle is damaged or was edited by hand; make or copy it again",
+        ) from error
 
 
 def opened(picture: Picture) -> Image.Image:
@@ -146,7 +163,7 @@ def load(
     `transform` makes an input (3, H, W) of an RGB image; `weights` names a moved checkpoint file; without `download`
     what the backbone lacks on this machine is named and not fetched. Of a palette it is the `route` of that name.
     """
-    loaded = bundle.read(Path(path), route)
+    loaded = bundle.read(Path(path), route, download)
     model = bundle.restore(loaded, weights, download)
     # Not as attributes of the module's own kind: they are no part of what it computes or stores.
     model.__dict__["classes"] = loaded.spec.head.classes

@@ -6,6 +6,7 @@ Colours are those of Okabe and Ito (2008), which colour-blind readers can tell a
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -61,10 +62,12 @@ def save(figure: Figure, out: Path | str) -> Path:
         raise UsageError(f"cannot draw to `{path.name}`: its suffix names no format", hint="end it in `.png` or `.svg`")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        drawn = BytesIO()
         with literal(), rc_context({"svg.hashsalt": "tailor"}):
             for text in figure.findobj(Text):
                 text.set_parse_math(False)
-            figure.savefig(path, metadata=metadata)
+            figure.savefig(drawn, format=path.suffix[1:], metadata=metadata)
+        path.write_bytes(drawn.getbuffer())
     except OSError as error:
         raise UsageError(
             f"cannot write `{path}`: {error.strerror or error}", hint="give a path in a writable folder"

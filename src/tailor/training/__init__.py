@@ -1,11 +1,11 @@
 """How trainable tensors are trained: recipe, engine, checkpoints, metrics. Knows nothing of data, plans or bundles."""
 
+from tailor.recipe import Distil, Recipe, read_recipe, retraining
 from tailor.training.engine import Progress, Result, fit
 from tailor.training.features import Features, collect, head_only
 from tailor.training.metrics import evaluate, evaluate_each
 from tailor.training.objective import Batch, Share, Step, supervised
-from tailor.training.processes import Interrupted, processes_here
-from tailor.training.recipe import Distil, Recipe, read_recipe, retraining
+from tailor.training.processes import Interrupted, by_main, processes_here
 from tailor.training.teacher import Teacher
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Share",
     "Step",
     "Teacher",
+    "by_main",
     "collect",
     "evaluate",
     "evaluate_each",

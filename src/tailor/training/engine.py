@@ -17,13 +17,13 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from tailor.errors import TrainingError
+from tailor.recipe import Recipe
 from tailor.surgery import changed, load_changed_, trainable
 from tailor.tasks import Task
 from tailor.training import checkpoint
 from tailor.training.objective import Batch, Step, supervised
 from tailor.training.optimizer import Groups, decayed
 from tailor.training.processes import Interrupted, Stop, first, processes_here, same_, seed_, stopping
-from tailor.training.recipe import Recipe
 from tailor.training.teacher import Teacher
 from tailor.training.update import Updater
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tailor.backbones.distilled import both_heads
 from tailor.errors import TrainingError
+from tailor.recipe import Recipe
 from tailor.tasks import Task
-from tailor.training.recipe import Recipe
 from tailor.training.teacher import Teacher, apart, entering_classifier
 
 

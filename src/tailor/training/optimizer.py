@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tailor.errors import TrainingError
+from tailor.recipe import Recipe
 from tailor.surgery import trainable
-from tailor.training.recipe import Recipe
 
 Groups = list[dict[str, Any]]
 

@@ -7,18 +7,21 @@ size, it cannot take a process without images or one that left a parameter unuse
 import atexit
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, parse_flag_from_env, reduce
+from accelerate.utils import broadcast, broadcast_object_list, parse_flag_from_env, reduce
 from torch import Tensor, nn
 
-from tailor.errors import TrainingError
+from tailor.errors import TailorError, TrainingError
+
+T = TypeVar("T")
 
 
 class Interrupted(TrainingError):  # noqa: N818  # not an error of the user
@@ -44,6 +47,36 @@ def _leave() -> None:
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def by_main(work: Callable[[], T]) -> T:
+    """What `work` returns in the main process, in every process; where it raises there, all of them raise.
+
+    A barrier that one process never reaches would keep the others until they are killed.
+    """
+    state = processes_here()
+    if state.num_processes == 1:
+        return work()
+    told: list[Any] = [None, None]
+    own: BaseException | None = None
+    if state.is_main_process:
+        try:
+            told[0] = work()
+        except BaseException as error:
+            own, told[1] = error, _told(error)
+    broadcast_object_list(told)
+    if own is not None:
+        raise own
+    if told[1] is not None:
+        raise told[1]
+    return told[0]  # type: ignore[no-any-return]
+
+
+def _told(error: BaseException) -> TailorError:
+    """The error as the others can raise it."""
+    if isinstance(error, TailorError):
+        return type(error)(error.message, error.hint)
+    return TrainingError(f"the main process stopped: {type(error).__name__}", hint="see what it says")
 
 
 @dataclass

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailor.errors import TrainingError
+from tailor.recipe import Recipe
 from tailor.surgery import changed, load_changed_, running_statistics, trainable
 from tailor.training.checkpoint import load_optimizer_, optimizer_tensors
 from tailor.training.objective import Batch, Share, Step, mix, place
 from tailor.training.optimizer import Average, Groups, make_optimizer, make_schedule
 from tailor.training.processes import mean_, seed_, sum_gradients_, total
-from tailor.training.recipe import Recipe
 
 UPDATE, MIX = 2, 3  # what a random stream is for
 NAMED = 8  # file names in a message

@@ -7,7 +7,9 @@ from typing import Any, Literal
 from tailor import tasks
 from tailor.errors import UsageError
 from tailor.events import Tell
+from tailor.recipe import recipe_of
 from tailor.workflow import planners
+from tailor.workflow.destination import Destination, weights_file
 from tailor.workflow.names import named_model
 from tailor.workflow.records import Trained
 from tailor.workflow.telling import SHOWN, told
@@ -83,14 +85,27 @@ def adapt(
     if init is not None and (model is not None or len(names) > 1 or parts or plan_only):
         raise UsageError("`--init` goes on with a bundle as it is", hint="leave `--model` and other methods out")
     name = named_model(str(model or init or ""))
+    given = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    training = recipe_of(recipe, seed, **given)
+    read = (data, model, init, teacher, weights_file(weights))
+    places = {
+        (part, method): Destination(
+            Path(out).joinpath(*[part] * (len(parts) > 1), *[method] * (len(names) > 1)),
+            overwrite,
+            resume,
+            (*read, getattr(planner, "scores", None)),
+        )
+        for part in parts or ("",)
+        for method, planner in chosen.items()
+    }
+    for place in places.values():
+        place.check()
     with told(progress) as tell:
         from tailor.workflow.adapt import Request
         from tailor.workflow.adapt import adapt as carry_out
         from tailor.workflow.place import placed, trackers_of
-        from tailor.workflow.train import recipe_of
 
-        given = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
-        training, trackers = recipe_of(recipe, seed, **given), trackers_of(log_with)
+        trackers = trackers_of(log_with)
         with placed(device):
             request = Request(
                 planners=chosen,
@@ -104,13 +119,12 @@ def adapt(
                 init=None if init is None else str(init),
                 recipe=training,
                 given=given,
-                folder=Path(out),
+                places=places,
                 plan_only=plan_only,
                 teacher=None if teacher is None else str(teacher),
                 corrupt=corrupt,
                 workers=workers,
                 resume=resume,
-                overwrite=overwrite,
                 trackers=trackers,
                 tell=tell,
             )

@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.events import Tell
+from tailor.run_folder import check_folder
+from tailor.workflow.destination import check_apart, check_new, weights_file
 from tailor.workflow.telling import SHOWN, told
+
+FIGURE = "confusion.png"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ def evaluate(
     download: bool = False,
     corrupt: Literal["skip", "fail"] = "skip",
     device: str | None = None,
+    overwrite: bool = False,
     seed: int = 0,
     progress: Tell | None = SHOWN,
 ) -> Evaluation:
@@ -54,16 +59,23 @@ def evaluate(
         download: whether what the bundle's backbone lacks on this machine may be fetched.
         corrupt: what to do with images that cannot be read.
         device: `cpu`, `cuda`, `mps`.
+        overwrite: replace the `confusion.png` in `out`.
         seed: of what the source itself divides.
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
     """
+    figure = None if out is None else Path(out) / FIGURE
+    if figure is not None:
+        read = (path, data, weights_file(weights))
+        check_apart(figure.parent, read)
+        check_folder(figure.parent)
+        check_new(figure, overwrite, read)
     with told(progress) as tell:
         from tailor.workflow.evaluate import measured
         from tailor.workflow.place import placed
 
         with placed(device):
             metric, figures, split, worst = measured(
-                Path(path), route, str(data), None if out is None else Path(out), weights, download, corrupt, seed, tell
+                Path(path), route, str(data), figure, weights, download, corrupt, seed, tell
             )
     n = int(figures.pop("n"))
     return Evaluation(metric, figures, n, split, str(path), tuple(worst))

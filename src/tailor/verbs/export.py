@@ -5,7 +5,10 @@ from pathlib import Path
 
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
+from tailor.workflow.destination import check_new, weights_file
 from tailor.workflow.telling import SHOWN, told
+
+FORMATS = (".onnx", ".pt2", ".peft")
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ def export(
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
     """
     target = Path(out)
-    if target.exists() and not overwrite:
-        raise UsageError(f"`{target}` exists", hint="choose another `-o`, or add `--overwrite`")
+    if target.suffix not in FORMATS:
+        raise UsageError(
+            f"cannot export to `{target.name}`: its suffix names no format", hint="end it in `.onnx`, `.pt2` or `.peft`"
+        )
+    check_new(target, overwrite, (path, data, weights_file(weights)))
     with told(progress) as tell:
         from tailor.workflow.export import exported
-        from tailor.workflow.output import check_apart
 
-        check_apart(target, (path, data))
         tell(Event("exporting", 0, 1, target.suffix))
         made = exported(
             Path(path),

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
+from tailor.recipe import recipe_of
+from tailor.workflow.destination import Destination, weights_file
 from tailor.workflow.records import Trained
 from tailor.workflow.telling import SHOWN, told
 
@@ -53,6 +55,12 @@ def fit(
     """
     if not data:
         raise UsageError("no data was named", hint="add `--data DATA`, for instance a folder of class folders")
+    training = {key: value for key, value in (recipe or {}).items() if key != "seed"}  # which may be the plan's
+    recipe_of(training, seed or 0, epochs=epochs, lr=lr, batch_size=batch_size)  # refuses what means nothing
+    home = Path(plan) if Path(plan).is_dir() else Path(plan).parent
+    inside = Path(out).resolve() == home.resolve()
+    wanted = Destination(out, overwrite, resume, (plan, data, teacher, weights_file(weights)), inside)
+    wanted.check()
     with told(progress) as tell:
         from tailor import bundle
         from tailor.workflow.fit import Request
@@ -61,11 +69,9 @@ def fit(
         from tailor.workflow.place import placed, trackers_of
         from tailor.workflow.train import finished
 
-        home = Path(plan) if Path(plan).is_dir() else Path(plan).parent
-        inside = Path(out).resolve() == home.resolve()
         given = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
         trackers = trackers_of(log_with)
-        with placed(device), output(out, overwrite, resume, (plan, data, teacher), inside) as place:
+        with placed(device), output(wanted, tell) as place:
             if resume and (place.folder / bundle.MANIFEST).is_file():
                 made = place.settled(finished(place.folder, given=given))
                 tell(Event("done", text=f"`{out}` is finished already"))

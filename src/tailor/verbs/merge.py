@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailor.events import Tell
+from tailor.workflow.destination import Destination, weights_file
 from tailor.workflow.telling import SHOWN, told
 
 
@@ -35,13 +36,15 @@ def merge(
         overwrite: replace what an earlier run left in `out`.
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
     """
+    wanted = Destination(out, overwrite, inputs=(path, weights_file(weights)), resumes=False)
+    wanted.check()
     with told(progress):
         from tailor import bundle
         from tailor.workflow.opened import merged, open_bundle
         from tailor.workflow.output import output
         from tailor.workflow.train import bundle_bytes, write_bundle
 
-        with output(out, overwrite, False, (path,)) as place:
+        with output(wanted) as place:
             opened = merged(open_bundle(path, weights, download))
             manifest = bundle.read_manifest(Path(path))
             facts = {**manifest.provenance, "merged_from": Path(path).name}

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from tailor.events import Tell
+from tailor.workflow.destination import Destination
 from tailor.workflow.records import Picked
 from tailor.workflow.telling import SHOWN, told
+from tailor.workflow.wanted import Wanted
 
 
 def pick(
@@ -32,13 +34,14 @@ def pick(
         overwrite: replace what an earlier run left in `out`.
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
     """
+    wanted = Wanted(route, macs, latency, accuracy)
+    wanted.check()
+    place = Destination(out, overwrite, inputs=(path, base), resumes=False)
+    place.check()
     with told(progress) as tell:
         from tailor.workflow.output import output
-        from tailor.workflow.pick import Wanted
         from tailor.workflow.pick import pick as carry_out
 
-        wanted = Wanted(route, macs, latency, accuracy)
-        wanted.check()
-        with output(out, overwrite, False, (path, base)) as place:
-            made = carry_out(Path(path), wanted, None if base is None else Path(base), place.folder, tell)
-            return place.settled(made)  # type: ignore[no-any-return]
+        with output(place) as found:
+            made = carry_out(Path(path), wanted, None if base is None else Path(base), found.folder, tell)
+            return found.settled(made)  # type: ignore[no-any-return]

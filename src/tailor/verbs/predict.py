@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tailor.errors import DataError, UsageError, nearest
 from tailor.events import Tell
+from tailor.workflow.destination import check_apart, weights_file
 from tailor.workflow.telling import SHOWN, told
 
 if TYPE_CHECKING:
@@ -63,11 +64,10 @@ def predict(
     found = images_in(tuple(map(str, files)))
     with told(progress) as tell:
         from tailor.deploy.predictor import Predictor
-        from tailor.workflow.output import check_apart
         from tailor.workflow.place import placed
 
         if out is not None:
-            check_apart(Path(out), (path, *found))
+            check_apart(Path(out), (path, *found, weights_file(weights)))
         with placed(device):
             made = []
             predictor = Predictor(path, weights, top_k, download, route)

@@ -7,7 +7,9 @@ from typing import Any, Literal, get_args
 from tailor import tasks
 from tailor.errors import UsageError, nearest
 from tailor.events import Event, Tell
+from tailor.recipe import recipe_of
 from tailor.workflow import planners
+from tailor.workflow.destination import Destination, weights_file
 from tailor.workflow.names import is_bundle, named_model
 from tailor.workflow.records import Pruned
 from tailor.workflow.telling import SHOWN, told
@@ -82,6 +84,9 @@ def prune(
     trains = train or ("full" if planner.adapters == "merge" else "tunes")
     _check(planner, place, data, retrain, train, classifier, image_size)
     flags = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "teacher": teacher}
+    training = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
+    wanted = Destination(out, overwrite, resume, (place, data, teacher, weights_file(weights)))
+    wanted.check()
     idle = retrain == "none" and (planner.steps == 1 or not planner.recovers)
     with told(progress) as tell:
         given = [f"`--{flag.replace('_', '-')} {value}`" for flag, value in flags.items() if value is not None]
@@ -92,10 +97,8 @@ def prune(
         from tailor.workflow.place import placed
         from tailor.workflow.prune import Request
         from tailor.workflow.steps import carry_out
-        from tailor.workflow.train import recipe_of
 
-        training = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
-        with placed(device), output(out, overwrite, resume, (place, data, teacher)) as found:
+        with placed(device), output(wanted, tell) as found:
             request = Request(
                 name=place,
                 folder=found.folder,

@@ -8,6 +8,9 @@ from typing import Any, Literal
 from tailor import tasks
 from tailor.errors import UsageError
 from tailor.events import Tell
+from tailor.recipe import recipe_of
+from tailor.stitching.language.settings import INTERVALS, RECIPE
+from tailor.workflow.destination import Destination, weights_file
 from tailor.workflow.records import Stitched
 from tailor.workflow.telling import SHOWN, told
 
@@ -90,15 +93,18 @@ def stitch(
     if base is not None and Path(base).resolve() == Path(out).resolve():
         raise UsageError("the palette and its base cannot be one folder", hint="name another `--base`")
     tasks.check(task)
+    flags = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    language = str(data).endswith((".json", ".jsonl"))
+    training = recipe_of({**(RECIPE if language else {}), **(recipe or {})}, seed, **flags)
+    wanted = Destination(out, overwrite, resume, (data, base, *names, weights_file(weights)))
+    wanted.check()
     with told(progress) as tell:
         from tailor.stitching.adapt import Adapt
         from tailor.stitching.sampler import Sampling
         from tailor.stitching.space import Space
         from tailor.workflow.output import output
         from tailor.workflow.place import placed
-        from tailor.workflow.train import recipe_of
 
-        flags = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
         biases = () if ssb == "none" else tuple(part.strip() for part in ssb.split(",") if part.strip())
         common: dict[str, Any] = {
             "samples": samples,
@@ -109,12 +115,10 @@ def stitch(
         images: dict[str, Any] = {"task": task, "weights": weights, "image_size": image_size, "corrupt": corrupt}
         carry_out: Callable[[Any], Any]
         request: Callable[..., Any]
-        if str(data).endswith((".json", ".jsonl")):
-            from tailor.workflow.language import INTERVALS, USUAL
+        if language:
             from tailor.workflow.language import Request as Language
             from tailor.workflow.language import stitch_language as carry_out
 
-            training = recipe_of({**USUAL, **(recipe or {})}, seed, **flags)
             adapt = Adapt(ranks=_ranks(ranks) or (16,) * len(names), biases=biases)
             sampling = Sampling(intervals=INTERVALS if intervals == 15 else intervals)
             common |= {"longest": longest, "packing": packing, "adapt": adapt, "sampling": sampling}
@@ -124,7 +128,6 @@ def stitch(
             from tailor.workflow.nested import nested as carry_out
 
             common |= images | {"sizes": intervals, "rank": (_ranks(ranks) or (8,))[0], "workers": workers}
-            training = recipe_of(recipe, seed, **flags)
             request = partial(Sizes, data=str(data), model=names[0], recipe=training, **common)
         else:
             from tailor.workflow.stitch import Request as Routes
@@ -139,9 +142,8 @@ def stitch(
                 "teacher": mode != "sn-net",
             }
             own |= {"distil": 0.5, "base": None if base is None else Path(base), "workers": workers}
-            training = recipe_of(recipe, seed, **flags)
             request = partial(Routes, data=str(data), models=names, recipe=training, **common, **images, **own)
-        with placed(device), output(out, overwrite, resume, (data, base, *names)) as found:
+        with placed(device), output(wanted, tell) as found:
             return found.settled(carry_out(request(folder=found.folder)))  # type: ignore[no-any-return]
 
 

@@ -21,6 +21,7 @@ from tailor.workflow import planners
 from tailor.workflow.budgets import backbone_parameters
 from tailor.workflow.context import Context, Run
 from tailor.workflow.data import Corrupt, divided, open_checked
+from tailor.workflow.destination import Destination
 from tailor.workflow.names import is_bundle
 from tailor.workflow.opened import headed, open_bundle, with_head
 from tailor.workflow.output import output
@@ -31,7 +32,10 @@ from tailor.workflow.train import finished, train_
 
 @dataclass(frozen=True)
 class Request:
-    """What `adapt` was asked for: which planners (by the method's name), of what, on what, and how to train."""
+    """What `adapt` was asked for: which planners (by the method's name), of what, on what, and how to train.
+
+    `places` are the destinations by decoder (the task's own under no name) and method.
+    """
 
     planners: Mapping[str, Any]
     data: str
@@ -44,13 +48,12 @@ class Request:
     init: str | None
     recipe: Recipe
     given: Mapping[str, Any]
-    folder: Path
+    places: Mapping[tuple[str, str], Destination]
     plan_only: bool
     teacher: str | None
     corrupt: Corrupt
     workers: int
     resume: bool
-    overwrite: bool
     trackers: tuple[str, ...]
     tell: Tell
 
@@ -66,28 +69,12 @@ class Request:
         planner = {k: v for k, v in planners.asked(self.planners[method]).items() if k != "scores"}
         return {**planner, "data": images.name, "method": method, "seed": self.recipe.seed}
 
-    def folder_of(self, decoder: str, method: str) -> Path:
-        """Where a method's bundle goes."""
-        below = [decoder] if len(self.decoders) > 1 else []
-        return self.folder.joinpath(*below, *([method] if len(self.planners) > 1 else []))
-
 
 def adapt(request: Request) -> list[Trained]:
-    """The bundles, one a method: in `folder`, or, where there are several, in `folder`/METHOD."""
+    """The bundles, one for each of `places`."""
     seed, tell = request.recipe.seed, request.tell
     with ExitStack() as stack:
-        places = {
-            (decoder, method): stack.enter_context(
-                output(
-                    request.folder_of(decoder, method),
-                    request.overwrite,
-                    request.resume,
-                    (request.data, request.model, request.init, request.teacher, getattr(planner, "scores", None)),
-                )
-            )
-            for decoder in request.decoders or ("",)
-            for method, planner in request.planners.items()
-        }
+        places = {key: stack.enter_context(output(wanted, tell)) for key, wanted in request.places.items()}
         kind = task_for("", request.task).targets if request.task else None
         checked = open_checked(request.data, seed=seed, corrupt=request.corrupt, tell=tell, kind=kind)
         images = divided(checked, seed, tell)

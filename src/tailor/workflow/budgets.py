@@ -22,20 +22,18 @@ def head_parameters(model: nn.Module, heads: Iterable[str]) -> int:
     return sum(p.numel() for layer in layers for p in layer.parameters() if p.requires_grad)
 
 
-def check(budget: str | None) -> None:
-    """UsageError where a budget is no count or share, before any model is opened."""
-    if budget is not None and budgets.parse(budget).unit == "ms":
-        raise UsageError(f"`--budget {budget}` is a time; a budget counts parameters", hint="write `0.4%` or `0.4M`")
-
-
 def allowed(opened: Opened, budget: str | None) -> int | None:
-    """The budget in parameters, None where there is none; UsageError where it is no count or share."""
+    """The budget in parameters, None where there is none; UsageError where it is more than all, or less than one."""
     if budget is None:
         return None
-    check(budget)
     amount, whole = budgets.parse(budget), backbone_parameters(opened)
     if amount.of(whole) > whole:
         raise UsageError(
             f"`--budget {budget}` is more than the backbone's {whole:,} parameters", hint="write for instance `0.4%`"
+        )
+    if amount.of(whole) < 1:
+        raise UsageError(
+            f"`--budget {budget}` of the backbone's {whole:,} parameters is less than one",
+            hint="write for instance `--budget 0.4%`",
         )
     return amount.of(whole)

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
+from torch import Tensor, nn
 
 from tailor import bundle
 from tailor.data.images import for_evaluation
 from tailor.data.loading import Batch
+from tailor.deploy.predictor import computed
 from tailor.events import Event, Tell
 from tailor.tasks import task_of
 from tailor.training import evaluate, processes_here
@@ -22,15 +24,18 @@ def measured(
     path: Path,
     route: str | None,
     data: str,
-    out: Path | None,
+    figure: Path | None,
     weights: str | None,
     download: bool,
     corrupt: Corrupt,
     seed: int,
     tell: Tell,
 ) -> tuple[str, dict[str, Any], str, list[dict[str, Any]]]:
-    """The name of the leading metric, all figures, the split, and the worst records by their loss."""
-    loaded = bundle.read(path, route)
+    """The name of the leading metric, all figures, the split, and the worst records by their loss.
+
+    The confusion matrix is drawn to the file `figure`.
+    """
+    loaded = bundle.read(path, route, download)
     spec, task = loaded.spec, task_of(loaded.spec.head)
     images = open_checked(
         data, seed=seed, corrupt=corrupt, tell=tell, kind=task.targets, classes=spec.head.classes or None
@@ -38,30 +43,41 @@ def measured(
     for note in images.notes:
         tell(Event("data", text=note))
     split = for_evaluation(images)
-    model = bundle.restore(loaded, weights, download).to(processes_here().device)
+    model = _Watched(bundle.restore(loaded, weights, download), path).to(processes_here().device).eval()
     worst: list[tuple[float, str, dict[str, Any]]] = []
     total = -(-len(split) // BATCH)
 
     def watched() -> Iterable[Batch]:
         for index, batch in enumerate(in_order(split, spec.preprocessing, spec.head, BATCH)):
-            yield batch
-            device = processes_here().device
-            output = model(batch.images.to(device))
-            losses = task.loss(output, send_to_device(batch.targets, device)).tolist()
-            found = task.decode(output, spec.head, 1)
+            yield batch  # and when the next one is asked for, the model has seen it
+            losses = task.loss(model.output, send_to_device(batch.targets, processes_here().device)).tolist()
+            found = task.decode(model.output, spec.head, 1)
             worst.extend(zip(losses, batch.sources, found, strict=True))
             worst.sort(key=lambda one: -one[0])
             del worst[WORST:]
             tell(Event(f"scoring {split.name}", index + 1, total))
 
     with torch.inference_mode():
-        figures = evaluate(model.eval(), watched(), task, spec.head)
-    if out is not None and "confusion" in figures:
+        figures = evaluate(model, watched(), task, spec.head)
+    if figure is not None and "confusion" in figures:
         from tailor.evidence.confusion import confusion
 
-        confusion(figures["confusion"], spec.head.classes, out / "confusion.png")
+        confusion(figures["confusion"], spec.head.classes, figure)
     told = [
         {"source": source, "loss": round(loss, 4), **{k: v for k, v in found.items() if not isinstance(v, tuple)}}
         for loss, source, found in worst
     ]
     return task.metric, figures, split.name, told
+
+
+class _Watched(nn.Module):
+    """The bundle's model, which keeps its last output."""
+
+    def __init__(self, model: nn.Module, path: Path) -> None:
+        super().__init__()
+        self.model, self.path = model, path
+        self.output: Any = None
+
+    def forward(self, images: Tensor) -> Any:
+        self.output = computed(self.model, images, self.path)
+        return self.output

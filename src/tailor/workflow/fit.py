@@ -10,6 +10,7 @@ from tailor import bundle
 from tailor.bundle.plan_file import read_plan
 from tailor.events import Tell
 from tailor.plans import retuned
+from tailor.recipe import recipe_of
 from tailor.tasks import task_of
 from tailor.tuning.apply import cost
 from tailor.workflow import planners
@@ -17,7 +18,7 @@ from tailor.workflow.context import Run
 from tailor.workflow.data import Corrupt, divided, open_checked
 from tailor.workflow.records import Trained
 from tailor.workflow.teacher import guide
-from tailor.workflow.train import recipe_of, train_
+from tailor.workflow.train import train_
 
 
 @dataclass(frozen=True)

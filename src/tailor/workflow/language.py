@@ -11,7 +11,6 @@ import numpy as np
 from tailor import backbones
 from tailor.backbones import causal
 from tailor.bundle.files import dumps, sha256, write_text
-from tailor.bundle.manifest import MANIFEST
 from tailor.bundle.palette import (
     BASE,
     BASE_JSON,
@@ -22,10 +21,10 @@ from tailor.bundle.palette import (
     write_base,
     write_palette,
 )
-from tailor.bundle.strangers import read_json
 from tailor.errors import BundleError, UsageError
 from tailor.events import Event, Tell
 from tailor.palette import LanguageAnchor, LanguagePalette
+from tailor.run_folder import MANIFEST
 from tailor.spec import BackboneRef
 from tailor.stitching.adapt import Adapt
 from tailor.stitching.language import instructions as texts
@@ -35,6 +34,7 @@ from tailor.stitching.plan import RouteBiasPlan
 from tailor.stitching.routed import Routed
 from tailor.stitching.sampler import Sampler, Sampling
 from tailor.stitching.step import Course
+from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.training import Recipe, fit, processes_here
 from tailor.tuning.plan import TunePlan
@@ -43,9 +43,6 @@ from tailor.workflow.records import Stitched
 from tailor.workflow.stitch import seconds_of, summed_over_processes, told
 from tailor.workflow.train import check_palette, provenance
 
-INTERVALS = languages.INTERVALS
-USUAL = {"optimizer": "adam", "lr": 3e-4, "batch_size": 128, "epochs": 10, "weight_decay": 0.0, "drop_path": 0.0}
-"""The recipe where nothing else is said."""
 ASKED, ANSWERS = "stitch.json", "answers.jsonl"
 HELD_OUT, MOST_HELD_OUT = 10, 40
 """Every so manieth example is kept for scoring, at most so many."""

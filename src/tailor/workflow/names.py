@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tailor.errors import UsageError
+from tailor.run_folder import MANIFEST
 
-MANIFEST = "bundle.json"
 REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")
 
 

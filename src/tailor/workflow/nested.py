@@ -10,10 +10,8 @@ from pydantic import TypeAdapter
 from tailor.budget import Amount
 from tailor.build import Opened
 from tailor.bundle.files import dumps, sha256, write_text
-from tailor.bundle.manifest import MANIFEST
 from tailor.bundle.palette import BASE, BASE_JSON, BaseRef, RouteRecord, write_base, write_palette
 from tailor.bundle.read import validated
-from tailor.bundle.strangers import read_json
 from tailor.data.images import ImageData
 from tailor.errors import BundleError, UsageError
 from tailor.events import Event, Tell, silent
@@ -21,9 +19,11 @@ from tailor.measure.count import macs, parameters
 from tailor.palette import NestedPalette
 from tailor.pruning.settings import Widths
 from tailor.pruning.width import kept
+from tailor.run_folder import MANIFEST
 from tailor.spec import Spec
 from tailor.stitching.adapt import shared_sites
 from tailor.stitching.nested import Nested, NestedPlan, Sandwich, Size, cut_out
+from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.tasks import Task, task_for
 from tailor.tracing import plan_widths, settle, trace

@@ -29,7 +29,7 @@ def open_bundle(
     name: str | Path, weights: str | None = None, download: bool = False, route: str | None = None
 ) -> Opened:
     """The bundle's model (of a palette a route's), its tunes unmerged; `download` as in `bundle.restore`."""
-    loaded = bundle.read(Path(name), route)
+    loaded = bundle.read(Path(name), route, download)
     model = bundle.restore(loaded, weights, download)
     spec = replace(loaded.spec, plans=renumbered(loaded.spec.plans))
     return Opened(spec, model, backbones.describe(model), loaded.manifest.complete, weights)

@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 from tailor.budget import parse
 from tailor.build import Opened
 from tailor.bundle.files import dumps, write_text
-from tailor.bundle.manifest import MANIFEST
 from tailor.bundle.write import prepare
 from tailor.events import Event
 from tailor.pruning.target import check_below
+from tailor.run_folder import MANIFEST
 from tailor.training import processes_here
 from tailor.workflow.context import Step
 from tailor.workflow.counts import figures

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tailor.build import Opened
 from tailor.bundle.files import dumps, sha256, write_text
-from tailor.bundle.manifest import MANIFEST
 from tailor.bundle.palette import (
     BASE,
     BASE_JSON,
@@ -23,11 +22,11 @@ from tailor.bundle.palette import (
     write_base,
     write_palette,
 )
-from tailor.bundle.strangers import read_json
 from tailor.errors import BundleError, UsageError
 from tailor.events import Event, Tell
 from tailor.measure.count import parameters
 from tailor.palette import Palette
+from tailor.run_folder import MANIFEST
 from tailor.stitching.adapt import Adapt, adapt_, bias_plan, heads_of, tune_plan
 from tailor.stitching.cost import costs
 from tailor.stitching.picked import picked
@@ -37,6 +36,7 @@ from tailor.stitching.sampler import Sampler, Sampling
 from tailor.stitching.space import Space, stitch_plan
 from tailor.stitching.start import start_, sums_of
 from tailor.stitching.step import Course as Steps
+from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.tasks import Task, task_for
 from tailor.training import Recipe, processes_here

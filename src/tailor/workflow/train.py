@@ -13,13 +13,13 @@ import tailor
 from tailor import backbones, bundle
 from tailor.build import Opened
 from tailor.bundle.files import write_text
-from tailor.bundle.manifest import MANIFEST
-from tailor.bundle.strangers import read_json
-from tailor.errors import BundleError, UsageError
+from tailor.errors import BundleError
+from tailor.run_folder import MANIFEST
 from tailor.spec import Spec
+from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.tasks import task_of, task_of_kind
-from tailor.training import Recipe, Result, processes_here, read_recipe
+from tailor.training import Recipe, Result, processes_here
 from tailor.workflow.batches import course, leading
 from tailor.workflow.batches import train_ as engine_
 from tailor.workflow.budgets import head_parameters
@@ -27,19 +27,6 @@ from tailor.workflow.context import Run
 from tailor.workflow.data import reported, score, tell_left_out
 from tailor.workflow.place import started
 from tailor.workflow.records import Trained
-
-
-def recipe_of(settings: Mapping[str, Any] | None, seed: int, **flags: Any) -> Recipe:
-    """The recipe: defaults, then the recipe file's settings, then the flags that were given.
-
-    UsageError where the file's settings name another seed: a run has one, which divides the data too.
-    """
-    if settings and settings.get("seed", seed) != seed:
-        raise UsageError(
-            f"the recipe says seed {settings['seed']}, the run has seed {seed}",
-            hint="leave it out of the recipe, and write `--seed`",
-        )
-    return read_recipe({**(settings or {}), "seed": seed, **{k: v for k, v in flags.items() if v is not None}})
 
 
 def train_(opened: Opened, run: Run, known: Mapping[str, Any] | None = None) -> Trained:

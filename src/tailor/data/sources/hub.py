@@ -4,6 +4,7 @@ Its image and class columns are found by type, else by name. Images are decoded 
 """
 
 import io
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tailor.data.pixels import decode
 from tailor.data.sources.assemble import Listing
 from tailor.data.sources.folder import SPLIT_NAMES
 from tailor.errors import DataError
+from tailor.hub import within_reach
 
 SPLITS = {**SPLIT_NAMES, "all": "all"}
 LABELS = ("label", "labels", "fine_label")  # of several class columns the first of these
@@ -79,11 +81,11 @@ def _open(name: str) -> dict[str, Any]:
             f"`hfds/{name}` needs the package `datasets`", hint="pip install 'tailor-models[data]'"
         ) from None
     path = Path(name).expanduser()
+    here = path.exists()
     try:
         saved = (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
-        found = (
-            datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path) if path.exists() else name)
-        )
+        with nullcontext() if here else within_reach():
+            found = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path) if here else name)
     except (OSError, ValueError, RuntimeError) as error:  # not found, unreachable, no data files, damaged
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(

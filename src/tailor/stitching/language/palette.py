@@ -22,7 +22,6 @@ RANK = 16
 """LoRA's rank in every anchor."""
 SPACE = Space(window=1)
 """Kernel and stride 1: of unequal depths each layer of the tail behind the nearest of the front."""
-INTERVALS = 6
 
 
 def joined(anchors: Sequence[Any], space: Space = SPACE) -> Routed:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from tailor.budget import check_parameters
 from tailor.errors import UsageError
 from tailor.events import Event
 from tailor.settings import STRICT, Flag
@@ -35,6 +36,9 @@ class SearchModules:
 
     needs: ClassVar[frozenset[str]] = frozenset({"images"})
     page: ClassVar[str] = "docs/methods/noah.md"
+
+    def __post_init__(self) -> None:
+        check_parameters(self.budget)
 
     def numbered(self, name: str, number: int) -> "SearchModules":
         """It has no size."""

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from tailor.budget import check_parameters
 from tailor.errors import UsageError
 from tailor.settings import STRICT, Flag
 
@@ -26,6 +27,9 @@ class Plain:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     page: ClassVar[str] = "docs/methods"
+
+    def __post_init__(self) -> None:
+        check_parameters(self.budget)
 
     def numbered(self, name: str, number: int) -> "Plain":
         """`lora-16`."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from tailor.budget import check_parameters
 from tailor.errors import PlanError
 from tailor.events import Event
 from tailor.settings import STRICT, Flag
@@ -51,6 +52,7 @@ class PlaceBudget:
     def __post_init__(self) -> None:
         if self.criterion is not None:
             replace(self.spt, criterion=self.criterion)  # refused here, before anything is opened
+        check_parameters(self.budget)
 
     def numbered(self, name: str, number: int) -> "PlaceBudget":
         """`spt-lora-4`: another rank."""

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from timm.optim import list_optimizers
 
 from tailor.errors import UsageError, nearest
 
 SCHEDULES = ("cosine", "constant", "step", "multistep", "poly", "tanh")  # timm's that need no metric
+OPTIMIZERS = ("adam", "adamw", "lamb", "lion", "momentum", "nadamw", "radam", "rmsprop", "sgd")
+"""Those known without asking timm, whose list takes seconds to load; any other name is looked up there."""
 _EXPONENT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -110,7 +111,10 @@ class Recipe:
         if self.ema is not None:
             _within("ema", self.ema, 0, 1)
         _within("warmup_epochs", self.warmup, 0, self.epochs)
-        _known("optimizer", self.optimizer, tuple(str(name) for name in list_optimizers()))
+        if self.optimizer not in OPTIMIZERS:
+            from timm.optim import list_optimizers
+
+            _known("optimizer", self.optimizer, tuple(str(name) for name in list_optimizers()))
         _known("schedule", self.schedule, SCHEDULES)
         if self.min_lr > self.lr and self.schedule not in ("constant", "step", "multistep"):
             raise UsageError(
@@ -122,6 +126,19 @@ class Recipe:
     def warmup(self) -> float:
         """The warm-up in epochs."""
         return self.epochs / 10 if self.warmup_epochs is None else self.warmup_epochs
+
+
+def recipe_of(settings: Mapping[str, Any] | None, seed: int, **flags: Any) -> Recipe:
+    """The recipe: defaults, then the recipe file's settings, then the flags that were given.
+
+    UsageError where the file's settings name another seed: a run has one, which divides the data too.
+    """
+    if settings and settings.get("seed", seed) != seed:
+        raise UsageError(
+            f"the recipe says seed {settings['seed']}, the run has seed {seed}",
+            hint="leave it out of the recipe, and write `--seed`",
+        )
+    return read_recipe({**(settings or {}), "seed": seed, **{k: v for k, v in flags.items() if v is not None}})
 
 
 def read_recipe(settings: Mapping[str, Any]) -> Recipe:
@@ -163,12 +180,17 @@ def _number(value: Any) -> Any:
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         bound = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
-        raise UsageError(f"`{name}` must be {bound}, found: {value:g}", hint=f"change `{name}` in the recipe")
+        raise UsageError(f"`{name}` must be {bound}, found: {value:g}", hint=_change(name))
 
 
 def _above_zero(name: str, value: float) -> None:
     if not value > 0:
-        raise UsageError(f"`{name}` must be above 0, found: {value:g}", hint=f"change `{name}` in the recipe")
+        raise UsageError(f"`{name}` must be above 0, found: {value:g}", hint=_change(name))
+
+
+def _change(name: str) -> str:
+    flag = f"change `--{name.replace('_', '-')}`, or " if name in ("epochs", "lr", "batch_size", "seed") else "change "
+    return f"{flag}`{name}` in the recipe"
 
 
 def _known(name: str, value: str, known: tuple[str, ...]) -> None:
