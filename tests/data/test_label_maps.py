@@ -181,5 +181,6 @@ def test_camvid_is_read_as_it_lies(shared):
     data = open_data(shared / "camvid")
     assert len(data.classes) == 11 and "void" not in data.classes
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 367, "test": 101}
+    assert data.splits["test"].name == "val"  # as the folder is called
     values = torch.cat([data.splits["train"].target(i).unique() for i in range(5)]).unique()
     assert set(values.tolist()) <= {*range(11), IGNORE}

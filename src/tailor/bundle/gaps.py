@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tailor.bundle.strangers import AGAIN
 from tailor.errors import BundleError
+from tailor.strangers import AGAIN
 
 MOST_BYTES = 5
 """A number has at most 35 bits; an index of any tensor fits."""

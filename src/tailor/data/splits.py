@@ -38,6 +38,17 @@ def ensure_validation(data: ImageData, seed: int, fraction: float = 0.2) -> Imag
     return replace(data, splits={"train": train, "val": val, **others}, notes=(*data.notes, note))
 
 
+def reporting(splits: dict[str, Split]) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Of data that come in train and val, val in the test split's place, under its own name, and a note that says so.
+
+    What chooses the epoch is then made from train, so that what is reported has chosen nothing.
+    """
+    if "test" in splits or not {"train", "val"} <= splits.keys():
+        return splits, ()
+    note = "there is no test split: val is kept to report on, and a part of train selects"
+    return {"train": splits["train"], "test": splits["val"]}, (note,)
+
+
 def for_training(data: ImageData, seed: int) -> ImageData:
     """`data` with `train` and `val` (made where missing), ready to adapt to; where targets are classes, two or more."""
     source = data.splits.get("train") or data.splits.get("all")

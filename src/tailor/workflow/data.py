@@ -75,9 +75,9 @@ def divided(data: ImageData, seed: int, tell: Tell) -> ImageData:
 
 
 def reported(data: ImageData) -> tuple[str, Split]:
-    """The split a training verb reports on: test where there is one, else val."""
-    name = "test" if "test" in data.splits else "val"
-    return name, data.splits[name]
+    """The split a training verb reports on, and its own name: test where there is one, else val."""
+    split = data.splits["test" if "test" in data.splits else "val"]
+    return split.name, split
 
 
 def in_order(split: Split, preprocessing: Preprocessing, head: Head, batch_size: int = _BATCH) -> Iterable[Batch]:

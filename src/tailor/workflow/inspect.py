@@ -125,7 +125,7 @@ def _data(name: str, seed: int, tell: Tell) -> dict[str, Any]:
         "kind": "data",
         "name": data.name,
         "classes": list(data.classes),
-        "splits": {n: len(s) for n, s in data.splits.items()},
+        "splits": {split.name: len(split) for split in data.splits.values()},
         "findings": found.lines(),
         "report": found.as_json(),
         "notes": list(data.notes),

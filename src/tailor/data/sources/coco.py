@@ -14,6 +14,7 @@ from tailor.data.pixels import MOST_SIDE
 from tailor.data.records import ImageData, Record, Split
 from tailor.data.sources.drawn import Drawing, boxes, drawing, instances
 from tailor.data.sources.folder import SPLIT_NAMES, check_exists
+from tailor.data.splits import reporting
 from tailor.errors import DataError
 
 LAYOUT = "expected `annotations/train.json` in COCO's format, and images in `train` or `images`"
@@ -54,16 +55,14 @@ def _load(where: str, outlined: bool) -> ImageData:
     records = {
         split: _records(values, files[split], folder, split, place, outlined, notes) for split, values in read.items()
     }
-    if "test" not in records and {"train", "val"} <= records.keys():
-        records["test"] = records.pop("val")
-        notes.append("there is no test split: val is kept to report on, and a part of train selects")
     annotate = instances if outlined else boxes
     order = [split for split in ("train", "val", "test", "all") if records.get(split)]
     splits = {split: Split(split, records[split], annotate=annotate) for split in order}
     if not splits:
         raise DataError(f"the COCO files below `{root}` name no image that is there", hint=LAYOUT)
     classes = tuple(names[number] for number in sorted(names))
-    return ImageData(str(root), classes, splits, tuple(notes), kind="instances" if outlined else "boxes")
+    splits, more = reporting(splits)
+    return ImageData(str(root), classes, splits, (*notes, *more), kind="instances" if outlined else "boxes")
 
 
 def _files(root: Path) -> dict[str, Path]:

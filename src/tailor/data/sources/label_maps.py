@@ -20,6 +20,7 @@ from tailor.data.records import ImageData, Record, Split
 from tailor.data.sources import class_lists
 from tailor.data.sources.class_lists import IGNORE, ClassList
 from tailor.data.sources.folder import SPLIT_NAMES, Links, check_exists, walk
+from tailor.data.splits import reporting
 from tailor.errors import DataError
 
 IMAGES = ("images", "jpegimages", "leftimg8bit")
@@ -37,12 +38,10 @@ def load(where: str, seed: int) -> ImageData:
         raise DataError(f"no image below `{root}` has a label map of its name", hint=LAYOUT)
     known = _classes(root)
     read = LabelMap(known)
-    if "test" not in listed and {"train", "val"} <= listed.keys():
-        listed["test"] = listed.pop("val")
-        notes.append("there is no test split: val is kept to report on, and a part of train selects")
     order = [name for name in ("train", "val", "test", "all") if listed.get(name)]
     splits = {name: Split(name, tuple(Record(a, b) for a, b in listed[name]), annotate=read) for name in order}
-    return ImageData(str(root), known.classes, splits, tuple(notes), kind="masks")
+    splits, more = reporting(splits)
+    return ImageData(str(root), known.classes, splits, (*notes, *more), kind="masks")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from tailor.data.pixels import SUFFIXES, opened
 from tailor.data.records import ImageData, Record, Split
 from tailor.data.sources.drawn import Drawing, boxes, drawing
 from tailor.data.sources.folder import SPLIT_NAMES, check_exists
+from tailor.data.splits import reporting
 from tailor.errors import DataError
 
 LAYOUT = "expected `Annotations/a.xml` beside `JPEGImages/a.jpg`"
@@ -39,9 +40,6 @@ def load(where: str, seed: int) -> ImageData:
     classes = tuple(sorted({name for some in pages.values() for page in some for name, _ in page.objects}))
     if not classes:
         raise DataError(f"the annotations below `{root}` draw no object", hint=LAYOUT)
-    if "test" not in pages and {"train", "val"} <= pages.keys():
-        pages["test"] = pages.pop("val")
-        notes.append("there is no test split: val is kept to report on, and a part of train selects")
     lost = 0
     splits = {}
     for split in ("train", "val", "test", "all"):
@@ -54,7 +52,8 @@ def load(where: str, seed: int) -> ImageData:
             splits[split] = Split(split, tuple(Record(str(p.image), found) for p, found in drawn), annotate=boxes)
     if lost:
         notes.append(f"{lost} boxes without an area inside their image were left out")
-    return ImageData(str(root), classes, splits, tuple(notes), kind="boxes")
+    splits, more = reporting(splits)
+    return ImageData(str(root), classes, splits, (*notes, *more), kind="boxes")
 
 
 def _drawing(page: _Page, classes: Sequence[str]) -> Drawing:
