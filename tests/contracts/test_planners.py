@@ -25,7 +25,7 @@ ROWS = [(verb, name) for verb, table in PLANNERS.items() for name in table]
 EACH = pytest.mark.parametrize(("verb", "name"), ROWS, ids=[f"{verb}-{name}" for verb, name in ROWS])
 
 METHODS_WITH_SIZE = {kind for kind, method in {**SELECTIONS, **MODULES}.items() if method.knob}
-SAMPLES = {"budget": "0.3%", "scores": "runs/earlier", "criterion": "taylor", "latency": "5ms"}
+SAMPLES = {"budget": "0.3%", "scores": "runs/earlier", "criterion": "taylor", "latency": "5ms", "repair": "none"}
 """A value other than the default for flags that are text; `37%` where the name is not here."""
 TOGETHER = {"recover": {"steps": 4}}
 """Flags that mean something only with others."""

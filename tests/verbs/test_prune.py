@@ -259,7 +259,15 @@ def test_a_backbone_teaches_with_its_own_classifier_if_it_has_as_many_classes(ad
 
 
 def test_features_are_learnt_in_the_channels_that_are_left(adapted, narrowed, photos, tmp_path):
-    settings = {"method": "isomorphic", "macs": "50%", "samples": 12, "steps": 2, "recover": 0, "retrain": "1clr"}
+    settings = {
+        "method": "isomorphic",
+        "macs": "50%",
+        "samples": 12,
+        "steps": 2,
+        "recover": 0,
+        "retrain": "1clr",
+        "repair": "none",
+    }
     longer = {"epochs": 5, "batch_size": 6}
     lessons = {"distil": {"weight": 0.0, "features": 100.0}, "select": "last"}
     dense = tailor.load(adapted.bundle)
@@ -303,7 +311,8 @@ def narrowed(adapted, photos, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VERB, "SECONDS", 0.2)
         out = tmp_path_factory.mktemp("run") / "w"
-        return tailor.prune(adapted.bundle, data=photos, method="isomorphic", macs="50%", samples=12, out=out)
+        settings = {"method": "isomorphic", "macs": "50%", "samples": 12, "repair": "none"}
+        return tailor.prune(adapted.bundle, data=photos, out=out, **settings)
 
 
 def test_widths_meet_their_target_and_are_read_back(narrowed, photos):

@@ -140,6 +140,8 @@ def _check(
         raise UsageError(f"no classifier is called `{classifier}`", hint="write `own` or `fresh`")
     recovers = planner.steps > 1 and planner.recovers
     why = f"`--retrain {retrain}`" if retrain != "none" else ""
+    if not why and getattr(planner, "repair", None) in ("ridge", "norms"):
+        why = f"`--repair {planner.repair}`"
     why = why or (f"`{getattr(planner, 'criterion', None) or planner.method}`" if "images" in planner.needs else "")
     if not data and (why or recovers):
         what, or_ = (why, "") if why else ("`--steps`", ", or `--recover 0`")

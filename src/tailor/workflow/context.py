@@ -49,16 +49,29 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Recovered:
+    """What recovery did to a cut model, `how`, and in a sentence: layers, their errors, seconds."""
+
+    how: str
+    text: str = ""
+    layers: int = 0
+    error_before: float = 0.0
+    error_after: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Decision:
     """What a planner decided: plans in the model's own names, in order, and a line that says why.
 
     `tensors` are those of the model they lead to, by name, where that is more than carrying the plans out: a search has
-    trained them.
+    trained them, or what was cut was `recovered`.
     """
 
     plans: tuple[AnyPlan, ...]
     why: str = ""
     tensors: Mapping[str, Tensor] | None = None
+    recovered: Recovered | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tailor.workflow.context import Decision
 from tailor.workflow.records import Pruned, pruned
 
 TENSORS = "decided.safetensors"
-"""The tensors, until the bundle is written, that a search has trained while it decided."""
+"""The tensors, until the bundle is written, that a search has trained or a recovery changed while it was decided."""
 STEPS = "steps"
 """The folder, inside the output folder, of the steps of a pruning in steps."""
 

@@ -207,11 +207,15 @@ def _compare(
     cut = smaller(start, spec, decision)
     dense = against or start
     pre, inputs = dense.spec.preprocessing, dense.spec.inputs
-    split, before, after = "", math.nan, math.nan
+    split, before, bare, after, repair = "", math.nan, math.nan, math.nan, decision.recovered
     if images is not None and _was_trained(dense, request):
         split, chosen = reported(images)
         before = score(dense.model, spec.head, chosen, pre, tell, f"scoring the dense model on {split}")[metric]
         after = score(cut.model, spec.head, chosen, pre, tell, f"scoring the pruned model on {split}")[metric]
+        bare = after
+        if repair:
+            plain = smaller(start, spec, replace(decision, tensors=None)).model
+            bare = score(plain, spec.head, chosen, pre, tell, f"scoring the cut alone on {split}")[metric]
     models = {"dense": deployed(dense), "pruned": deployed(cut)}
     tell(Event("measuring", text=f"dense and pruned in turns, within {SECONDS:g} s"))
     timed = throughput(models, inputs, protocol="quick", seconds=SECONDS)
@@ -232,7 +236,7 @@ def _compare(
         params_before=count.parameters(models["dense"]),
         params_after=count.parameters(models["pruned"]),
         score_before=before,
-        score_cut=after,
+        score_cut=bare,
         score_after=after,
         split=split,
         retrain=request.retrain,
@@ -247,6 +251,9 @@ def _compare(
         steps=request.step.number,
         latency_ms_before=waited["dense"],
         latency_ms_after=waited["pruned"],
+        repair=repair.how if repair else "",
+        repair_seconds=repair.seconds if repair else math.nan,
+        score_repaired=after if repair else math.nan,
     )
 
 

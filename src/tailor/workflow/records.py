@@ -40,7 +40,9 @@ class Trained:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning did. Scores, the task's `metric` on `split`: of the dense model, after the cut, of the bundle.
+    """What pruning did. Scores, the task's `metric` on `split`: dense, after the cut, repaired, and of the bundle.
+
+    `repair` says how the cut was repaired before any training, which took `repair_seconds`.
 
     They have that name too (`.accuracy_before`). `throughput_ratio` is how many times faster the pruned model is, both
     merged, in turns within `throughput_seconds`. `latency_ms_before` and `_after`, batch 1, are measured in the same
@@ -72,9 +74,12 @@ class Pruned:
     steps: int = 1
     latency_ms_before: float = math.nan
     latency_ms_after: float = math.nan
+    repair: str = ""
+    repair_seconds: float = math.nan
+    score_repaired: float = math.nan
 
     def __getattr__(self, name: str) -> float:
-        return _named(self, name, {f"_{when}": f"score_{when}" for when in ("before", "cut", "after")})
+        return _named(self, name, {f"_{when}": f"score_{when}" for when in ("before", "cut", "repaired", "after")})
 
     def values(self) -> dict[str, Any]:
         """What JSON holds."""

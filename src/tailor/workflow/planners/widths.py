@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from tailor.errors import ModelError, UsageError, nearest
 from tailor.events import Event
-from tailor.pruning.settings import Adapters, Widths
+from tailor.pruning.settings import Adapters, Recovery, Widths
 from tailor.settings import STRICT, Flag
 from tailor.workflow.goal import Goal
 from tailor.workflow.planners.layers import SAMPLES, check_samples
@@ -54,6 +54,13 @@ class CutWidths:
     adapters: Annotated[
         Adapters, Flag("before the cut: `merge` the tunes, `keep` them as they are, or `prune` them too")
     ] = "merge"
+    repair: Annotated[
+        Recovery | None,
+        Flag(
+            "after the cut, before any training: `ridge` gives the layers weights that best give back the dense ones' "
+            "outputs (default with data, `--adapters merge`), `norms` estimates batch norms anew, `none`"
+        ),
+    ] = None
     steps: Annotated[int, Flag("cut in so many steps, each scored anew")] = 1
     recover: Annotated[int | None, Flag("epochs of training after every step but the last (default: 1)")] = None
     widths: Widths = Widths()
@@ -74,6 +81,11 @@ class CutWidths:
             raise UsageError(
                 f"`blocks` and `--adapters {self.adapters}` do not go together", hint="use `--adapters merge`"
             )
+        if self.repair in ("ridge", "norms") and self.adapters != "merge":
+            raise UsageError(
+                f"`--repair {self.repair}` changes tensors that a bundle of `--adapters {self.adapters}` does not hold",
+                hint="use `--adapters merge`, or `--repair none`",
+            )
         if self.steps < 1 or (self.recover or 0) < 0:
             raise UsageError(
                 f"`--steps {self.steps} --recover {self.recovers}` cannot be", hint="write for instance `--steps 3`"
@@ -87,9 +99,9 @@ class CutWidths:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Labelled images, where the criterion does; a goal in any case."""
+        """Images, where the criterion or the repair does; a goal in any case."""
         self.goal.target()
-        return frozenset({"images"} if self.criterion in LABELLED else ())
+        return frozenset({"images"} if self.criterion in LABELLED or self.repair in ("ridge", "norms") else ())
 
     @property
     def goal(self) -> Goal:
@@ -123,6 +135,7 @@ class CutWidths:
         from tailor.tuning.apply import merges
         from tailor.workflow.context import Decision
         from tailor.workflow.counts import Scored, counts_for
+        from tailor.workflow.recover import recovered
         from tailor.workflow.tunes_beside import as_merged, folded
         from tailor.workflow.unit_scores import choose_blocks, score_units
 
@@ -147,10 +160,12 @@ class CutWidths:
             )
         _check(opened.model, traced, plan, example)
         why = f"{self.method} by {criterion}: {_line(traced.groups, plan)}"
-        if not settings.blocks:
-            return Decision((plan,), why)
-        layers = choose_blocks(opened, plan, scores.elements, settings.blocks, example, context.recipe.seed)
-        return Decision((plan, layers), f"{why}; {layers.facts['reason']}")
+        decision = Decision((plan,), why)
+        if settings.blocks:
+            layers = choose_blocks(opened, plan, scores.elements, settings.blocks, example, context.recipe.seed)
+            decision = Decision((plan, layers), f"{why}; {layers.facts['reason']}")
+        default: Recovery = "none" if beside or context.images is None else "ridge"
+        return recovered(context, decision, self.repair or default)
 
     def _traced(self, opened: "Opened", example: "Example") -> "Traced":
         """What can be cut exactly, in the classes that the settings ask for."""

@@ -1,0 +1,111 @@
+"""Where the layers of a cut model stood in the dense one: which of its outputs and inputs are left, and how scaled.
+
+The plans say it all: a layer that reads a cut axis is one whose weight lost columns, which the groups knew when the
+plan was made. Nothing is traced here.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailor.backbones.walk import within
+from tailor.pruning.blocks import number_after
+from tailor.pruning.layers import LayerPlan
+from tailor.tracing import WidthPlan
+from tailor.tracing.widths.cut import keep_vectors
+from tailor.tracing.widths.layout import extent, keep_index
+
+
+@dataclass(frozen=True)
+class Place:
+    """A linear layer or convolution: `path` in the cut model, `source` in the dense one.
+
+    `outputs` and `inputs` are the positions left of the dense weight's rows and columns (None: all), `factor` what the
+    cut multiplied the rows left with. `reads` says that it reads an axis that was cut.
+    """
+
+    path: str
+    source: str
+    outputs: Tensor | None = None
+    inputs: Tensor | None = None
+    factor: Tensor | None = None
+    reads: bool = False
+
+    def target(self, made: Tensor) -> Tensor:
+        """Of what the dense layer made (..., M), channels last, what the cut layer is to make (..., m)."""
+        left = made if self.outputs is None else made.index_select(-1, self.outputs.to(made.device))
+        return left if self.factor is None else left * self.factor.to(left)
+
+    def kept(self, layer: nn.Module, given: Tensor) -> Tensor:
+        """Of what the dense layer was given, what the cut layer reads."""
+        if self.inputs is None:
+            return given
+        return given.index_select(1 if isinstance(layer, nn.Conv2d) else -1, self.inputs.to(given.device))
+
+
+Places = tuple[Place, ...]
+
+
+def places(dense: nn.Module, plans: Iterable[Any]) -> Places:
+    """Every linear layer and 2-d convolution of the dense model that is left once the plans are carried out."""
+    found = tuple(Place(path, path) for path, m in dense.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    for plan in plans:
+        found = _FOLLOW.get(plan.kind, lambda places, plan: places)(found, plan)
+    return found
+
+
+def left_as(path: str, plans: Iterable[Any]) -> str | None:
+    """The path of a dense model's module once the plans are carried out, None where its block was dropped."""
+    for plan in plans:
+        dropped = getattr(plan, "dropped", ())
+        if within(path, dropped):
+            return None
+        path = number_after(f"{path}.weight", dropped).removesuffix(".weight")
+    return path
+
+
+def _without_blocks(found: Places, plan: LayerPlan) -> Places:
+    left = (place for place in found if not within(place.path, plan.dropped))
+    return tuple(replace(p, path=number_after(f"{p.path}.weight", plan.dropped).removesuffix(".weight")) for p in left)
+
+
+def _narrowed(found: Places, plan: WidthPlan) -> Places:
+    layouts = {piece.tensor: piece.layouts for piece in plan.slices}
+    scaled = {rescale.tensor: rescale for rescale in plan.rescales}
+    sizes, kept = {cut.group: cut.size for cut in plan.cuts}, keep_vectors(plan)
+    made = []
+    for place in found:
+        name = f"{place.path}.weight"
+        if name not in layouts:
+            made.append(place)
+            continue
+        rows, columns = layouts[name][:2]
+        factor = place.factor
+        if name in scaled:
+            factor = torch.ones(extent(rows, sizes)) if factor is None else factor.clone()
+            for start, stop in scaled[name].ranges:
+                factor[start:stop] *= scaled[name].factor
+        index = None if rows.isdigit() else keep_index(rows, kept)
+        made.append(
+            replace(
+                place,
+                outputs=_composed(place.outputs, index),
+                inputs=_composed(place.inputs, None if columns.isdigit() else keep_index(columns, kept)),
+                factor=factor if factor is None or index is None else factor[index],
+                reads=place.reads or not columns.isdigit(),
+            )
+        )
+    return tuple(made)
+
+
+def _composed(before: Tensor | None, index: Tensor | None) -> Tensor | None:
+    if before is None or index is None:
+        return index if before is None else before
+    return before[index]
+
+
+_FOLLOW: Mapping[str, Callable[[Places, Any], Places]] = {"layers": _without_blocks, "width": _narrowed}
+"""By kind of plan; the other kinds rename and cut no layer that they leave."""
