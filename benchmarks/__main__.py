@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-QUICK = ("sensitivity", "step", "storage", "published", "cut_time", "sls")
+QUICK = ("sensitivity", "step", "storage", "tuning_cost", "published", "cut_time", "sls")
 LONG = (
     "dense",
     "quality",

@@ -1,168 +1,152 @@
-"""The smaller tables of SPT's thesis chapter, on a mini. Resumable like `quality`, whose rows it reuses.
+"""The smaller tables of SPT's thesis chapter, on a mini, as the thesis measures them. Resumable, a row a run.
 
-cost         Table 2.7: latency, inference memory and tuning memory of every method (nothing is trained)
-samples      Table 2.8: 240, 400, 560, 800 images for the sensitivity pass
 budgets      Figure 2.3a: accuracy over five budgets
-parts        Table 2.6: structured and unstructured tuning, each without the other
-gap          Figure 2.3c: distance of the task from the pre-training images (MMD of features) against the gain over LoRA
+sites        Figure 2.3b: prompts, adapters and LoRA at their usual places, and only where the sensitivity puts them
+gap          Figure 2.3c: SPT-Adapter structured only minus unstructured only, over the distance of the task (MMD of
+             features) from the pre-training images
+parts        Table 2.6: SPT-Adapter, and without its unstructured or its structured part
+samples      Table 2.8: 240, 400, 560, 800 images for the sensitivity pass, three runs each
 
-python -m benchmarks.thesis cost samples ... --model tailor_mini_ti --store FILE
+    python -m benchmarks.thesis [budgets sites ...] --store FILE [--tasks digits,location,count] [--table]
+
+What the methods cost (Table 2.7) is `benchmarks.tuning_cost`.
 """
 
 import argparse
+import io
 import json
 import statistics
-import time
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from benchmarks.quality import TASKS, finished, run_one
+from benchmarks.quality import TASKS, run_one
+from benchmarks.rows import Row, Rows
 from tailor import build as builder
 from tailor.data.images import open_data
 from tailor.data.loading import loader
 from tailor.data.transforms import eval_transform
-from tailor.inputs import Inputs
+from tailor.errors import ModelError
 from tailor.measure.machine import machine
-from tailor.measure.memory import peak_memory_bytes
-from tailor.measure.speed import throughput
 from tailor.preprocessing import Preprocessing
 from tailor.spec import BackboneRef
-from tailor.surgery import trainable
 from tailor.tasks.classification import ClassifierHead
-from tailor.tuning import planner
-from tailor.tuning.apply import apply_, merge_, merges
 
-TABLES = ("cost", "samples", "budgets", "parts", "gap")
-COSTED = (
-    "full",
-    "linear",
-    "bias",
-    "vpt-deep-10",
-    "lora-8",
-    "adapter-8",
-    "adaptformer-64",
-    "convpass-8",
-    "repadapter-8",
-    "ssf",
-)
-SAMPLES = (240, 400, 560, 800)
+BUDGET, USUAL, ALL_IMAGES = "2%", ("digits", "location", "count"), 800
 BUDGETS = ("0.5%", "1%", "2%", "4%", "8%")
-USUAL: tuple[dict[str, Any], ...] = ({}, {"budget": "2%"}, {"spt": {"samples": 800}})
-"""Settings of runs that stand in the quality table already: SPT scores on up to 800 images unless told."""
+SAMPLES = (240, 400, 560, ALL_IMAGES)
+SEEDS = (0, 1, 2)
+SITES = {"prompts": ("vpt-deep", "spt-vpt"), "adapters": ("adapter", "spt-adapter-structured"),
+         "LoRA": ("lora", "spt-lora-structured")}  # fmt: skip
+PARTS = {"Adapter at every block": "adapter", "SPT-Adapter without single weights": "spt-adapter-structured",
+         "SPT-Adapter without modules": "spt-unstructured", "SPT-Adapter": "spt-adapter"}  # fmt: skip
 
 
-def cost(args: argparse.Namespace) -> dict[str, Any]:
-    """Speed as deployed (merged where that is exact), interleaved; memory of a forward, and of a training step."""
-    head = ClassifierHead(tuple(map(str, range(10))))
-    models, rows = {}, {}
-    inputs = Inputs.images(3, 64, 64)
-    for name in COSTED:
-        made = builder.base(BackboneRef(args.model), head, check=False)
-        plan = planner.plan(made.model, made.anatomy, planner.parse(name))
-        model = apply_(made.model, plan, made.anatomy.heads)
-        rows[name] = {"trainable": plan.cost, "tuning_bytes": saved_bytes(model), "merged": merges(plan)}
-        models[name] = merge_(model, plan).eval() if merges(plan) else model.eval()
-    timed = throughput(models, inputs, protocol="quick", seconds=60.0)
-    for name, model in models.items():
-        timing = timed.timings[name]
-        rows[name] |= {
-            "ms_per_image": timing.median / timing.batch,
-            "slower_than_first": 1 / timed.ratios[name].median,
-            "inference_bytes": peak_memory_bytes(model, inputs, batch=timing.batch),
-        }
-    print(
-        "| method | trains | ms an image | inference memory | kept for backward | merged |\n|---|---|---|---|---|---|"
-    )
-    for name, row in rows.items():
-        print(
-            f"| {name} | {row['trainable']:,} | {row['ms_per_image']:.3f} | {row['inference_bytes'] / 1e6:.1f} MB | "
-            f"{row['tuning_bytes'] / 1e6:.1f} MB | {'yes' if row['merged'] else 'no'} |"
-        )
-    return {"table": "cost", "rows": rows}
+def key(task: str, method: str, budget: str = BUDGET, samples: int = ALL_IMAGES, seed: int = 0) -> str:
+    """A run's name; tables that need the same run share it."""
+    return f"{task} {method} {budget} {samples} images seed {seed}"
 
 
-def saved_bytes(model: torch.nn.Module, batch: int = 32) -> int:
-    """Bytes that autograd keeps for a training step on `batch` images, each storage once, plus AdamW's two moments."""
-    seen: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    held = []  # keeps every storage alive, so that no address is counted for two
-    model.train()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t), pack(t))[1], lambda t: t):
-        F.cross_entropy(model(torch.randn(batch, 3, 64, 64)), torch.zeros(batch, dtype=torch.int64))
-    return sum(seen.values()) + 8 * sum(p.numel() for p in trainable(model).values())
+def trained(task: str, method: str, budget: str, samples: int, seed: int, args: argparse.Namespace) -> Row:
+    """One run; ModelError (its sentence is the row) where the method is not defined there."""
+    spt = {"samples": samples} if method.startswith("spt") else None
+    row = run_one(task, method, seed, argparse.Namespace(**{**vars(args), "budget": budget, "spt": spt}))
+    if "error" in row:
+        raise ModelError(row["error"], hint="see the method's page")
+    return row
 
 
-def sweep(table: str, cells: list[tuple[str, str, dict[str, Any]]], args: argparse.Namespace) -> dict[str, Any]:
-    """Run (label, method, settings) on every task; a markdown table of accuracies."""
-    known = {(r["table"], r["label"], r["task"]): r for r in finished(args.store) if r.get("table")}
-    usual = {(r["task"], r["method"]): r for r in finished(args.quality) if r["model"] == args.model and r["seed"] == 0}
-    for label, method, settings in cells:
-        for task in args.tasks.split(","):
-            if settings in USUAL and (task, method) in usual:
-                known[table, label, task] = {**usual[task, method], "table": table, "label": label}
-            if (table, label, task) in known or time.monotonic() - args.began > 60 * args.minutes:
-                continue
-            own = argparse.Namespace(**{**vars(args), **settings})
-            row = {**run_one(task, method, 0, own), "table": table, "label": label}
-            known[table, label, task] = row
-            with args.store.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(f"{table} {label} {task}: {row.get('accuracy', row.get('error'))}", flush=True)
-    tasks = args.tasks.split(",")
-    print("| " + table + " | " + " | ".join(tasks) + " | mean |\n" + "|---" * (len(tasks) + 2) + "|")
-    for label, _, _ in cells:
-        values = [known.get((table, label, t), {}).get("accuracy") for t in tasks]
-        shown = [f"{100 * v:.1f}" if v is not None else "-" for v in values]
-        mean = f"{100 * statistics.mean(values):.1f}" if None not in values else "-"
-        print(f"| {label} | " + " | ".join(shown) + f" | {mean} |")
-    return {"table": table, "rows": [r for r in known.values() if r["table"] == table]}
+def wanted(name: str, tasks: Iterable[str]) -> list[tuple[str, str, str, int, int]]:
+    """The runs of a table: (task, method, budget, images of the sensitivity pass, seed)."""
+    runs = {
+        "budgets": [("digits", m, b, ALL_IMAGES, 0) for b in BUDGETS for m in ("spt-lora", "lora")],
+        "sites": [(t, m, BUDGET, ALL_IMAGES, 0) for t in tasks for pair in SITES.values() for m in pair],
+        "gap": [(t, m, BUDGET, ALL_IMAGES, 0) for t in TASKS for m in ("spt-adapter-structured", "spt-unstructured")],
+        "parts": [(t, m, BUDGET, ALL_IMAGES, 0) for t in tasks for m in PARTS.values()],
+        "samples": [("digits", "spt-lora", BUDGET, n, seed) for seed in SEEDS for n in SAMPLES],
+    }
+    return runs[name]
 
 
-def samples(args: argparse.Namespace) -> dict[str, Any]:
-    return sweep("samples", [(str(n), "spt-lora", {"spt": {"samples": n}}) for n in SAMPLES], args)
+def percent(rows: Rows, *run: Any) -> float:
+    """Test accuracy of a run in percent, NaN where it is not there."""
+    return 100 * rows.known.get(key(*run), {}).get("accuracy", float("nan"))
 
 
-def budgets(args: argparse.Namespace) -> dict[str, Any]:
-    return sweep("budgets", [(f"{m} {b}", m, {"budget": b}) for m in ("spt-lora", "lora") for b in BUDGETS], args)
+def cells(values: Iterable[float]) -> str:
+    """Cells of a table; a dash where there is no number."""
+    return " | ".join(f"{value:.1f}" if value == value else "-" for value in values)
 
 
-def parts(args: argparse.Namespace) -> dict[str, Any]:
-    kinds = ("spt-lora", "spt-lora-structured", "spt-unstructured", "spt-adapter", "spt-adapter-structured", "adapter")
-    return sweep("parts", [(kind, kind, {}) for kind in kinds], args)
+def budgets(rows: Rows, tasks: list[str]) -> str:
+    """A line a method, a column a budget."""
+    lines = ["| digits | " + " | ".join(BUDGETS) + " |", "|---" * (len(BUDGETS) + 1) + "|"]
+    return "\n".join(lines + [f"| {m} | {cells(percent(rows, 'digits', m, b) for b in BUDGETS)} |"
+                              for m in ("spt-lora", "lora")])  # fmt: skip
 
 
-def gap(args: argparse.Namespace) -> dict[str, Any]:
-    """MMD between features of the task's training images and of Tiny ImageNet's validation images, and SPT's gain."""
-    rows = [r for r in finished(args.quality) if r["model"] == args.model and r["seed"] == 0 and "accuracy" in r]
-    known = {(r["task"], r["method"]): r["accuracy"] for r in rows}
-    made = builder.base(BackboneRef(args.model), ClassifierHead(("a", "b")), check=False)
+def sites(rows: Rows, tasks: list[str]) -> str:
+    """A line a kind of module: everywhere and where it is sensitive, by task, and the mean gain."""
+    head = " | ".join(f"{task}, usual → sensitive" for task in tasks)
+    lines = [f"| module | {head} | mean gain |", "|---" * (len(tasks) + 2) + "|"]
+    for label, pair in SITES.items():
+        found = [[percent(rows, task, method) for method in pair] for task in tasks]
+        shown = " | ".join(f"{a:.1f} → {b:.1f}" for a, b in found)
+        lines.append(f"| {label} | {shown} | {statistics.mean(b - a for a, b in found):+.1f} |")
+    return "\n".join(lines)
+
+
+def parts(rows: Rows, tasks: list[str]) -> str:
+    """A line a variant, a column a task, the mean last."""
+    lines = ["| | " + " | ".join(tasks) + " | mean |", "|---" * (len(tasks) + 2) + "|"]
+    for label, method in PARTS.items():
+        found = [percent(rows, task, method) for task in tasks]
+        lines.append(f"| {label} | {cells([*found, statistics.mean(found)])} |")
+    return "\n".join(lines)
+
+
+def samples(rows: Rows, tasks: list[str]) -> str:
+    """Mean and standard deviation of three runs, a column a number of images."""
+    lines = ["| images | " + " | ".join(map(str, SAMPLES)) + " |", "|---" * (len(SAMPLES) + 1) + "|"]
+    found = [[percent(rows, "digits", "spt-lora", BUDGET, n, seed) for seed in SEEDS] for n in SAMPLES]
+    shown = [f"{statistics.mean(own):.1f} ±{statistics.stdev(own):.1f}" for own in found]
+    return "\n".join([*lines, "| digits, SPT-LoRA | " + " | ".join(shown) + " |"])
+
+
+def gap(rows: Rows, tasks: list[str]) -> str:
+    """A line a task, the nearest to the pre-training images first."""
+    lines = ["| task | MMD | structured only | unstructured only | difference |", "|---|---|---|---|---|"]
+    found = sorted((row["mmd"], row["task"]) for row in rows.known.values() if "mmd" in row)
+    for distance, task in found:
+        a, b = (percent(rows, task, method) for method in ("spt-adapter-structured", "spt-unstructured"))
+        lines.append(f"| {task} | {distance:.3f} | {cells([a, b])} | {a - b:+.1f} |")
+    return "\n".join(lines)
+
+
+TABLES = {"gap": gap, "parts": parts, "sites": sites, "samples": samples, "budgets": budgets}
+
+
+def distances(rows: Rows, model: str) -> None:
+    """MMD between features of each task's training images and of Tiny ImageNet's validation images."""
+    made = builder.base(BackboneRef(model), ClassifierHead(("a", "b")), check=False)
     source = features(made.model, pretraining_images())
-    found = {}
-    for task, where in TASKS.items():
-        images = next(iter(loader(open_data(where).splits["train"], eval_transform(Preprocessing((64, 64))),
-                                  batch_size=400, seed=0, epoch=0, shuffle=True)))  # fmt: skip
-        gain = known.get((task, "spt-lora"), float("nan")) - known.get((task, "lora"), float("nan"))
-        found[task] = {"mmd": mmd(source, features(made.model, images.images)), "gain": gain}
-    print("| task | MMD to the pre-training images | gain of spt-lora over lora, points |\n|---|---|---|")
-    for task, row in sorted(found.items(), key=lambda item: item[1]["mmd"]):
-        print(f"| {task} | {row['mmd']:.4f} | {100 * row['gain']:+.1f} |")
-    return {"table": "gap", "rows": found}
+    for task in TASKS:
+        rows.get(f"mmd {task}", partial(distance, task, made, source))
+
+
+def distance(task: str, made: builder.Opened, source: torch.Tensor) -> Row:
+    """One row."""
+    split = open_data(TASKS[task]).splits["train"]
+    images = next(iter(loader(split, eval_transform(Preprocessing((64, 64))), batch_size=400, seed=0, epoch=0,
+                              shuffle=True)))  # fmt: skip
+    return {"task": task, "mmd": mmd(source, features(made.model, images.images)), "digest": made.spec.backbone.digest}
 
 
 def pretraining_images() -> torch.Tensor:
     """400 validation images of Tiny ImageNet, normalised."""
-    import io
-
     import pyarrow.parquet as pq
     from PIL import Image
 
@@ -187,24 +171,26 @@ def mmd(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def main() -> None:
-    """Print the tables and one JSON line each."""
+    """Run what is missing of the named tables, print them and one JSON line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("tables", nargs="*", default=list(TABLES))
+    parser.add_argument("tables", nargs="*", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--model", default="tailor_mini_ti")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--budget", default="2%")
-    parser.add_argument("--tasks", default="digits,location,count")
-    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--tasks", default=",".join(USUAL))
     parser.add_argument("--store", type=Path, default=Path("runs/benchmarks/thesis.jsonl"))
-    parser.add_argument("--quality", type=Path, default=Path("runs/benchmarks/quality.jsonl"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="only print what is there")
     args = parser.parse_args()
-    args.began = time.monotonic()
     torch.set_num_threads(args.threads)
-    args.store.parent.mkdir(parents=True, exist_ok=True)
+    rows, tasks = Rows(args.store), args.tasks.split(",")
     for name in args.tables:
-        print(f"\n{name}")
-        print(json.dumps({"benchmark": "thesis", **globals()[name](args), "machine": machine()}, default=str))
+        if not args.table:
+            if name == "gap":
+                distances(rows, args.model)
+            for run in wanted(name, tasks):
+                rows.get(key(*run), partial(trained, *run, args))
+        print(f"\n{name}\n{TABLES[name](rows, tasks)}")
+    print(json.dumps({"benchmark": "thesis", "epochs": args.epochs, "rows": len(rows.known), "machine": machine()}))
 
 
 if __name__ == "__main__":

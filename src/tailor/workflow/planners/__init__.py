@@ -14,6 +14,7 @@ from tailor.errors import UsageError, nearest
 from tailor.settings import configured, flags, section
 from tailor.tuning.methods import MODULES, SELECTIONS
 from tailor.tuning.spt.settings import SPT
+from tailor.workflow.planners.blocks import KeepBlocks
 from tailor.workflow.planners.convolve import DrawOperations, GateHeads, KeepBest, SearchOperations, WriteOperations
 from tailor.workflow.planners.layers import DropLayers
 from tailor.workflow.planners.noah import SearchModules
@@ -66,6 +67,7 @@ PLANNERS: dict[str, dict[str, Any]] = {
     },
     "prune": {
         "sls": DropLayers(),
+        "blocks": KeepBlocks(),
         "isomorphic": CutWidths("isomorphic"),
         "depgraph": CutWidths("depgraph"),
         "uniform": CutWidths("uniform"),
