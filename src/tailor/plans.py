@@ -19,7 +19,7 @@ from tailor.stitching.route import RoutePlan, go_on_
 from tailor.tracing import WidthPlan, cut_
 from tailor.tuning.apply import apply_, cost
 from tailor.tuning.beside import Narrowing, names_of
-from tailor.tuning.plan import TunePlan, without
+from tailor.tuning.plan import TunePlan, renamed, without
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,20 @@ def _layers_summary(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_layers(plans: tuple["AnyPlan", ...], plan: LayerPlan, blocks: Sequence[str]) -> tuple["AnyPlan", ...]:
-    """What was to train in the dropped blocks is left out."""
-    kept = plans
-    if plan.dropped:
-        kept = tuple(without(p, blocks, plan.dropped) if PLANS[p.kind].trains else p for p in plans)  # type: ignore[arg-type]
-    return (*kept, plan)
+    """What was to train in the dropped blocks is left out.
+
+    Where blocks go from the middle, those behind them get other numbers: then the cut comes before the tunes, which are
+    told by the names that it leaves.
+    """
+    if not plan.dropped:
+        return (*plans, plan)
+    kept = retuned(plans, lambda one: without(one, blocks, plan.dropped))
+    tunes = tuning(kept)
+    stay = [path for path in blocks if path not in plan.dropped]
+    moved = any(number_after(f"{path}.", plan.dropped) != f"{path}." for path in stay)
+    if not moved or not any(one.tunes or one.entries for one in tunes):
+        return (*kept, plan)
+    return (*pruning(kept), plan, *(renamed(one, lambda name: number_after(name, plan.dropped)) for one in tunes))
 
 
 def _width_line(plan: WidthPlan) -> str:

@@ -1,6 +1,6 @@
 """The tuning plan: what trains, as plain data. Making one is `planner`'s and `spt`'s work, doing it `apply`'s."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, Union
 
@@ -92,4 +92,18 @@ def without(plan: TunePlan, blocks: Sequence[str], dropped: Collection[str]) -> 
         full=tuple(name for name in plan.full if not gone(name)),
         tunes=tuple(tunes.values()),
         entries=tuple(entries for entries in plan.entries if not gone(entries.tensor)),
+    )
+
+
+def renamed(plan: TunePlan, rename: Callable[[str], str]) -> TunePlan:
+    """The plan in the names that `rename` gives for parameters; a block by itself is named like what is in it."""
+
+    def name(old: str) -> str:
+        return rename(f"{old}.").rstrip(".")
+
+    return replace(
+        plan,
+        full=tuple(name(one) for one in plan.full),
+        tunes=tuple(replace(tune, site=name(tune.site)) for tune in plan.tunes),
+        entries=tuple(replace(entries, tensor=name(entries.tensor)) for entries in plan.entries),
     )
