@@ -20,6 +20,7 @@ import torch
 
 import tailor
 from benchmarks.rows import Row, Rows
+from tailor.evidence.canvas import COLOURS, FAINT, INK, head, save, sheet
 from tailor.evidence.palette import front
 from tailor.measure.machine import machine
 
@@ -32,6 +33,7 @@ TASKS = {
 MINIS = ("tailor_mini_ti", "tailor_mini_s", "tailor_mini_b")
 REPEATED = ("esta", "nested")
 BATCH = 32
+MARKERS = "os^Dv*P"
 
 
 def _routes(made: Any) -> list[Row]:
@@ -154,7 +156,10 @@ def spearman(left: list[float], right: list[float]) -> float:
 
 
 def chosen(row: Row) -> Row:
-    """How good the routes chosen by score are: rank correlation within intervals, regret against the best there."""
+    """How good the routes chosen by score are: rank correlation within intervals, regret against the best there.
+
+    Nothing is chosen where every interval has one route.
+    """
     groups: dict[int, list[Row]] = {}
     for route in row["routes"]:
         groups.setdefault(route["interval"], []).append(route)
@@ -164,6 +169,8 @@ def chosen(row: Row) -> Row:
         regrets += [best - m["accuracy"] for m in members if m["deployed"]]
         if len(members) > 2:
             correlations.append(spearman([m["score"] for m in members], [m["accuracy"] for m in members]))
+    if not correlations:
+        return {}
     return {"regret": statistics.mean(regrets), "correlation": statistics.mean(correlations)}
 
 
@@ -180,10 +187,29 @@ def table(rows: list[Row]) -> str:
         most = 257_806_880
         best = [max((a for m, a in points if m <= share * most), default=None) for share in (0.25, 0.5, 0.75, 1.0)]
         cells = ["-" if value is None else f"{100 * value:.1f}" for value in best]
-        regret = f"{100 * chosen(row)['regret']:.1f}" if "interval" in row["routes"][0] else "-"
+        found = chosen(row) if "interval" in row["routes"][0] else {}
+        regret = f"{100 * found['regret']:.1f}" if found else "-"
         what = [f"{row['trainable']:,}", f"{row['seconds']:.0f}", f"{row['peak_mb']:,}"]
         lines.append("| " + " | ".join([row["task"], row["kind"], str(row["seed"]), *cells, regret, *what]) + " |")
     return "\n".join(lines)
+
+
+def plot(rows: list[Row], out: Path) -> None:
+    """What each way makes of the same data at every cost: all routes, and the line that no other of its kind beats."""
+    shown = [row for row in rows if "error" not in row]
+    figure, axes = sheet(7.6, 4.4)
+    for row, colour, marker in zip(shown, COLOURS, MARKERS, strict=False):
+        points = [(route["macs"] / 1e6, 100 * route["accuracy"]) for route in row["routes"]]
+        line = front(points)
+        axes[0].scatter(*zip(*points, strict=True), s=16, c=colour, marker=marker, alpha=0.35, linewidths=0)
+        best = [points[i] for i in line]
+        axes[0].plot(*zip(*best, strict=True), color=colour, marker=marker, markersize=4, label=row["kind"])
+    axes[0].set_xlabel("million MACs an image", color=INK, fontsize=9)
+    axes[0].set_ylabel("test accuracy, %", color=INK, fontsize=9)
+    axes[0].grid(color=FAINT, linewidth=0.8)
+    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    head(axes[0], f"One palette or several models: {shown[0]['task']}", "lines: the best at each cost")
+    save(figure, out)
 
 
 def main() -> None:
@@ -204,6 +230,10 @@ def main() -> None:
                 key = f"{task}/{kind}/{seed}/{args.epochs}"
                 rows.append(store.get(key, lambda k=kind, s=settings, t=task: {"task": t, **run(k, s)}))
     print(table(rows))
+    for task in args.tasks.split(","):
+        plot(
+            [row for row in rows if row["task"] == task and row["seed"] == 0], Path(f"docs/images/palettes_{task}.png")
+        )
     for row in rows:
         if "error" not in row and "interval" in row["routes"][0]:
             best = front([(r["macs"], r["accuracy"]) for r in row["routes"]])
