@@ -22,6 +22,7 @@ _VERBS = (
     "pick",
     "predict",
     "prune",
+    "report",
     "stitch",
 )
 

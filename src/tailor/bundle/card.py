@@ -1,4 +1,7 @@
-"""The model card that lies in every bundle: what it is, how it was made, what was measured, how to use it."""
+"""The model card that lies in every bundle: what it is, how it was made, what was measured, how to use it.
+
+It begins with what model hubs read; the score stands there as their `model-index`, from the run's evidence.
+"""
 
 import re
 from collections.abc import Mapping
@@ -6,12 +9,17 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from tailor.bundle.evidence import Evidence
 from tailor.plans import PLANS
 from tailor.spec import Spec
 from tailor.tasks import task_of
 from tailor.visible import visible
 
 _CARD = """\
+---
+{{ index }}
+---
+
 # {{ spec.backbone.name }}, fitted with tailor
 
 | | |
@@ -57,10 +65,17 @@ or `tailor predict path/to/this/folder IMAGE...`.
 """
 
 
-def card(spec: Spec, metrics: Mapping[str, Any], provenance: Mapping[str, Any], size: int) -> str:
+def card(
+    spec: Spec,
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    size: int,
+    evidence: Evidence | None = None,
+) -> str:
     """The card as Markdown; `size` is the tensors' bytes."""
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_CARD)
     return template.render(
+        index=_index(spec, provenance, evidence),
         spec=spec,
         task=f"{task_of(spec.head).kind}, {len(spec.head.classes)} classes"
         if spec.head.classes
@@ -71,6 +86,36 @@ def card(spec: Spec, metrics: Mapping[str, Any], provenance: Mapping[str, Any], 
         provenance=[(k, _plain(str(v))) for k, v in provenance.items() if isinstance(v, int | float | str)],
         bytes=size,
     )
+
+
+def _index(spec: Spec, provenance: Mapping[str, Any], evidence: Evidence | None) -> str:
+    """The YAML that a hub reads: library, backbone, and what was scored on which split."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    name, score = spec.backbone.name, evidence.score if evidence else None
+    hub = getattr(task_of(spec.head), "hub", None)
+    found = []
+    if score is not None and score.after is not None:
+        data = visible(str(provenance.get("data", "")).rstrip("/").rpartition("/")[2]) or "unnamed"
+        found.append(
+            EvalResult(
+                task_type=hub or "other",
+                dataset_type=data,
+                dataset_name=data,
+                dataset_split=score.split,
+                metric_type=score.metric,
+                metric_value=round(score.after, 6),
+            )
+        )
+    index = ModelCardData(
+        model_name=f"{name}, fitted with tailor" if found else None,
+        library_name="tailor",
+        pipeline_tag=hub,
+        base_model=name.removeprefix("hf-hub:") if name.startswith("hf-hub:") else None,
+        tags=["tailor", *dict.fromkeys(plan.kind for plan in spec.plans)],
+        eval_results=found or None,
+    )
+    return index.to_yaml()
 
 
 def _figure(value: float | int | str) -> str:

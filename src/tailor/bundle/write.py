@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tailor.bundle.card import card
+from tailor.bundle.evidence import Evidence
 from tailor.bundle.files import PARTIAL, dumps, replacing, sha256, write_text
 from tailor.bundle.manifest import FORMAT, File, Manifest, pack
 from tailor.errors import BundleError
@@ -62,8 +63,12 @@ def write(
     complete: bool,
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    evidence: Evidence | None = None,
 ) -> Path:
-    """Write the bundle into `out` (made where missing) and return it. `complete` where `tensors` are all there are."""
+    """Write the bundle into `out` (made where missing) and return it. `complete` where `tensors` are all there are.
+
+    The card says what the `evidence` measured in the form that model hubs read.
+    """
     out.mkdir(parents=True, exist_ok=True)
     values, lists = pack(spec)
     stored = {name: tensor.clone() for name, tensor in {**tensors, **lists}.items()}  # clone: tied storage is refused
@@ -71,7 +76,7 @@ def write(
         # One entry: safetensors writes several in an order of chance, and equal tensors would differ in their digest.
         save_file(stored, temporary, metadata={"format": f"tailor-{FORMAT}"})
     size = (out / TENSORS).stat().st_size
-    write_text(out / CARD, card(spec, metrics, provenance, size))
+    write_text(out / CARD, card(spec, metrics, provenance, size, evidence))
     files = {name: File((out / name).stat().st_size, sha256(out / name)) for name in (TENSORS, CARD)}
     manifest = Manifest(
         format=FORMAT,

@@ -116,7 +116,8 @@ def _run(name: str, verb: Callable[..., Any], arguments: dict[str, Any], as_json
     from tailor.cli.show import print_json, print_people, print_prediction
     from tailor.evidence.progress import Drawn
 
-    files = arguments.pop("files", ())
+    many = next((key for key in ("files", "others") if key in arguments), "")
+    files = arguments.pop(many, ())
     path = (arguments.pop("path"),) if files else ()
     main_process = int(os.environ.get("RANK", "0")) == 0
     if name == "predict" and main_process:

@@ -39,7 +39,7 @@ def command(name: str, verb: Callable[..., Any], run: Callable[..., None], given
     for key in positional:
         many = signature.parameters[key].kind is inspect.Parameter.VAR_POSITIONAL
         metavar = INSPECTED if name == "inspect" else METAVAR[key]
-        parameters.append(click.Argument([key], nargs=-1 if many else 1, required=True, metavar=metavar))
+        parameters.append(click.Argument([key], nargs=-1 if many else 1, required=metavar[0] != "[", metavar=metavar))
     own = []
     for key, parameter in signature.parameters.items():
         plain = parameter.kind is not inspect.Parameter.VAR_KEYWORD

@@ -44,6 +44,8 @@ class Classification:
     groups: ClassVar[bool] = True
     metric: ClassVar[str] = "accuracy"
     larger: ClassVar[bool] = True
+    counted: ClassVar[bool] = True
+    hub: ClassVar[str] = "image-classification"
 
     def head(self, data: Labelled, seed: int) -> ClassifierHead:
         """A classifier of the data's classes."""

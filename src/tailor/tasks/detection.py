@@ -53,6 +53,7 @@ class Detection:
     groups: ClassVar[bool] = False
     metric: ClassVar[str] = "map"
     larger: ClassVar[bool] = True
+    hub: ClassVar[str] = "object-detection"
     decoders: ClassVar[tuple[str, ...]] = ("fcos", "faster-rcnn")
 
     def head(self, data: Labelled, seed: int) -> DetectorHead:

@@ -61,6 +61,7 @@ class InstanceSegmentation:
     groups: ClassVar[bool] = False
     metric: ClassVar[str] = "map"
     larger: ClassVar[bool] = True
+    hub: ClassVar[str] = "image-segmentation"
     decoders: ClassVar[tuple[str, ...]] = ("masks", "mask2former", "faseg")
 
     def head(self, data: Labelled, seed: int) -> InstanceHead:

@@ -60,6 +60,7 @@ class Segmentation:
     groups: ClassVar[bool] = False
     metric: ClassVar[str] = "miou"
     larger: ClassVar[bool] = True
+    hub: ClassVar[str] = "image-segmentation"
     decoders: ClassVar[tuple[str, ...]] = ("masks", "linear", "mlp", "mask2former", "faseg", "setr-pup")
 
     def head(self, data: Labelled, seed: int) -> SegmenterHead:

@@ -49,6 +49,8 @@ class Task(Protocol):
     `head_type` is the class of its heads, `targets` the kind of data it learns from, by the name that data know. With
     `groups` every sample belongs to one class, so that features can be compared by class. `metric` names what chooses
     the epoch and leads a result; `larger` says whether more of it is better.
+
+    A row may also say `counted` (the metric is a share of the records) and `hub` (what model hubs call the task).
     """
 
     head_type: ClassVar[type]

@@ -17,6 +17,7 @@ from tailor.verbs.merge import merge
 from tailor.verbs.pick import pick
 from tailor.verbs.predict import predict
 from tailor.verbs.prune import prune
+from tailor.verbs.report import report
 from tailor.verbs.stitch import stitch
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -28,6 +29,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "predict": predict,
     "inspect": inspect,
+    "report": report,
     "bench": bench,
     "merge": merge,
     "export": export,

@@ -10,6 +10,7 @@ from typing import Any
 from tailor import build as builder
 from tailor import bundle
 from tailor.build import Opened
+from tailor.bundle.evidence import Asked
 from tailor.bundle.plan_file import PLAN, read_plan, write_plan
 from tailor.data.images import ImageData
 from tailor.errors import BundleError, UsageError
@@ -17,7 +18,7 @@ from tailor.events import Event, Tell
 from tailor.spec import BUNDLE, Spec
 from tailor.tasks import Task, task_for, with_decoder
 from tailor.training import Recipe, processes_here
-from tailor.workflow import planners
+from tailor.workflow import evidence, planners
 from tailor.workflow.budgets import backbone_parameters
 from tailor.workflow.context import Context, Run
 from tailor.workflow.data import Corrupt, divided, open_checked
@@ -26,6 +27,7 @@ from tailor.workflow.names import is_bundle
 from tailor.workflow.opened import headed, open_bundle, with_head
 from tailor.workflow.output import output
 from tailor.workflow.records import Trained
+from tailor.workflow.report import leave_page
 from tailor.workflow.teacher import guide
 from tailor.workflow.train import finished, train_
 
@@ -69,6 +71,14 @@ class Request:
         planner = {k: v for k, v in planners.asked(self.planners[method]).items() if k != "scores"}
         return {**planner, "data": images.name, "method": method, "seed": self.recipe.seed}
 
+    def said(self, method: str, decoder: str) -> Asked:
+        """The command that makes this one bundle."""
+        own = {} if self.init else evidence.of_planner("adapt", method, self.planners[method])
+        words = {"model": None if self.init else self.model, "method": None if self.init else method, "init": self.init}
+        more = {name: getattr(self, name) for name in ("task", "weights", "image_size", "teacher")}
+        given = {**words, **own, **more, "decoder": decoder, "decoders": dict(self.settings)}
+        return evidence.asked("adapt", [self.data], given, {"weights": "pretrained"}, self.recipe)
+
 
 def adapt(request: Request) -> list[Trained]:
     """The bundles, one for each of `places`."""
@@ -94,12 +104,15 @@ def adapt(request: Request) -> list[Trained]:
                 request.resume,
                 request.trackers,
             )
-            made = _one(request, method, run, tasks[decoder], known[decoder])
+            asked = request.said(method, decoder)
+            made = _one(request, method, run, tasks[decoder], known[decoder], asked)
+            if processes_here().is_main_process and not request.plan_only:
+                leave_page(place.folder)
             results.append(replace(place.settled(made), decoder=decoder))
     return results
 
 
-def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, Any]) -> Trained:
+def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, Any], said: Asked) -> Trained:
     """One method: go on where an earlier run stopped, else plan; then train, or stop at the plan."""
     folder, planner = run.folder, request.planners[method]
     asked = request.asked(run.images, method)
@@ -110,6 +123,8 @@ def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, A
         made = finished(folder, given=request.given)
         run.tell(Event("done", text=f"`{folder}` is finished already"))
         return made
+    if processes_here().is_main_process:
+        evidence.begun(folder, said)
     if request.init is not None:
         return train_(_going_on(request.init, run, task), run)
     if begun is None:

@@ -1,6 +1,7 @@
 """Measuring a bundle on data: the task's figures, and the records that it gets most wrong."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from tailor import bundle
-from tailor.data.images import for_evaluation
+from tailor.data.images import Split, for_evaluation
 from tailor.data.loading import Batch
 from tailor.deploy.predictor import computed
 from tailor.events import Event, Tell
@@ -18,6 +19,65 @@ from tailor.training import evaluate, processes_here
 from tailor.workflow.data import Corrupt, in_order, open_checked
 
 WORST, BATCH = 5, 64
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A record that the model got wrong, by how much: its place in the split, its loss, and what was predicted."""
+
+    index: int
+    source: str
+    loss: float
+    found: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The name of the leading metric, all figures, the split they are of, and the worst records by their loss."""
+
+    metric: str
+    figures: dict[str, Any]
+    split: Split
+    worst: tuple[Wrong, ...]
+
+
+def scored(
+    path: Path,
+    route: str | None,
+    data: str,
+    weights: str | None,
+    download: bool,
+    corrupt: Corrupt,
+    seed: int,
+    tell: Tell,
+    worst: int = WORST,
+) -> Scored:
+    """The bundle's figures on data, and so many of the records it got most wrong."""
+    loaded = bundle.read(path, route, download)
+    spec, task = loaded.spec, task_of(loaded.spec.head)
+    images = open_checked(
+        data, seed=seed, corrupt=corrupt, tell=tell, kind=task.targets, classes=spec.head.classes or None
+    )
+    for note in images.notes:
+        tell(Event("data", text=note))
+    split = for_evaluation(images)
+    model = _Watched(bundle.restore(loaded, weights, download), path).to(processes_here().device).eval()
+    wrong: list[Wrong] = []
+    total = -(-len(split) // BATCH)
+
+    def watched() -> Iterable[Batch]:
+        for index, batch in enumerate(in_order(split, spec.preprocessing, spec.head, BATCH)):
+            yield batch  # and when the next one is asked for, the model has seen it
+            losses = task.loss(model.output, send_to_device(batch.targets, processes_here().device)).tolist()
+            found = task.decode(model.output, spec.head, 1)
+            wrong.extend(map(Wrong, batch.indices.tolist(), batch.sources, losses, found))
+            wrong.sort(key=lambda one: -one.loss)
+            del wrong[worst:]
+            tell(Event(f"scoring {split.name}", index + 1, total))
+
+    with torch.inference_mode():
+        figures = evaluate(model, watched(), task, spec.head)
+    return Scored(task.metric, figures, split, tuple(wrong))
 
 
 def measured(
@@ -35,39 +95,20 @@ def measured(
 
     The confusion matrix is drawn to the file `figure`.
     """
-    loaded = bundle.read(path, route, download)
-    spec, task = loaded.spec, task_of(loaded.spec.head)
-    images = open_checked(
-        data, seed=seed, corrupt=corrupt, tell=tell, kind=task.targets, classes=spec.head.classes or None
-    )
-    for note in images.notes:
-        tell(Event("data", text=note))
-    split = for_evaluation(images)
-    model = _Watched(bundle.restore(loaded, weights, download), path).to(processes_here().device).eval()
-    worst: list[tuple[float, str, dict[str, Any]]] = []
-    total = -(-len(split) // BATCH)
-
-    def watched() -> Iterable[Batch]:
-        for index, batch in enumerate(in_order(split, spec.preprocessing, spec.head, BATCH)):
-            yield batch  # and when the next one is asked for, the model has seen it
-            losses = task.loss(model.output, send_to_device(batch.targets, processes_here().device)).tolist()
-            found = task.decode(model.output, spec.head, 1)
-            worst.extend(zip(losses, batch.sources, found, strict=True))
-            worst.sort(key=lambda one: -one[0])
-            del worst[WORST:]
-            tell(Event(f"scoring {split.name}", index + 1, total))
-
-    with torch.inference_mode():
-        figures = evaluate(model, watched(), task, spec.head)
-    if figure is not None and "confusion" in figures:
+    made = scored(path, route, data, weights, download, corrupt, seed, tell)
+    if figure is not None and "confusion" in made.figures:
         from tailor.evidence.confusion import confusion
 
-        confusion(figures["confusion"], spec.head.classes, figure)
+        confusion(made.figures["confusion"], made.figures["classes"], figure)
     told = [
-        {"source": source, "loss": round(loss, 4), **{k: v for k, v in found.items() if not isinstance(v, tuple)}}
-        for loss, source, found in worst
+        {
+            "source": one.source,
+            "loss": round(one.loss, 4),
+            **{k: v for k, v in one.found.items() if not isinstance(v, tuple)},
+        }
+        for one in made.worst
     ]
-    return task.metric, figures, split.name, told
+    return made.metric, made.figures, made.split.name, told
 
 
 class _Watched(nn.Module):

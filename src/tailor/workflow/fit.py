@@ -12,11 +12,13 @@ from tailor.events import Tell
 from tailor.plans import retuned
 from tailor.recipe import recipe_of
 from tailor.tasks import task_of
+from tailor.training import processes_here
 from tailor.tuning.apply import cost
-from tailor.workflow import planners
+from tailor.workflow import evidence, planners
 from tailor.workflow.context import Run
 from tailor.workflow.data import Corrupt, divided, open_checked
 from tailor.workflow.records import Trained
+from tailor.workflow.report import leave_page
 from tailor.workflow.teacher import guide
 from tailor.workflow.train import train_
 
@@ -75,4 +77,11 @@ def fit(request: Request) -> Trained:
         request.trackers,
     )
     made = replace(builder.apply_plans_(opened, spec.plans[len(opened.spec.plans) :]), spec=spec)
-    return replace(train_(made, run), diagram=diagram)
+    main = processes_here().is_main_process
+    if main:
+        given = {"data": request.data, "weights": request.weights, "teacher": request.teacher}
+        evidence.begun(request.folder, evidence.asked("fit", [str(request.plan)], given, {}, recipe))
+    found = replace(train_(made, run), diagram=diagram)
+    if main:
+        leave_page(request.folder)
+    return found

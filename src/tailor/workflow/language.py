@@ -10,6 +10,7 @@ import numpy as np
 
 from tailor import backbones
 from tailor.backbones import causal
+from tailor.bundle.evidence import Asked
 from tailor.bundle.files import dumps, sha256, write_text
 from tailor.bundle.palette import (
     BASE,
@@ -38,8 +39,10 @@ from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.training import Recipe, fit, processes_here
 from tailor.tuning.plan import TunePlan
+from tailor.workflow import evidence
 from tailor.workflow.batches import training_report
 from tailor.workflow.records import Stitched
+from tailor.workflow.report import leave_page
 from tailor.workflow.stitch import seconds_of, summed_over_processes, told
 from tailor.workflow.train import check_palette, provenance
 
@@ -70,6 +73,15 @@ class Request:
         plain = {"kind": "language", "data": str(self.data), "models": list(self.models)}
         return plain | {name: getattr(self, name) for name in ("longest", "packing", "samples")}
 
+    def said(self) -> Asked:
+        """The command that asks the same."""
+        given: dict[str, Any] = {"models": ",".join(self.models), "ranks": ",".join(map(str, self.adapt.ranks))}
+        given |= {"ssb": ",".join(self.adapt.biases) or "none", "intervals": self.sampling.intervals}
+        given |= {name: getattr(self, name) for name in ("longest", "packing", "samples", "evaluate_routes")}
+        usual: dict[str, Any] = {"intervals": INTERVALS, "samples": 100, "longest": 256, "ssb": "qkv,proj"}
+        usual["ranks"] = ",".join("16" for _ in self.models)
+        return evidence.asked("stitch", [str(self.data)], given, usual, self.recipe)
+
 
 @dataclass(frozen=True)
 class _Made:
@@ -98,6 +110,7 @@ def stitch_language(request: Request) -> Stitched:
     held, learnt = examples[::every], [one for i, one in enumerate(examples) if i % every or len(examples) == 1]
     if processes_here().is_main_process:
         write_text(file, dumps(request.asked()))
+        evidence.begun(request.folder, request.said())
     models: list[tuple[Any, Any, str]] = [(*causal.load(name), name) for name in request.models]
     models.sort(key=lambda one: one[0].num_parameters())
     tokeniser = models[0][1]
@@ -188,7 +201,7 @@ def _train(request: Request, made: _Made, rows: Sequence[Any]) -> Sampler:
 
 def _write(request: Request, made: _Made, sampler: Sampler, held: Sequence[texts.Example]) -> None:
     """Score routes by exact match on the examples held out, keep what they answered, write the palette."""
-    from tailor.evidence.palette import palette_page, palette_plot
+    from tailor.evidence.palette import palette_plot
 
     records = _records(made, sampler)
     which = [n for n, r in enumerate(records) if r.deployed or request.evaluate_routes]
@@ -216,11 +229,11 @@ def _write(request: Request, made: _Made, sampler: Sampler, held: Sequence[texts
         "epochs": request.recipe.epochs,
         "seconds": round(seconds_of(request.folder), 1),
     }
-    names = [anchor.backbone.name for anchor in made.palette.anchors]
     palette_plot(records, request.folder / "palette.png", "exact match")
-    palette_page(records, request.folder / "report.html", "exact match", names)
+    evidence.routes(request.folder, records, metrics)
     facts = provenance(str(request.data), request.recipe)
     write_palette(request.folder, made.palette, made.model, made.base, records, metrics, facts)
+    leave_page(request.folder)
 
 
 def _records(made: _Made, sampler: Sampler) -> list[RouteRecord]:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from tailor.budget import Amount
 from tailor.build import Opened
+from tailor.bundle.evidence import Asked
 from tailor.bundle.files import dumps, sha256, write_text
 from tailor.bundle.palette import BASE, BASE_JSON, BaseRef, RouteRecord, write_base, write_palette
 from tailor.bundle.read import validated
@@ -32,6 +33,7 @@ from tailor.training.objective import smoothed
 from tailor.tuning.apply import apply_, cost
 from tailor.tuning.methods.lora import Lora
 from tailor.tuning.plan import Tune, TunePlan
+from tailor.workflow import evidence
 from tailor.workflow.anchors import open_anchor
 from tailor.workflow.batches import on_images, train_
 from tailor.workflow.budgets import head_parameters
@@ -40,6 +42,7 @@ from tailor.workflow.counts import Scored, counts_for
 from tailor.workflow.data import Corrupt, divided, open_checked, reported, tell_left_out
 from tailor.workflow.opened import merged
 from tailor.workflow.records import Stitched
+from tailor.workflow.report import leave_page
 from tailor.workflow.routes import measured, scored
 from tailor.workflow.stitch import seconds_of, told
 from tailor.workflow.train import check_palette, provenance
@@ -78,6 +81,14 @@ class Request:
         names = ("data", "model", "weights", "image_size", "sizes", "rank", "samples")
         return {"kind": "nested", **{name: getattr(self, name) for name in names}}
 
+    def said(self) -> Asked:
+        """The command that asks the same."""
+        given = {"models": self.model, "kind": "nested", "intervals": self.sizes, "ranks": str(self.rank)}
+        names = ("samples", "evaluate_routes", "task", "weights", "image_size")
+        given |= {name: getattr(self, name) for name in names}
+        usual = {"intervals": 15, "ranks": "8", "samples": 100, "weights": "pretrained"}
+        return evidence.asked("stitch", [self.data], given, usual, self.recipe)
+
 
 def nested(request: Request) -> Stitched:
     """Train the palette and write it; go on where an earlier run stopped."""
@@ -115,6 +126,7 @@ def _begin(request: Request) -> Stitched | None:
     if not (request.resume and file.is_file()):
         if processes_here().is_main_process:
             write_text(file, dumps(request.asked()))
+            evidence.begun(request.folder, request.said())
         return None
     was = read_json(file)
     for key, value in request.asked().items():
@@ -195,7 +207,7 @@ def _write(
     task: Task,
 ) -> None:
     """Measure what was asked for, draw it, write the bundle."""
-    from tailor.evidence.palette import palette_page, palette_plot
+    from tailor.evidence.palette import palette_plot
 
     name, split = reported(images)
     spec, tell = palette.anchors[0], request.tell
@@ -220,8 +232,9 @@ def _write(
     }
     facts = provenance(request.data, request.recipe) | {"selected_on": "nothing: every size is deployed"}
     palette_plot(records, request.folder / "palette.png", task.metric)
-    palette_page(records, request.folder / "report.html", task.metric, [spec.backbone.name])
+    evidence.routes(request.folder, records, metrics)
     write_palette(request.folder, palette, model, base, records, metrics, facts)
+    leave_page(request.folder)
 
 
 def _records(palette: NestedPalette, model: Nested, sandwich: Sandwich, spec: Spec) -> list[RouteRecord]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tailor import bundle
 from tailor.build import Opened
+from tailor.bundle.evidence import Asked, Cost
 from tailor.bundle.plan_file import PLAN
 from tailor.data.images import ImageData
 from tailor.errors import UsageError
@@ -19,13 +20,14 @@ from tailor.pruning.target import NothingToGo
 from tailor.spec import Spec
 from tailor.tasks import task_for, task_of, task_of_kind
 from tailor.training import Recipe, processes_here, retraining
-from tailor.workflow import planners
+from tailor.workflow import evidence, planners
 from tailor.workflow.context import Context, Decision, Run, Step
 from tailor.workflow.data import Corrupt, divided, open_checked, reported, score
 from tailor.workflow.decision import Decided, forget, note, noted
 from tailor.workflow.names import is_bundle
 from tailor.workflow.opened import deployed, headed, merged, open_bundle, own_head, thawed, with_head
 from tailor.workflow.records import Pruned, pruned
+from tailor.workflow.report import leave_page
 from tailor.workflow.smaller import counted, extended, smaller
 from tailor.workflow.teacher import guide
 from tailor.workflow.train import bundle_bytes, provenance, train_, write_bundle
@@ -87,6 +89,8 @@ def once(request: Request, against: Opened | None = None, asked: Mapping[str, An
     if request.resume and (folder / bundle.MANIFEST).is_file():
         return finished(folder)
     images, opened = open_(request)
+    if processes_here().is_main_process:
+        evidence.begun(folder, _said(asked or request.asked, request.recipe), Path(request.name))
     learnt = guide(request.teacher, opened.spec.head) if request.retrain != "none" else None
     dense = ready_to_cut(opened, request)
     decided = _decided(dense, images, request, against, asked or request.asked, started)
@@ -97,15 +101,27 @@ def once(request: Request, against: Opened | None = None, asked: Mapping[str, An
     if request.retrain == "none" or images is None or passed_over:
         if processes_here().is_main_process:
             metrics = facts if math.isnan(found.score_after) else {**facts, found.metric: found.score_after}
+            evidence.cut(folder, left, found, 0 if images is None else len(reported(images)[1]))
             write_bundle(folder, left, metrics, provenance(request.data or "", request.recipe, trained=False))
         processes_here().wait_for_everyone()
     else:
         recipe = retraining(request.recipe, request.retrain)
         run = Run(images, str(request.data), recipe, folder, request.tell, learnt, request.workers, request.resume)
         found = replace(found, score_after=train_(left, run, facts).score)
+    found = replace(found, bundle_bytes=bundle_bytes(folder), seconds=round(time.monotonic() - started, 2))
     if processes_here().is_main_process:
         forget(folder)
-    return replace(found, bundle_bytes=bundle_bytes(folder), seconds=round(time.monotonic() - started, 2))
+        leave_page(folder, found.seconds)
+    return found
+
+
+def _said(asked: Mapping[str, Any], recipe: Recipe) -> Asked:
+    """The command that asks the same; `recipe` is the retraining's."""
+    given = {name: value for name, value in asked.items() if name != "name"}
+    usual = planners.asked(planners.named("prune", str(asked["method"]), {}))
+    train = "full" if given.get("adapters") == "merge" else "tunes"
+    usual |= {"method": "sls", "classifier": "fresh", "retrain": "none", "train": train, "seed": 0}
+    return evidence.asked("prune", [str(asked["name"])], given, usual, recipe)
 
 
 def _decided(
@@ -127,6 +143,8 @@ def _decided(
         spec = extended(dense, decision.plans)
         found = _compare(dense, spec, decision, images, request, against)
         if state.is_main_process:
+            blocks = [block.path for block in dense.anatomy.blocks]
+            evidence.taken(folder, blocks, decision.plans, request.step.whole)
             seconds = round(time.monotonic() - began, 2)
             note(folder, Decided(spec, decision, replace(found, seconds=seconds)), asked)
         state.wait_for_everyone()
@@ -226,6 +244,9 @@ def _compare(
     blocks = len(dense.anatomy.blocks)
     dropped = sum(len(getattr(plan, "dropped", ())) for plan in decision.plans)
     macs = {name: count.macs(model, inputs) for name, model in models.items()}
+    if processes_here().is_main_process:
+        costs = {name: Cost(macs[name], count.parameters(model)) for name, model in models.items()}
+        evidence.compared(request.folder, costs, timed, waited)
     return Pruned(
         bundle=str(request.folder),
         method=request.planner.method,

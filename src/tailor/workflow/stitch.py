@@ -10,6 +10,7 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from tailor.build import Opened
+from tailor.bundle.evidence import Asked
 from tailor.bundle.files import dumps, sha256, write_text
 from tailor.bundle.palette import (
     BASE,
@@ -42,12 +43,14 @@ from tailor.tasks import Task, task_for
 from tailor.training import Recipe, processes_here
 from tailor.training.objective import Share, smoothed
 from tailor.tuning.plan import TunePlan
+from tailor.workflow import evidence
 from tailor.workflow.anchors import open_anchors
 from tailor.workflow.batches import on_images, train_
 from tailor.workflow.budgets import head_parameters
 from tailor.workflow.context import Run
 from tailor.workflow.data import Corrupt, divided, drawn, in_order, open_checked, reported, tell_left_out
 from tailor.workflow.records import Stitched
+from tailor.workflow.report import leave_page
 from tailor.workflow.routes import measured, scored
 from tailor.workflow.train import check_palette, provenance
 
@@ -85,6 +88,22 @@ class Request:
         plain = {name: asdict(part) for name, part in parts.items()}  # type: ignore[call-overload]
         names = ("data", "models", "weights", "image_size", "teacher", "distil", "samples")
         return json.loads(json.dumps(plain | {name: getattr(self, name) for name in names}))  # type: ignore[no-any-return]
+
+    def said(self) -> Asked:
+        """The command that asks the same."""
+        full, biases = self.adapt.full, ",".join(self.adapt.biases)
+        given = {
+            "models": ",".join(self.models),
+            "mode": "sn-net" if full else "esta" if self.sampling.kind == "importance" else "uniform",
+            "intervals": self.sampling.intervals,
+            "window": self.space.window,
+            "ranks": ",".join(map(str, self.adapt.ranks)),
+            "ssb": biases or "none",
+            "base": None if self.base is None else str(self.base),
+            **{name: getattr(self, name) for name in ("samples", "evaluate_routes", "task", "weights", "image_size")},
+        }
+        usual = {"mode": "esta", "ssb": "qkv,proj", "samples": 100, "weights": "pretrained", "intervals": 15}
+        return evidence.asked("stitch", [self.data], given, usual | {"window": Space().window}, self.recipe)
 
 
 def stitch(request: Request) -> Stitched:
@@ -148,6 +167,7 @@ def _begin(request: Request) -> Stitched | None:
             return told(request.folder)
     elif processes_here().is_main_process:
         write_text(file, dumps(request.asked()))
+        evidence.begun(request.folder, request.said())
     return None
 
 
@@ -260,7 +280,7 @@ def _records(made: _Made, sampler: Sampler) -> tuple[RouteRecord, ...]:
 
 def _write(request: Request, made: _Made, records: Sequence[RouteRecord], facts: dict[str, Any]) -> None:
     """The bundle, and the picture of its routes."""
-    from tailor.evidence.palette import palette_page, palette_plot
+    from tailor.evidence.palette import palette_plot
 
     model, recipe = made.model, request.recipe
     head = head_parameters(model, heads_of(model))
@@ -277,10 +297,9 @@ def _write(request: Request, made: _Made, records: Sequence[RouteRecord], facts:
     }
     source = provenance(request.data, recipe) | {"selected_on": "scores of training"}
     palette_plot(records, request.folder / "palette.png", facts["metric"])
-    palette_page(
-        records, request.folder / "report.html", facts["metric"], [s.backbone.name for s in made.palette.anchors]
-    )
+    evidence.routes(request.folder, records, metrics)
     write_palette(request.folder, made.palette, model, made.base, records, metrics, source)
+    leave_page(request.folder)
 
 
 def seconds_of(folder: Path) -> float:

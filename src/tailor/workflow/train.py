@@ -12,6 +12,7 @@ import yaml
 import tailor
 from tailor import backbones, bundle
 from tailor.build import Opened
+from tailor.bundle.evidence import read_evidence
 from tailor.bundle.files import write_text
 from tailor.errors import BundleError
 from tailor.run_folder import MANIFEST
@@ -20,6 +21,7 @@ from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.tasks import task_of, task_of_kind
 from tailor.training import Recipe, Result, processes_here
+from tailor.workflow import evidence
 from tailor.workflow.batches import course, leading
 from tailor.workflow.batches import train_ as engine_
 from tailor.workflow.budgets import head_parameters
@@ -58,6 +60,7 @@ def train_(opened: Opened, run: Run, known: Mapping[str, Any] | None = None) -> 
     }
     if main:
         _draw(result, task.metric, run)
+        evidence.trained(run.folder, opened, task, result, figures, name, known or {})
         write_bundle(run.folder, opened, metrics, provenance(run.source, run.recipe))
     processes_here().wait_for_everyone()
     return _told(run.folder, spec.tuning[-1].method if spec.tuning else "", task.metric, metrics)
@@ -65,8 +68,10 @@ def train_(opened: Opened, run: Run, known: Mapping[str, Any] | None = None) -> 
 
 def write_bundle(folder: Path, opened: Opened, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
     """Write the opened model as a bundle: every tensor, or what differs from its backbone."""
-    tensors = bundle.state(opened.model, opened.complete)
-    return bundle.write(folder, opened.spec, tensors, complete=opened.complete, metrics=metrics, provenance=facts)
+    tensors, found = bundle.state(opened.model, opened.complete), read_evidence(folder)
+    return bundle.write(
+        folder, opened.spec, tensors, complete=opened.complete, metrics=metrics, provenance=facts, evidence=found
+    )
 
 
 def _fit_(opened: Opened, run: Run) -> Result:

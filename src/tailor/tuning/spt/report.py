@@ -102,6 +102,15 @@ def summary(plan: TunePlan, anatomy: Anatomy) -> Summary:
     )
 
 
+def sensitivity(tensors: dict[str, Tensor], anatomy: Anatomy, operations: Sequence[str]) -> Matrix:
+    """The summed sensitivity of each operation in each block (blocks, operations)."""
+    found = [[0.0] * len(operations) for _ in anatomy.blocks]
+    for one in candidates(anatomy):
+        if one.block >= 0 and one.operation in operations and one.tensor in tensors:
+            found[one.block][operations.index(one.operation)] += float(one.view(tensors).double().sum())
+    return tuple(map(tuple, found))
+
+
 def _modules(plan: TunePlan, sites: Sequence[Candidate]) -> dict[str, int]:
     """Parameters of the module at each structured site; a layer of the site's shape stands in for the real one."""
     shapes = {c.name: nn.Linear(c.width, c.size // c.width, device="meta") for c in sites}

@@ -126,7 +126,9 @@ def _facts(features: "Features", plan: "LayerPlan", seed: int) -> dict[str, str 
 
 def _draw(plan: "LayerPlan", curve: "Curve", features: "Features", classes: Sequence[str], folder: Path) -> None:
     from tailor.evidence.plots import sc_curve, scatter_tsne
+    from tailor.workflow import evidence
 
+    evidence.separated(folder, plan, curve.planes, features.labels.tolist())
     scores = [float("nan") if score is None else score for score in plan.curve]
     depth = int(plan.facts["depth"])
     sc_curve(range(1, len(scores) + 1), scores, float(plan.facts["threshold"]), depth, folder / CURVE)

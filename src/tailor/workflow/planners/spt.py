@@ -78,7 +78,7 @@ class PlaceBudget:
             if squares is not None:
                 with replacing(context.folder / SCORES) as temporary:
                     squares.save(temporary)
-            _draw(plan, opened, context.folder)
+            _draw(plan, opened, squares, context.folder)
         return Decision((plan,))
 
     def _settings(self, context: "Context") -> Spt:
@@ -188,12 +188,16 @@ class _Pairs:
             yield batch.images.to(self.device), send_to_device(batch.targets, self.device)
 
 
-def _draw(plan: "TunePlan", opened: "Opened", folder: Path) -> None:
-    """The heat map block x operation as a picture."""
+def _draw(plan: "TunePlan", opened: "Opened", squares: "Scores | None", folder: Path) -> None:
+    """The heat map block x operation as a picture, and as evidence beside the sensitivity of each cell."""
     from tailor.evidence.plots import heatmap
     from tailor.tuning.spt import report
+    from tailor.workflow import evidence
 
     found = report.summary(plan, opened.anatomy)
+    structured = _structured(plan, opened, found.operations)
+    felt = report.sensitivity(squares.tensors, opened.anatomy, found.operations) if squares else ()
+    evidence.placed(folder, plan, found.operations, found.shares, structured, felt)
     if found.shares:
         heatmap(
             found.shares,
@@ -201,7 +205,7 @@ def _draw(plan: "TunePlan", opened: "Opened", folder: Path) -> None:
             columns=found.operations,
             title=f"{plan.method}: where {plan.cost:,} trainable parameters went",
             out=folder / HEAT_MAP,
-            marked=_structured(plan, opened, found.operations),
+            marked=structured,
         )
 
 

@@ -1,0 +1,245 @@
+"""What a run notes in its evidence, section by section, in the words of the code that measured it.
+
+The main process calls these; what is not finite is left out, since JSON has no name for it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+import tailor
+from tailor.build import Opened
+from tailor.bundle.evidence import (
+    HERE,
+    IMPORTANCE,
+    Asked,
+    Budget,
+    Candidate,
+    Cost,
+    Costs,
+    Epoch,
+    Layers,
+    Map,
+    Network,
+    Score,
+    Width,
+    note,
+    on_grid,
+    read_evidence,
+)
+from tailor.bundle.palette import RouteRecord
+from tailor.errors import TailorError
+from tailor.measure import count
+from tailor.measure.machine import machine
+from tailor.measure.speed import Comparison
+from tailor.plans import AnyPlan
+from tailor.tasks import Task, task_of
+from tailor.training import Recipe, Result
+from tailor.workflow import planners
+from tailor.workflow.opened import deployed
+from tailor.workflow.records import Pruned
+
+FLAGS = ("epochs", "lr", "batch_size", "seed")
+"""Settings of a recipe that are flags as well."""
+
+
+def begun(folder: Path, asked: Asked, parent: Path | None = None) -> None:
+    """What was asked for, here; of the bundle that the run starts from (`parent`) where its budget went."""
+    versions = {"tailor": tailor.__version__, "torch": torch.__version__}
+    kept = None
+    with suppress(TailorError):  # a stranger's evidence is no reason to fail
+        found = read_evidence(parent) if parent is not None else None
+        kept = found.budget if found else None
+    here = {name: value for name, value in machine().items() if isinstance(value, str | int | float | None)}
+    note(folder, asked=asked, versions=versions, machine=here, **({"budget": kept} if kept else {}))
+
+
+def asked(verb: str, words: Sequence[str], given: Mapping[str, Any], usual: Mapping[str, Any], recipe: Recipe) -> Asked:
+    """The command in as few words as make it: what is `usual`, empty or a recipe's default is left out.
+
+    What only a file can hold stands in `sections`.
+    """
+    flags, sections = {}, {}
+    for name, value in given.items():
+        if value in (None, False, "", (), {}) or value == usual.get(name):
+            continue
+        if isinstance(value, str | int | float):
+            flags[name] = value
+        else:
+            sections[name] = value
+    inner: dict[str, Any] = {}
+    for field in fields(Recipe):
+        value, default = getattr(recipe, field.name), getattr(Recipe(), field.name)
+        if value != default:
+            (flags if field.name in FLAGS else inner)[field.name] = value
+    if inner:
+        sections["recipe"] = {k: asdict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in inner.items()}
+    return Asked(verb, tuple(words), flags, _plain(sections))
+
+
+def of_planner(verb: str, method: str, planner: Any) -> dict[str, Any]:
+    """The settings of a planner that are not those of its row."""
+    usual = planners.asked(planners.named(verb, method, {}))
+    return {name: value for name, value in planners.asked(planner).items() if value != usual[name]}
+
+
+def trained(
+    folder: Path,
+    opened: Opened,
+    task: Task,
+    result: Result,
+    figures: Mapping[str, Any],
+    split: str,
+    known: Mapping[str, Any],
+) -> None:
+    """The score, the learning curve and the confusion of a training, and what the model costs."""
+    metric = task.metric
+    score = Score(
+        metric,
+        task.larger,
+        split,
+        int(figures["n"]),
+        finite(figures[metric]),
+        finite(known.get("score_before")),
+        finite(known.get("score_cut")),
+        getattr(task, "counted", False),
+    )
+    epochs = [Epoch(int(row["epoch"]), finite(row["loss"]), finite(row.get(metric))) for row in result.epochs]
+    note(
+        folder,
+        score=score,
+        epochs=tuple(epochs),
+        chosen=result.chosen,
+        confusion=tuple(tuple(row) for row in figures.get("confusion", ())),
+        seconds=round(result.seconds, 1),
+    )
+    found = read_evidence(folder)
+    if found is not None and found.costs is None:
+        with suppress(TailorError):  # counting may fail where training did not
+            note(folder, costs=Costs(cost(opened)))
+
+
+def cut(folder: Path, opened: Opened, found: Pruned, n: int) -> None:
+    """The scores of a cut that nothing trained."""
+    task = task_of(opened.spec.head)
+    before, after = finite(found.score_before), finite(found.score_after)
+    counted = getattr(task, "counted", False)
+    if after is not None:
+        note(folder, score=Score(task.metric, task.larger, found.split, n, after, before, after, counted))
+
+
+def cost(opened: Opened) -> Cost:
+    """MACs and parameters of the model as it is deployed."""
+    plain = deployed(opened)
+    return Cost(count.macs(plain, opened.spec.inputs), count.parameters(plain))
+
+
+def compared(folder: Path, costs: Mapping[str, Cost], timed: Comparison, waited: Mapping[str, float]) -> None:
+    """A `dense` and a `pruned` model, timed in turns."""
+    before, after = (
+        replace(
+            costs[name],
+            images_per_second=finite(round(timed.timings[name].images_per_second, 2)),
+            latency_ms=finite(waited.get(name)),
+        )
+        for name in ("dense", "pruned")
+    )
+    ratio = timed.ratios["pruned"]
+    middle, low, high = (finite(round(value, 3)) for value in (ratio.median, ratio.p10, ratio.p90))
+    note(folder, costs=Costs(after, before, middle, low, high, timed.timings["pruned"].batch))
+
+
+def taken(folder: Path, blocks: Sequence[str], plans: Iterable[AnyPlan], whole: Mapping[str, int]) -> None:
+    """What the plans of a pruning take from a model of these blocks; `whole` are sizes before earlier steps of it."""
+    dropped: list[str] = []
+    swapped: dict[str, str] = {}
+    widths: dict[str, Width] = {}
+    for plan in plans:
+        dropped += getattr(plan, "dropped", ())
+        swapped |= {swap.block: swap.operation for swap in getattr(plan, "swaps", ())}
+        for cut in getattr(plan, "cuts", ()):
+            widths[cut.group] = Width(cut.group, whole.get(cut.group, cut.size), len(cut.keep))
+    operations = tuple(swapped.get(path, "attention") for path in blocks) if swapped else ()
+    note(folder, network=Network(tuple(blocks), tuple(dropped), tuple(widths.values()), operations))
+
+
+def placed(
+    folder: Path,
+    plan: Any,
+    operations: Sequence[str],
+    shares: Sequence[Sequence[float]],
+    whole: Sequence[Sequence[bool]],
+    sensitivity: Sequence[Sequence[float]] = (),
+) -> None:
+    """Where a tuning plan spends its budget, and how sensitive each place was."""
+    total = sum(map(sum, sensitivity)) or 1.0
+    note(
+        folder,
+        budget=Budget(
+            plan.method,
+            plan.cost,
+            tuple(operations),
+            tuple(tuple(round(float(share), 6) for share in row) for row in shares),
+            tuple(tuple(round(float(score) / total, 6) for score in row) for row in sensitivity),
+            tuple(tuple(bool(one) for one in row) for row in whole),
+        ),
+    )
+
+
+def separated(folder: Path, plan: Any, maps: Mapping[int, ArrayLike], labels: Sequence[int]) -> None:
+    """The curve that decided how many blocks stay, and the maps behind it by block, counted from 0."""
+    drawn = []
+    for index in sorted(maps):
+        points = np.asarray(maps[index], dtype=float)
+        drawn.append(Map(index + 1, on_grid(points[:, 0].tolist()), on_grid(points[:, 1].tolist())))
+    facts = plan.facts
+    note(
+        folder,
+        layers=Layers(
+            tuple(finite(score) for score in plan.curve),
+            float(facts["threshold"]),
+            int(facts["depth"]),
+            str(facts.get("reason", "")),
+            tuple(int(label) for label in labels),
+            tuple(drawn),
+        ),
+    )
+
+
+def routes(folder: Path, records: Sequence[RouteRecord], metrics: Mapping[str, Any]) -> None:
+    """The routes of a palette as candidates: by accuracy where any was measured, else by what the sampler gave them.
+
+    `metrics` are those of the palette.
+    """
+    metric, measured = str(metrics["metric"]), any(one.accuracy is not None for one in records)
+    found = []
+    for one in records:
+        scores = {} if one.accuracy is None else {metric: one.accuracy}
+        if not measured:
+            scores = {IMPORTANCE: one.score}
+        pick = Asked("pick", (HERE,), {"route": one.route, "out": "runs/picked"})
+        what = ("stitched" if "." in one.route else "whole") + (", deployed" if one.deployed else "")
+        ms = finite(one.latency_ms)
+        found.append(Candidate(one.route, what, ms, one.macs, one.params, scores, one.deployed, pick))
+    best = max((one.accuracy for one in records if one.accuracy is not None), default=None)
+    score = Score(metric, True, str(metrics["split"]), int(metrics["n"]), best, counted=True)
+    note(folder, candidates=tuple(found), score=score, seconds=metrics["seconds"])
+
+
+def finite(value: Any) -> float | None:
+    """The number, or None where there is none to write down."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: lists for tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
