@@ -79,7 +79,9 @@ def evidence(**changed):
         ),
         "seconds": 412.5,
         "score": Score("accuracy", True, "test", 1020, 0.6382, 0.6402, 0.512, True),
-        "costs": Costs(Cost(27_000_000, 520_000, 2304.1, 1.31), Cost(121_000_000, 2_100_000, 562.0, 3.92), 4.1, 3.9, 4.2, 64),
+        "costs": Costs(
+            Cost(27_000_000, 520_000, 2304.1, 1.31), Cost(121_000_000, 2_100_000, 562.0, 3.92), 4.1, 3.9, 4.2, 64
+        ),
         "network": Network(
             tuple(f"blocks.{b}" for b in range(BLOCKS)),
             ("blocks.7", "blocks.10", "blocks.11"),
@@ -109,7 +111,8 @@ def evidence(**changed):
         "epochs": tuple(Epoch(e, 4 * math.exp(-e / 7) + 0.3, 0.66 - 0.5 * math.exp(-e / 5)) for e in range(1, 31)),
         "chosen": 27,
         "confusion": tuple(
-            tuple(90 - 4 * i if i == j else (i * 7 + j * 5) % 4 for j in range(len(CLASSES))) for i in range(len(CLASSES))
+            tuple(90 - 4 * i if i == j else (i * 7 + j * 5) % 4 for j in range(len(CLASSES)))
+            for i in range(len(CLASSES))
         ),
         "candidates": candidates(),
     }

@@ -7,7 +7,7 @@ from tailor.bundle.evidence import IMPORTANCE, Candidate
 from tailor.evidence.page.chart import Frame, frame, front, short, steps
 from tailor.evidence.page.run import Run, made_by
 
-MOST, MOST_ROWS = 2000, 200
+MOST, MOST_ROWS = 600, 200
 """Points that are drawn and rows that are written at most."""
 COSTS = (("ms", "milliseconds", 1.0), ("macs", "million MACs", 1e-6), ("params", "million parameters", 1e-6))
 

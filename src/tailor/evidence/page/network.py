@@ -1,7 +1,7 @@
 """The network as a column of blocks: where the budget went, what shrank, what was dropped, what gave way."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -52,13 +52,34 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Place:
+    """An operation over all blocks: its share of the budget and of the sensitivity, and its modules."""
+
+    name: str
+    share: float
+    felt: float
+    modules: int
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Widths of one name over all blocks that stay."""
+
+    name: str
+    groups: int
+    size: int
+    kept: int
+
+
+@dataclass(frozen=True)
 class Drawing:
-    """The whole column. `heads` stand above the cells; `outside` are widths that belong to no block."""
+    """The whole column; `heads` stand above the cells. `places` and `sums` say the same in numbers."""
 
     tall: float
     heads: tuple[tuple[float, str], ...]
     blocks: tuple[Block, ...]
-    outside: tuple[Width, ...]
+    places: tuple[Place, ...]
+    sums: tuple[Sum, ...]
     shaded_by: str
     widths: bool
     operations: bool
@@ -86,7 +107,8 @@ def network(run: Run) -> Drawing | None:
         y + 6,
         tuple((LEFT + cell * (i + 0.5), name) for i, name in enumerate(shown.operations[:MOST_CELLS])) if shown else (),
         tuple(blocks),
-        tuple(widths.get("", ()))[:MOST_BARS],
+        _places(shown) if shown else (),
+        _sums(widths, found.dropped),
         "" if not shown else "sensitivity" if shown.sensitivity else "share of the budget",
         any(block.bars for block in blocks),
         bool(found.operations),
@@ -103,6 +125,32 @@ def _by_block(widths: Sequence[Width], paths: Sequence[str]) -> dict[str, tuple[
         starts = (".".join(pieces[:n]) for n in range(len(pieces), 0, -1))
         own[next((start for start in starts if start in known), "")].append(one)
     return {path: tuple(some[:MOST_BARS]) for path, some in own.items()}
+
+
+def _places(budget: Budget) -> tuple[Place, ...]:
+    rows = range(len(budget.shares))
+    return tuple(
+        Place(
+            name,
+            sum(_at(budget.shares, row, column) for row in rows),
+            sum(_at(budget.sensitivity, row, column) for row in rows),
+            sum(bool(_at(budget.whole, row, column)) for row in rows),
+        )
+        for column, name in enumerate(budget.operations[:MOST_CELLS])
+    )
+
+
+def _sums(widths: Mapping[str, Sequence[Width]], dropped: Sequence[str]) -> tuple[Sum, ...]:
+    """Widths by the name that they have in their block."""
+    found: dict[str, list[Width]] = defaultdict(list)
+    for path, some in widths.items():
+        for one in some if path not in dropped else ():
+            found[one.group.removeprefix(f"{path}.") if path else one.group].append(one)
+    sums = (
+        Sum(name, len(some), max(sum(one.size for one in some), 1), sum(one.kept for one in some))
+        for name, some in found.items()
+    )
+    return tuple(sums)[:MOST_CELLS]
 
 
 def _shades(budget: Budget | None) -> list[list[float]]:

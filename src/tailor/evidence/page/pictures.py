@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from tailor.bundle.evidence import GRID, Layers
 from tailor.evidence.page.chart import RIGHT, Frame, frame, line
@@ -10,8 +11,8 @@ from tailor.evidence.page.run import Run
 
 COLOURS = 7
 """Colours by class, those of the style sheet; with more classes they come again."""
-MOST_MAPS, MOST_SAMPLES, MOST_CLASSES, MOST_NAMED, MOST_MIXED = 8, 1500, 250, 24, 8
-SIDE = 120
+MOST_MAPS, MOST_SAMPLES, MOST_CLASSES, MOST_NAMED, MOST_MIXED = 8, 1500, 200, 24, 8
+SIDE, LEVELS = 120, 10
 
 
 @dataclass(frozen=True)
@@ -120,44 +121,67 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Confusion:
-    """The matrix as squares of `side` from (`left`, 0) on, names where there is room, and the worst pairs."""
+    """The matrix from (`left`, 0) on, in steps of `side`, and the worst pairs.
+
+    Where there is room for names it consists of squares, else of a path for each of a few shades. `shown` of the
+    classes are drawn.
+    """
 
     side: float
     left: float
     wide: float
     tall: float
     squares: tuple[Square, ...]
+    levels: tuple[tuple[float, str], ...]
     names: tuple[str, ...]
     mixed: tuple[Mixed, ...]
     right: int
     of: int
+    shown: int
 
 
 def confusion(run: Run) -> Confusion | None:
     """The confusion matrix of at most so many classes; None where there is none, or it is not square."""
-    counts = [row[:MOST_CLASSES] for row in run.evidence.confusion[:MOST_CLASSES]]
-    if not counts or any(len(row) != len(counts) for row in counts):
+    whole = run.evidence.confusion
+    if not whole or any(len(row) != len(whole) for row in whole):
         return None
+    counts = [row[:MOST_CLASSES] for row in whole[:MOST_CLASSES]]
     names = [run.classes[i] if i < len(run.classes) else f"class {i + 1}" for i in range(len(counts))]
     named = len(counts) <= MOST_NAMED
     left = min(8.0 + 6.4 * max(len(_cut(n)) for n in names), 130.0) if named else 8.0
     side = min((RIGHT - left) / len(counts), 34.0)
-    squares, pairs = [], []
+    squares: list[Square] = []
+    levels: dict[int, list[str]] = defaultdict(list)
+    pairs = []
     for i, row in enumerate(counts):
-        whole = max(sum(row), 1)
+        of = max(sum(whole[i]), 1)
         for j, count in enumerate(row):
-            if count > 0:
-                text = f"{names[i]} called {names[j]}: {count} of {whole}"
+            if count <= 0:
+                continue
+            x, y = round(left + j * side, 2), round(i * side, 2)
+            if named:
                 written = str(count) if side >= 17 and count < 1000 else ""
-                squares.append(Square(round(left + j * side, 2), round(i * side, 2), count / whole, text, written))
-                if i != j:
-                    pairs.append(Mixed(names[i], names[j], count, f"{count / whole:.0%}"))
+                text = f"{names[i]} called {names[j]}: {count} of {of}"
+                squares.append(Square(x, y, round(count / of, 3), text, written))
+            else:
+                levels[ceil(LEVELS * min(count / of, 1.0))].append(f"M{x:g},{y:g}h{side:.3g}v{side:.3g}h-{side:.3g}z")
+            if i != j:
+                pairs.append(Mixed(names[i], names[j], count, f"{count / of:.0%}"))
     pairs.sort(key=lambda pair: (-pair.count, pair.truth, pair.called))
-    right, of = sum(row[i] for i, row in enumerate(counts)), sum(count for row in counts for count in row)
     tall = side * len(counts) + (left if named else 6)
     shown = tuple(_cut(name) for name in names) if named else ()
     return Confusion(
-        side, left, left + side * len(counts), tall, tuple(squares), shown, tuple(pairs[:MOST_MIXED]), right, of
+        side,
+        left,
+        left + side * len(counts),
+        tall,
+        tuple(squares),
+        tuple((level / LEVELS, "".join(levels[level])) for level in sorted(levels)),
+        shown,
+        tuple(pairs[:MOST_MIXED]),
+        sum(row[i] for i, row in enumerate(whole)),
+        sum(count for row in whole for count in row),
+        len(counts),
     )
 
 
