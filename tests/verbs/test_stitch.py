@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import tailor
+from tailor.bundle.evidence import read_evidence
 from tailor.bundle.live import restore_palette
 from tailor.bundle.palette import read_palette
 from tailor.errors import BundleError, PlanError, TailorError, UsageError
@@ -49,8 +50,11 @@ def test_the_result_says_what_was_made(made):
     assert 0 < found.trainable_percent < 40
     assert json.loads((out / "bundle.json").read_text())["kind"] == "palette"
     page = (out / "report.html").read_text()
-    assert "http://www.w3.org/2000/svg" in page
-    assert page.count("http") == 1  # the namespace, and nothing from a network
+    assert "://" not in page  # nothing from a network
+    assert all(f'data-name="{r.route}"' in page for r in found.routes)
+    assert f"tailor pick {out} --route 0.1-1.1 -o runs/picked" in page
+    evidence = read_evidence(out)
+    assert [one.scores for one in evidence.candidates] == [{"accuracy": r.accuracy} for r in found.routes]
     assert (out / "palette.png").stat().st_size > 10_000
 
 

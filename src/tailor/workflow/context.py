@@ -1,6 +1,6 @@
 """What a planner and a training are given: the opened model, the data, and functions that measure."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -65,13 +65,14 @@ class Decision:
     """What a planner decided: plans in the model's own names, in order, and a line that says why.
 
     `tensors` are those of the model they lead to, by name, where that is more than carrying the plans out: a search has
-    trained them, or what was cut was `recovered`.
+    trained them, or what was cut was `recovered`. `candidates` are those that it was chosen from, as plain values.
     """
 
     plans: tuple[AnyPlan, ...]
     why: str = ""
     tensors: Mapping[str, Tensor] | None = None
     recovered: Recovered | None = None
+    candidates: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)

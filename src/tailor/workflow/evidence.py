@@ -46,6 +46,8 @@ from tailor.workflow import planners
 from tailor.workflow.opened import deployed
 from tailor.workflow.records import Pruned
 
+TARGETS = ("speed", "latency", "macs", "params", "bytes")
+"""Flags that say how far a pruning goes."""
 FLAGS = ("epochs", "lr", "batch_size", "seed")
 """Settings of a recipe that are flags as well."""
 
@@ -211,6 +213,32 @@ def separated(folder: Path, plan: Any, maps: Mapping[int, ArrayLike], labels: Se
             tuple(drawn),
         ),
     )
+
+
+def raced(folder: Path, candidates: Sequence[Mapping[str, Any]]) -> None:
+    """The candidates that a planner chose from; of those with a `speed`, the command asks for that speed."""
+    run = read_evidence(folder)
+    found = []
+    for one in candidates:
+        by = None
+        if run is not None and run.asked is not None and one.get("speed"):
+            flags = {name: value for name, value in run.asked.flags.items() if name not in TARGETS}
+            by = replace(run.asked, flags={**flags, "speed": f"{one['speed']:.2f}x"})
+        scores = {str(stage): float(score) for stage, score in one["scores"].items() if finite(score) is not None}
+        sizes = {name: one.get(name) for name in ("macs", "params")}
+        found.append(
+            Candidate(
+                str(one["name"]),
+                str(one.get("plans", "")),
+                finite(one.get("ms")),
+                **sizes,
+                scores=scores,
+                chosen=bool(one.get("chosen")),
+                made_by=by,
+            )
+        )
+    if found:
+        note(folder, candidates=tuple(found))
 
 
 def routes(folder: Path, records: Sequence[RouteRecord], metrics: Mapping[str, Any]) -> None:

@@ -145,6 +145,7 @@ def _decided(
         if state.is_main_process:
             blocks = [block.path for block in dense.anatomy.blocks]
             evidence.taken(folder, blocks, decision.plans, request.step.whole)
+            evidence.raced(folder, decision.candidates)
             seconds = round(time.monotonic() - began, 2)
             note(folder, Decided(spec, decision, replace(found, seconds=seconds)), asked)
         state.wait_for_everyone()

@@ -167,6 +167,7 @@ def confusion(run: Run) -> Confusion | None:
                 levels[ceil(LEVELS * min(count / of, 1.0))].append(f"M{x:g},{y:g}h{side:.3g}v{side:.3g}h-{side:.3g}z")
             if i != j:
                 pairs.append(Mixed(names[i], names[j], count, f"{count / of:.0%}"))
+    counted = sum(count for row in whole for count in row)
     pairs.sort(key=lambda pair: (-pair.count, pair.truth, pair.called))
     tall = side * len(counts) + (left if named else 6)
     shown = tuple(_cut(name) for name in names) if named else ()
@@ -180,7 +181,7 @@ def confusion(run: Run) -> Confusion | None:
         shown,
         tuple(pairs[:MOST_MIXED]),
         sum(row[i] for i, row in enumerate(whole)),
-        sum(count for row in whole for count in row),
+        counted,
         len(counts),
     )
 
@@ -189,8 +190,9 @@ def hardest(run: Run) -> Sequence[tuple[str, str, int]]:
     """The classes of which fewest are found: name, share found, records."""
     rows = []
     for i, row in enumerate(run.evidence.confusion[: len(run.classes)]):
-        if i < len(row) and sum(row):
-            rows.append((row[i] / sum(row), run.classes[i], sum(row)))
+        of = sum(row)
+        if i < len(row) and of > 0:
+            rows.append((row[i] / of, run.classes[i], of))
     return [(name, f"{share:.0%}", of) for share, name, of in sorted(rows)[:MOST_MIXED] if share < 1]
 
 
