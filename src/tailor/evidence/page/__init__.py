@@ -103,13 +103,13 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """A row a figure, a cell a run; rows that no run fills are left out."""
+def _side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """A row a figure, a cell a run: its value, and a note where it says of what."""
     rows = []
     names = list(dict.fromkeys(name for run in runs for name, _, _ in _tiles(run)))
     for name in names if len(runs) > 1 else ():
         found = [next(((value, note) for tile, value, note in _tiles(run) if tile == name), ("", "")) for run in runs]
-        rows.append((name, [f"{value} ({note})" if note and value else value for value, note in found]))
+        rows.append((name, found if name not in ("task file", "time") else [(value, "") for value, _ in found]))
     return rows
 
 

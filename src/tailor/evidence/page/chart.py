@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 54, 446, 14, 252
+LEFT, RIGHT, TOP, BOTTOM = 64, 446, 14, 252
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def confusion(run: Run) -> Confusion | None:
     names = [run.classes[i] if i < len(run.classes) else f"class {i + 1}" for i in range(len(counts))]
     named = len(counts) <= MOST_NAMED
     left = min(8.0 + 6.4 * max(len(_cut(n)) for n in names), 130.0) if named else 8.0
-    side = min((RIGHT - left) / len(counts), 34.0)
+    side = min((RIGHT - left) / len(counts), 48.0)
     squares: list[Square] = []
     levels: dict[int, list[str]] = defaultdict(list)
     pairs = []
