@@ -14,8 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from tailor.bundle.files import dumps, write_text
 from tailor.bundle.read import validated
-from tailor.strangers import read_json
 from tailor.settings import STRICT
+from tailor.strangers import read_json
 
 EVIDENCE = "evidence.json"
 HERE = "BUNDLE"

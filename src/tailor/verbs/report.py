@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tailor.errors import UsageError
 from tailor.events import Tell
+from tailor.workflow.destination import check_new
 from tailor.workflow.telling import SHOWN, told
 
 
@@ -42,8 +43,7 @@ def report(
     target = Path(out)
     if target.suffix != ".html":
         raise UsageError(f"a page is not called `{target.name}`", hint="end it in `.html`")
-    if target.exists() and not overwrite:
-        raise UsageError(f"`{target}` exists", hint="choose another `-o`, or add `--overwrite`")
+    check_new(target, overwrite, (path, *others, data))
     with told(progress) as tell:
         from tailor.workflow.report import report as carry_out
 

@@ -30,6 +30,7 @@ from tailor.spec import BackboneRef
 from tailor.stitching.adapt import Adapt
 from tailor.stitching.language import instructions as texts
 from tailor.stitching.language import palette as languages
+from tailor.stitching.language.settings import INTERVALS
 from tailor.stitching.picked import picked
 from tailor.stitching.plan import RouteBiasPlan
 from tailor.stitching.routed import Routed

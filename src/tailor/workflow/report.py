@@ -17,12 +17,12 @@ from PIL import Image
 from tailor import bundle
 from tailor.bundle.evidence import Cost, Costs, Evidence, Score, note, read_evidence
 from tailor.bundle.files import write_text
-from tailor.run_folder import CARD, MANIFEST, TENSORS
 from tailor.bundle.palette import is_palette, read_palette
 from tailor.errors import TailorError
 from tailor.events import Event, Tell
 from tailor.evidence.page import Mistake, Parity, Run, page, verdict
 from tailor.plans import PLANS
+from tailor.run_folder import CARD, MANIFEST, TENSORS
 from tailor.spec import Spec
 from tailor.tasks import task_of
 from tailor.workflow.evaluate import scored
