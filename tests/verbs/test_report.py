@@ -60,6 +60,7 @@ def test_the_evidence_of_a_cut_is_what_the_result_says(pruned, adapted):
         found.accuracy_cut,
         found.accuracy_after,
     )
+    assert made.score.repaired == found.accuracy_after != found.accuracy_cut  # closed form, nothing trained
     assert (made.costs.before.macs, made.costs.after.macs) == (found.macs_before, found.macs_after)
     assert (made.costs.ratio, made.seconds) == (found.throughput_ratio, round(found.seconds, 1))
     cuts = {

@@ -44,7 +44,7 @@ class Asked:
 
 @dataclass(frozen=True, config=STRICT)
 class Score:
-    """The task's leading `metric` on `n` records of `split`: before the run, right after a cut, and at its end.
+    """The task's leading `metric` on `n` records of `split`: before the run, cut, repaired, and at its end.
 
     `larger` says whether more of it is better; `counted`, that it is a share of the records, so that chance is known.
     """
@@ -57,6 +57,7 @@ class Score:
     before: FiniteFloat | None = None
     cut: FiniteFloat | None = None
     counted: bool = False
+    repaired: FiniteFloat | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -112,6 +112,7 @@ def trained(
         finite(known.get("score_before")),
         finite(known.get("score_cut")),
         getattr(task, "counted", False),
+        finite(known.get("score_after")),
     )
     epochs = [Epoch(int(row["epoch"]), finite(row["loss"]), finite(row.get(metric))) for row in result.epochs]
     note(
@@ -131,10 +132,10 @@ def trained(
 def cut(folder: Path, opened: Opened, found: Pruned, n: int) -> None:
     """The scores of a cut that nothing trained."""
     task = task_of(opened.spec.head)
-    before, after = finite(found.score_before), finite(found.score_after)
+    before, cut, after = (finite(value) for value in (found.score_before, found.score_cut, found.score_after))
     counted = getattr(task, "counted", False)
     if after is not None:
-        note(folder, score=Score(task.metric, task.larger, found.split, n, after, before, after, counted))
+        note(folder, score=Score(task.metric, task.larger, found.split, n, after, before, cut, counted, after))
 
 
 def cost(opened: Opened) -> Cost:

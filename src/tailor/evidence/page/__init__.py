@@ -82,7 +82,10 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     if score and score.after is not None:
         chance = f"\u00b1 {100 * run.error:.1f}, " if run.error is not None and run.percent else ""
         before = f"{run.said(score.before)} before, " if score.before is not None else ""
-        tiles.append((f"{score.metric} on {score.split}", run.said(score.after), f"{chance}{before}n = {score.n:,}"))
+        stages = {"cut": score.cut, "repaired": score.repaired if score.repaired != score.cut else None}
+        cut = "".join(f"{run.said(v)} {k}, " for k, v in stages.items() if v is not None and v != score.after)
+        note = f"{chance}{before}{cut}n = {score.n:,}"
+        tiles.append((f"{score.metric} on {score.split}", run.said(score.after), note))
     if costs and costs.ratio is not None:
         spread = f"{costs.low:.2f} to {costs.high:.2f}, " if costs.low is not None and costs.high is not None else ""
         tiles.append(("times as fast", f"{costs.ratio:.2f}x", f"{spread}batch {costs.batch}, in turns"))
