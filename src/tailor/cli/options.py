@@ -15,6 +15,7 @@ HELP = {
     "download": "fetch what the bundle's backbone lacks on this machine; without it, that is only named",
     "evaluate_routes": "measure accuracy and milliseconds of every route at the end",
     "exports": "export the model to every format, hold it against each, and show the result",
+    "flip": "of masks: look at the mirrored image as well",
     "fold": "fold batch norms, and layer norms' weights, into the layers beside them before measuring",
     "groups": "the axes that `prune` can shrink, by group, and those that it cannot, with the reason",
     "image_size": "pixels a side, other than the backbone's own",
@@ -43,6 +44,7 @@ HELP = {
     "retrain": "after the cut: `1clr` the full schedule again, `ft` a constant 1e-5, `tfs` from fresh tunes",
     "route": "a route by its name, `0.6-1.7`",
     "samples": "images that the stitching layers' start is solved on",
+    "scales": "of masks: sizes to look at, relative to the model's, with commas: `0.75,1,1.25`; their mean decides",
     "seed": "seed of everything random (of `fit`: the plan's)",
     "ssb": "where every route has a bias of its own: `qkv,proj`, the cheap `q,proj`, or `none`",
     "task": "what the head is for, where the data do not say it: `tailor list tasks`",
@@ -53,6 +55,7 @@ HELP = {
     "unmerged": "measure the tunes as modules of their own, not folded into the layers",
     "weights": "`pretrained`, `random`, or a checkpoint file",
     "window": "how far apart two blocks may be that are joined, in equally deep anchors",
+    "windows": "of masks: read what is larger than the model's input in overlapping pieces of that size",
     "workers": "processes that decode images",
 }
 

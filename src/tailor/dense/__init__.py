@@ -17,4 +17,4 @@ DECODERS: Rows[Any] = Rows(
     }
 )
 """Kind to settings, the default first; `select` says which features are read, `build(features, classes)` makes the
-module."""
+module, `recipe`, where there is one, how it is trained where nothing else is asked for."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tailor.dense.predictions import MaskPredictions, PixelPredictions
+from tailor.dense.predictions import MaskPredictions, PixelPredictions, ScorePredictions
 from tailor.dense.pyramid import FINEST
 
 BAND = 1 << 24
@@ -48,6 +48,13 @@ def _masks(found: MaskPredictions, size: tuple[int, int]) -> Tensor:
     return torch.cat(bands, 2)
 
 
+@scores.register
+def _values(found: ScorePredictions, size: tuple[int, int]) -> Tensor:
+    if tuple(found.values.shape[-2:]) == size:
+        return found.values
+    return F.interpolate(found.values, size=size, mode="bilinear", align_corners=False)
+
+
 @singledispatch
 def single(found: object) -> list[Any]:
     """The predictions of each image alone; of depths the last."""
@@ -65,6 +72,11 @@ def _single_masks(found: MaskPredictions) -> list[MaskPredictions]:
     return [MaskPredictions(*part) for part in parts]
 
 
+@single.register
+def _single_scores(found: ScorePredictions) -> list[ScorePredictions]:
+    return [ScorePredictions(values) for values in found.values.split(1)]
+
+
 @singledispatch
 def seen_size(found: object) -> tuple[int, int]:
     """(H, W) at which the scores of predictions are made: that of the model's input, or of a coarser map of logits."""
@@ -79,6 +91,11 @@ def _size_of_pixels(found: PixelPredictions) -> tuple[int, int]:
 @seen_size.register
 def _size_of_masks(found: MaskPredictions) -> tuple[int, int]:
     return (FINEST * found.pixels.shape[-2], FINEST * found.pixels.shape[-1])
+
+
+@seen_size.register
+def _size_of_scores(found: ScorePredictions) -> tuple[int, int]:
+    return (found.values.shape[-2], found.values.shape[-1])
 
 
 def label_maps(found: object, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -5,16 +5,16 @@ published counts (13 blocks) and the paper's text elsewhere: the first positiona
 foreground and masks are cut at 0.5, where the published code takes the background and 0.15 (`start`, `threshold`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from tailor.anatomy import Feature
 from tailor.dense.focus import Focus, Start
 from tailor.dense.high_resolution import HighResolution
-from tailor.dense.mask2former import MaskHead
+from tailor.dense.mask2former import RECIPE, MaskHead
 from tailor.dense.mask_decoder import MaskDecoder
 from tailor.dense.pixel_decoder import PixelDecoder
 from tailor.dense.positions import Kind
@@ -45,6 +45,8 @@ class FaSeg:
     focus: Focus = "dfpq"
     start: Start = "foreground"
     fine: HighResolution = field(default_factory=HighResolution)
+
+    recipe: ClassVar[Mapping[str, Any]] = RECIPE
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.heads, self.queries, self.blocks, self.threshold)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tailor.dense import points
 from tailor.dense.matching import CLASS, DICE, MASK, match
-from tailor.dense.predictions import IGNORE, MaskPredictions, Objects, PixelPredictions, objects
+from tailor.dense.predictions import IGNORE, MaskPredictions, Objects, PixelPredictions, ScorePredictions, objects
 
 NO_OBJECT = 0.1
 """Weight of a query that answers for nothing, in the cross-entropy of classes."""
@@ -49,6 +49,12 @@ def _pixels(found: PixelPredictions, maps: Tensor) -> Tensor:
     for logits in found.auxiliary:
         total = total + AUXILIARY * by_pixel(logits, maps)
     return total
+
+
+@loss.register
+def _scores(found: ScorePredictions, maps: Tensor) -> Tensor:
+    share = found.values / found.values.sum(1, keepdim=True).clamp(min=1e-12)
+    return by_pixel(share.clamp(min=1e-12).log(), maps)
 
 
 def by_pixel(logits: Tensor, maps: Tensor) -> Tensor:

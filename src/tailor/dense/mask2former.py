@@ -1,7 +1,7 @@
 """Mask2Former's head (Cheng et al. 2022): the pyramid, the pixel decoder and the masked-attention decoder."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -13,6 +13,21 @@ from tailor.dense.predictions import MaskPredictions
 from tailor.dense.pyramid import Pyramid, chosen
 from tailor.dense.sizes import check_sizes
 from tailor.settings import STRICT
+
+RECIPE: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "lr": 1e-4,
+    "weight_decay": 0.05,
+    "backbone_lr": 0.1,
+    "clip_norm": 0.01,
+    "schedule": "poly",
+    "decay_rate": 0.9,
+    "min_lr": 0.0,
+    "warmup_epochs": 0.0,
+    "batch_size": 16,
+    "augment": "crop",
+}
+"""How the published models were trained; crops are of 35 to 100 % of an image instead of fixed ones of a scaled one."""
 
 
 class MaskHead(nn.Module):
@@ -51,6 +66,8 @@ class Mask2Former:
     points: int = 4
     threshold: float = 0.5
     norm: bool = True
+
+    recipe: ClassVar[Mapping[str, Any]] = RECIPE
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.heads, self.queries, self.blocks, self.threshold)

@@ -42,6 +42,12 @@ class PixelPredictions(NamedTuple):
         return PixelPredictions(corner(self.logits, seen, padded), auxiliary)
 
 
+class ScorePredictions(NamedTuple):
+    """Scores (B, C, H, W) that several looks at an image came to."""
+
+    values: Tensor
+
+
 def corner(maps: Tensor, seen: tuple[int, int], padded: tuple[int, int]) -> Tensor:
     """The cells of maps (..., H, W) of a padded image in which something was seen."""
     rows, columns = (-(-maps.shape[-2 + i] * seen[i] // padded[i]) for i in range(2))

@@ -14,9 +14,10 @@ from torch import Tensor
 from tailor import bundle
 from tailor.data.images import read_image
 from tailor.data.transforms import eval_transform
+from tailor.dense.views import ONCE, Views
 from tailor.errors import BundleError, DataError
 from tailor.events import Event, Tell, silent
-from tailor.tasks import task_of
+from tailor.tasks import task_of, viewed
 from tailor.training import processes_here
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -45,7 +46,8 @@ class Predictor:
     """`Predictor("runs/a")("photo.jpg")`: what the bundle's model finds in an image, or in each of several.
 
     BundleError where the folder is no bundle. `top` is how many of the likeliest classes are named, `download`
-    whether what the backbone lacks on this machine may be fetched, `route` the one of a palette.
+    whether what the backbone lacks on this machine may be fetched, `route` the one of a palette, `views` how a
+    segmenter looks at an image.
     """
 
     def __init__(
@@ -55,14 +57,16 @@ class Predictor:
         top: int = 5,
         download: bool = False,
         route: str | None = None,
+        views: Views = ONCE,
     ) -> None:
         self.path = Path(path)
         loaded = bundle.read(self.path, route, download)
         self.spec, self.top = loaded.spec, top
         self.task = task_of(self.spec.head)
         self.device = processes_here().device
-        self.model = bundle.restore(loaded, weights, download).to(self.device)
-        self.transform = eval_transform(self.spec.preprocessing)
+        model = bundle.restore(loaded, weights, download).to(self.device)
+        self.model, preprocessing = viewed(self.task, model, self.spec.head, self.spec.preprocessing, views)
+        self.views, self.transform = views, eval_transform(preprocessing)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -89,6 +93,7 @@ class Predictor:
 
         Where the task draws, its pictures go to the folder `pictures`, and each prediction names its own.
         """
+        batch_size = self.views.share(batch_size)
         for start in range(0, len(files), batch_size):
             names, tensors = [], []
             for name in files[start : start + batch_size]:

@@ -7,14 +7,20 @@ other file knows what a label is.
 import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from tailor.dense import DECODERS
+from tailor.dense.views import ONCE, Views
 from tailor.errors import UsageError, nearest
 from tailor.settings import Rows
 from tailor.tasks.task import Head, Task
+
+if TYPE_CHECKING:  # names of tasks are told before torch is loaded
+    from torch import nn
+
+    from tailor.preprocessing import Preprocessing
 
 TASKS: Rows[type[Task]] = Rows(
     {
@@ -69,6 +75,26 @@ def with_decoder(task: Task, name: str, settings: Mapping[str, Any]) -> Task:
     return replace(task, decoder=made)  # type: ignore[type-var]
 
 
+def usual_recipe(chosen: Task | Head) -> Mapping[str, Any]:
+    """What the decoder of a task or head is trained with, beyond the defaults, where nothing else is asked for."""
+    return getattr(getattr(chosen, "decoder", None), "recipe", {})
+
+
+def viewed(
+    task: Task, model: "nn.Module", head: Head, pre: "Preprocessing", views: Views
+) -> "tuple[nn.Module, Preprocessing]":
+    """The model as one that looks at an image as `views` says, and how images are read for it.
+
+    UsageError for a task whose answers are no scores, of which there is a mean.
+    """
+    if views == ONCE:
+        return model, pre
+    several = getattr(task, "viewed", None)
+    if several is None:
+        raise UsageError(f"{task.kind} looks at an image once", hint="leave `--scales`, `--flip` and `--windows` out")
+    return several(model, head, views, pre.size), replace(pre, size=views.size(pre.size))
+
+
 def check(named: str | None) -> None:
     """UsageError for a name that is no task's."""
     if named is not None and named not in TASKS:
@@ -80,4 +106,15 @@ def task_of_kind(kind: str) -> Task:
     return next(task for task in TASKS.values() if getattr(task.head_type, "kind", "") == kind)()
 
 
-__all__ = ["TASKS", "Head", "Task", "check", "task_for", "task_of", "task_of_kind", "with_decoder"]
+__all__ = [
+    "TASKS",
+    "Head",
+    "Task",
+    "check",
+    "task_for",
+    "task_of",
+    "task_of_kind",
+    "usual_recipe",
+    "viewed",
+    "with_decoder",
+]

@@ -21,6 +21,8 @@ from tailor.dense.decoders import AnyDecoder
 from tailor.dense.input import input_size
 from tailor.dense.masks import Masks
 from tailor.dense.predictions import IGNORE, objects
+from tailor.dense.several import Several
+from tailor.dense.views import Views
 from tailor.errors import PlanError, TrainingError
 from tailor.settings import STRICT
 from tailor.tasks.task import Labelled
@@ -132,6 +134,10 @@ class Segmentation:
             {"mask": drawing.stored(one), "overlay": drawing.overlay(image, one, head.classes)}
             for one, image in zip((m.cpu().numpy() for m in maps), images, strict=True)
         ]
+
+    def viewed(self, model: nn.Module, head: SegmenterHead, views: Views, own: tuple[int, int]) -> nn.Module:
+        """The model as one that looks as `views` says, where its own input is `own`."""
+        return Several(model, views, own)
 
     def exportable(self, model: nn.Module, head: SegmenterHead) -> nn.Module:
         """The model as one that gives scores (B, C, H, W) at the size of its input."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tailor.dense.views import read_views
 from tailor.events import Tell
 from tailor.run_folder import check_folder
 from tailor.workflow.destination import check_apart, check_new, weights_file
@@ -43,6 +44,9 @@ def evaluate(
     weights: str | None = None,
     download: bool = False,
     corrupt: Literal["skip", "fail"] = "skip",
+    scales: str | None = None,
+    flip: bool = False,
+    windows: bool = False,
     device: str | None = None,
     overwrite: bool = False,
     seed: int = 0,
@@ -58,11 +62,15 @@ def evaluate(
         weights: a moved checkpoint file of the backbone.
         download: whether what the bundle's backbone lacks on this machine may be fetched.
         corrupt: what to do with images that cannot be read.
+        scales: of masks, sizes to look at with commas, relative to the model's: the mean of their scores decides.
+        flip: of masks, look at the mirrored image as well.
+        windows: of masks, read what is larger than the model's input in overlapping pieces of that size.
         device: `cpu`, `cuda`, `mps`.
         overwrite: replace the `confusion.png` in `out`.
         seed: of what the source itself divides.
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
     """
+    views = read_views(scales, flip, windows)
     figure = None if out is None else Path(out) / FIGURE
     if figure is not None:
         read = (path, data, weights_file(weights))
@@ -75,7 +83,7 @@ def evaluate(
 
         with placed(device):
             metric, figures, split, worst = measured(
-                Path(path), route, str(data), figure, weights, download, corrupt, seed, tell
+                Path(path), route, str(data), figure, weights, download, corrupt, seed, tell, views
             )
     n = int(figures.pop("n"))
     return Evaluation(metric, figures, n, split, str(path), tuple(worst))

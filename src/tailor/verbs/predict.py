@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tailor.dense.views import read_views
 from tailor.errors import DataError, UsageError, nearest
 from tailor.events import Tell
 from tailor.workflow.destination import check_apart, weights_file
@@ -28,6 +29,9 @@ def predict(
     download: bool = False,
     batch_size: int = 32,
     corrupt: Literal["skip", "fail"] = "skip",
+    scales: str | None = None,
+    flip: bool = False,
+    windows: bool = False,
     device: str | None = None,
     overwrite: bool = False,
     each: "Callable[[Prediction], None] | None" = None,
@@ -45,6 +49,9 @@ def predict(
         download: whether what the bundle's backbone lacks on this machine may be fetched.
         batch_size: images a forward pass.
         corrupt: an unreadable image is told and left out, or fatal with `fail`.
+        scales: of masks, sizes to look at with commas, relative to the model's: the mean of their scores decides.
+        flip: of masks, look at the mirrored image as well.
+        windows: of masks, read what is larger than the model's input in overlapping pieces of that size.
         device: `cpu`, `cuda`, `mps`.
         overwrite: replace `out`.
         each: called with every prediction as soon as it is made.
@@ -59,6 +66,7 @@ def predict(
         raise UsageError(f"`--top-k {top_k}` names nothing", hint="write for instance `--top-k 5`")
     if corrupt not in ("skip", "fail"):
         raise UsageError(f"`--corrupt {corrupt}` is no choice", hint=nearest(str(corrupt), ("skip", "fail")))
+    views = read_views(scales, flip, windows)
     pictures = Path(out) if out is not None and not Path(out).suffix else None
     target = _target(out, overwrite) if pictures is None else None
     found = images_in(tuple(map(str, files)))
@@ -70,7 +78,7 @@ def predict(
             check_apart(Path(out), (path, *found, weights_file(weights)))
         with placed(device):
             made = []
-            predictor = Predictor(path, weights, top_k, download, route)
+            predictor = Predictor(path, weights, top_k, download, route, views)
             if pictures is not None:
                 _folder(pictures, hasattr(predictor.task, "draw"), overwrite)
             for one in predictor.stream(found, batch_size, corrupt == "fail", tell, pictures):

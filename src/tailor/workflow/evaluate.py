@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from tailor import bundle
 from tailor.data.images import Split, for_evaluation
 from tailor.data.loading import Batch
+from tailor.dense.views import ONCE, Views
 from tailor.deploy.predictor import computed
 from tailor.events import Event, Tell
-from tailor.tasks import task_of
+from tailor.tasks import task_of, viewed
 from tailor.training import evaluate, processes_here
 from tailor.workflow.data import Corrupt, in_order, open_checked
 
@@ -51,8 +52,9 @@ def scored(
     seed: int,
     tell: Tell,
     worst: int = WORST,
+    views: Views = ONCE,
 ) -> Scored:
-    """The bundle's figures on data, and so many of the records it got most wrong."""
+    """The bundle's figures on data, and so many of the records it got most wrong; `views` are a segmenter's."""
     loaded = bundle.read(path, route, download)
     spec, task = loaded.spec, task_of(loaded.spec.head)
     images = open_checked(
@@ -61,12 +63,15 @@ def scored(
     for note in images.notes:
         tell(Event("data", text=note))
     split = for_evaluation(images)
-    model = _Watched(bundle.restore(loaded, weights, download), path).to(processes_here().device).eval()
+    plain = bundle.restore(loaded, weights, download)
+    seen, preprocessing = viewed(task, plain, spec.head, spec.preprocessing, views)
+    size = views.share(BATCH)
+    model = _Watched(seen, path).to(processes_here().device).eval()
     wrong: list[Wrong] = []
-    total = -(-len(split) // BATCH)
+    total = -(-len(split) // size)
 
     def watched() -> Iterable[Batch]:
-        for index, batch in enumerate(in_order(split, spec.preprocessing, spec.head, BATCH)):
+        for index, batch in enumerate(in_order(split, preprocessing, spec.head, size)):
             yield batch  # and when the next one is asked for, the model has seen it
             losses = task.loss(model.output, send_to_device(batch.targets, processes_here().device)).tolist()
             found = task.decode(model.output, spec.head, 1)
@@ -90,12 +95,13 @@ def measured(
     corrupt: Corrupt,
     seed: int,
     tell: Tell,
+    views: Views,
 ) -> tuple[str, dict[str, Any], str, list[dict[str, Any]]]:
     """The name of the leading metric, all figures, the split, and the worst records by their loss.
 
     The confusion matrix is drawn to the file `figure`.
     """
-    made = scored(path, route, data, weights, download, corrupt, seed, tell)
+    made = scored(path, route, data, weights, download, corrupt, seed, tell, views=views)
     if figure is not None and "confusion" in made.figures:
         from tailor.evidence.confusion import confusion
 
