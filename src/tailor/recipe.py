@@ -58,6 +58,7 @@ class Recipe:
     `decay_rate` is the factor of both, or the power of `poly`. `ema` is the decay of an average of the weights that
     replaces them in validation and at the end. `select` takes the epoch that validates best (on val, never on test) or
     the last. `evaluate_every` and `checkpoint_every` count epochs, `checkpoint_steps` (0: never) updates within one.
+    `backbone_lr` is a factor on the rate of the backbone's own weights, not of what was put in or of the head.
     The transforms read `augment` and `interpolation`, the builder reads `drop_path`. With `repeats` an epoch has as
     many updates, but sees one image in so many, that often, each time drawn anew (Hoffer et al. 2020).
     """
@@ -66,6 +67,7 @@ class Recipe:
     batch_size: int = 64
     optimizer: str = "adamw"
     lr: float = 1e-3
+    backbone_lr: float = 1.0
     weight_decay: float = 1e-4
     momentum: float = 0.9
     betas: tuple[float, ...] | None = None
@@ -98,7 +100,16 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "repeats", "evaluate_every", "checkpoint_every"):
             _within(name, getattr(self, name), 1, math.inf)
-        for name in ("weight_decay", "min_lr", "warmup_lr", "mixup", "cutmix", "checkpoint_steps", "seed"):
+        for name in (
+            "weight_decay",
+            "min_lr",
+            "warmup_lr",
+            "mixup",
+            "cutmix",
+            "checkpoint_steps",
+            "seed",
+            "backbone_lr",
+        ):
             _within(name, getattr(self, name), 0, math.inf)
         for name in ("lr", "decay_epochs", "decay_rate"):
             _above_zero(name, getattr(self, name))
@@ -128,8 +139,10 @@ class Recipe:
         return self.epochs / 10 if self.warmup_epochs is None else self.warmup_epochs
 
 
-def recipe_of(settings: Mapping[str, Any] | None, seed: int, **flags: Any) -> Recipe:
-    """The recipe: defaults, then the recipe file's settings, then the flags that were given.
+def recipe_of(
+    settings: Mapping[str, Any] | None, seed: int, usual: Mapping[str, Any] | None = None, /, **flags: Any
+) -> Recipe:
+    """The recipe: defaults, then what is `usual` for the head, then the recipe file's settings, then the flags given.
 
     UsageError where the file's settings name another seed: a run has one, which divides the data too.
     """
@@ -138,7 +151,9 @@ def recipe_of(settings: Mapping[str, Any] | None, seed: int, **flags: Any) -> Re
             f"the recipe says seed {settings['seed']}, the run has seed {seed}",
             hint="leave it out of the recipe, and write `--seed`",
         )
-    return read_recipe({**(settings or {}), "seed": seed, **{k: v for k, v in flags.items() if v is not None}})
+    return read_recipe(
+        {**(usual or {}), **(settings or {}), "seed": seed, **{k: v for k, v in flags.items() if v is not None}}
+    )
 
 
 def read_recipe(settings: Mapping[str, Any]) -> Recipe:

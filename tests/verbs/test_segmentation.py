@@ -5,13 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import tailor
 from tailor.cli import main
+from tailor.cli.show import freezing_lines
 from tailor.data.images import open_data
+from tailor.data.transforms import eval_transform
 from tailor.dense.attach import head_of
+from tailor.dense.several import Several
+from tailor.dense.views import Views
 from tailor.errors import DataError, ModelError, UsageError
+from tailor.preprocessing import Preprocessing
 from tailor.tasks.segmentation import Segmentation
 from tailor.workflow import export as exporting
 
@@ -19,6 +25,7 @@ SMALL = {
     "masks": {"width": 32, "queries": 6, "heads": 2, "hidden": 32, "blocks": 2},
     "faseg": {"width": 32, "queries": 6, "heads": 2, "hidden": 32, "blocks": 5, "encoder_layers": 1},
 }
+SIDE = ("linear", "faseg")
 SHORT = {"model": "tailor_mini_ti", "image_size": 32, "epochs": 1, "batch_size": 4, "decoders": SMALL, "progress": None}
 
 
@@ -130,10 +137,10 @@ def test_a_file_whose_masks_differ_is_refused():
     other = scores.clone()
     other[0, :, 0, 0] = scores[0, :, 0, 0].flip(0)
     agreement = exporting._Agreement(torch.nn.Identity(), Segmentation(), [scores[0], scores[0]])
-    agreement(lambda images: [images])
+    agreement(lambda example: [example[0]])
     assert agreement.share == 1.0
     with pytest.raises(ModelError, match=r"agrees with the model on 93.75% of the pixels of 2 images"):
-        agreement(lambda images: [other])
+        agreement(lambda example: [other])
 
 
 def test_several_decoders_and_methods_are_compared(scenes, tmp_path, capsys):
@@ -142,7 +149,7 @@ def test_several_decoders_and_methods_are_compared(scenes, tmp_path, capsys):
     words = ["adapt", scenes, "--model", "tailor_mini_ti", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
     more = [
         "--decoder",
-        "linear,faseg",
+        ",".join(SIDE),
         "--method",
         "linear,lora-2",
         "--config",
@@ -154,10 +161,17 @@ def test_several_decoders_and_methods_are_compared(scenes, tmp_path, capsys):
         main([*words, *more, "-o", str(tmp_path / "o"), "--json"])
     assert done.value.code == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [(row["decoder"], row["method"]) for row in rows] == [
-        (d, m) for d in ("linear", "faseg") for m in ("linear", "lora-2")
-    ]
+    assert [(row["decoder"], row["method"]) for row in rows] == [(d, m) for d in SIDE for m in ("linear", "lora-2")]
+    for frozen, tuned in (rows[:2], rows[2:]):
+        assert (
+            frozen["cost_of_freezing"] == {"lora-2": tuned["miou"] - frozen["miou"]} and not tuned["cost_of_freezing"]
+        )
+    lines = freezing_lines(rows)
+    assert len(lines) == 2 and lines[1].startswith("cost of freezing of `faseg`: miou 0.") and "lora-2" in lines[1]
     assert (tmp_path / "o/faseg/lora-2/bundle.json").is_file()
+    settings = [yaml.safe_load((tmp_path / f"o/{name}/lora-2/config.yaml").read_text())["recipe"] for name in SIDE]
+    assert [one["clip_norm"] for one in settings] == [None, 0.01] and [one["lr"] for one in settings] == [1e-3, 1e-4]
+    assert [one["batch_size"] for one in settings] == [8, 8]  # the flag wins
     assert rows[0]["head_params"] == 64 * 2 + 2 + 2 * 64
 
 
@@ -231,3 +245,45 @@ def test_spt_places_modules_only_in_a_dense_task_and_the_same_again(scenes, tmp_
         assert 0 < made.trainable_percent <= 5
     assert plans[0] == plans[1]
     assert plans[0][0]["tunes"] and not plans[0][0]["entries"]
+
+
+def test_several_looks_are_measured_and_drawn(adapted, scenes, tmp_path):
+    looks = {"scales": "1,2", "flip": True, "windows": True}
+    often = tailor.evaluate(adapted.bundle, scenes, progress=None, **looks)
+    assert 0 <= often.miou <= 1 and often.n == 3
+    model, split = tailor.load(adapted.bundle), open_data(scenes).splits["test"]
+    seen, read, found = Several(model, Views((1.0, 2.0), True, True), (32, 32)), Preprocessing((64, 64)), []
+    for i in range(len(split)):
+        image, truth = split.sample(i)
+        with torch.no_grad():
+            found.append(float(Segmentation().loss(seen(eval_transform(read)(image)[None]), truth[None])[0]))
+    assert max(found) == pytest.approx(often.worst[0]["loss"], rel=1e-3)
+    image = tmp_path / "large.png"
+    Image.new("RGB", (600, 400)).save(image)
+    one = tailor.predict(adapted.bundle, image, out=tmp_path / "drawn", progress=None, **looks)[0]
+    with Image.open(one.mask) as mask:
+        assert mask.size == (600, 400)
+
+
+def test_the_backbone_s_own_weights_follow_a_slower_rate_and_what_is_put_in_does_not(scenes, tmp_path, monkeypatch):
+    from tailor.workflow import batches
+
+    seen = {}
+    fit = batches.fit
+    monkeypatch.setattr(batches, "fit", lambda model, *a, **k: seen.update(model=model, **k) or fit(model, *a, **k))
+    for method in ("lora-2", "full"):
+        made = tailor.adapt(scenes, method=method, decoder="faseg", out=tmp_path / method, **SHORT)
+        names = {id(p): name for name, p in seen["model"].named_parameters()}
+        slow = [names[id(p)] for g in seen["groups"] or () if g.get("lr_scale") == 0.1 for p in g["params"]]
+        assert len(slow) == len(set(slow)) and (len(slow) > 50) == (method == "full")
+        assert all(not name.startswith("head") and not name.endswith((".up", ".down")) for name in slow)
+    trained = {id(p) for p in seen["model"].parameters() if p.requires_grad}
+    assert {id(p) for g in seen["groups"] for p in g["params"]} == trained and made.miou >= 0
+
+
+def test_a_bundle_is_retrained_as_its_decoder_is(tmp_path):
+    from tailor.recipe import recipe_of
+    from tailor.workflow.train import usual_of
+
+    (tmp_path / "a").mkdir()
+    assert usual_of(str(tmp_path / "a")) == {} and recipe_of(None, 0, usual_of("tailor_mini_ti")).clip_norm is None

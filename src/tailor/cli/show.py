@@ -68,6 +68,8 @@ def print_people(verb: str, result: Any) -> None:
             console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum
         )
         console.print(table)  # a narrow terminal breaks lines, but no figure is cut short
+        for line in freezing_lines(rows):
+            print(visible(line))
         for warning in filter(None, (row.get("warning") for row in rows)):
             print(f"warning: {visible(warning)}")
         return
@@ -83,6 +85,19 @@ def print_people(verb: str, result: Any) -> None:
     console.print(table)
     for line in values.get("diagram") or ():
         print(visible(line))
+
+
+def freezing_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """What a frozen backbone costs, a line a decoder: each tuned one's metric less the frozen one's."""
+    lines = []
+    for row in rows:
+        gained = row.get("cost_of_freezing") or {}
+        if gained:
+            metric = list(row)[list(row).index("method") + 1]
+            of = f" of `{row['decoder']}`" if row.get("decoder") else ""
+            each = ", ".join(f"{method} {gain:+.3f}" for method, gain in gained.items())
+            lines.append(f"cost of freezing{of}: {metric} {row[metric]:.3f} with {row['method']}; {each}")
+    return lines
 
 
 def _side_by_side(rows: list[dict[str, Any]]) -> Table:

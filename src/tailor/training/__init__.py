@@ -5,6 +5,7 @@ from tailor.training.engine import Progress, Result, fit
 from tailor.training.features import Features, collect, head_only
 from tailor.training.metrics import evaluate, evaluate_each
 from tailor.training.objective import Batch, Share, Step, supervised
+from tailor.training.optimizer import decayed, slowed
 from tailor.training.processes import Interrupted, by_main, processes_here
 from tailor.training.teacher import Teacher
 
@@ -21,6 +22,7 @@ __all__ = [
     "Teacher",
     "by_main",
     "collect",
+    "decayed",
     "evaluate",
     "evaluate_each",
     "fit",
@@ -28,5 +30,6 @@ __all__ = [
     "processes_here",
     "read_recipe",
     "retraining",
+    "slowed",
     "supervised",
 ]

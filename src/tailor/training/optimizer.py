@@ -1,5 +1,6 @@
 """From a recipe to timm's optimiser and schedule over the tensors that train, and the average of those tensors."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -35,6 +36,18 @@ def decayed(model: nn.Module) -> Groups:
         (without if free else with_decay).append(parameter)
     groups: Groups = [{"params": with_decay}, {"params": without, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def slowed(groups: Groups, slow: Collection[nn.Parameter], factor: float) -> Groups:
+    """The groups, each parted into what is in `slow`, whose rate is `factor` times that of the rest, and the rest."""
+    ids = {id(parameter) for parameter in slow}
+    parts: Groups = []
+    for group in groups:
+        for inside, more in ((False, {}), (True, {"lr_scale": factor})):
+            chosen = [p for p in group["params"] if (id(p) in ids) == inside]
+            if chosen:
+                parts.append({**group, **more, "params": chosen})
+    return parts
 
 
 def make_optimizer(recipe: Recipe, groups: Groups) -> Optimizer:

@@ -118,6 +118,7 @@ def adapt(
                 image_size=image_size,
                 init=None if init is None else str(init),
                 recipe=training,
+                further=recipe or {},
                 given=given,
                 places=places,
                 plan_only=plan_only,

@@ -97,7 +97,9 @@ def prune(
         from tailor.workflow.place import placed
         from tailor.workflow.prune import Request
         from tailor.workflow.steps import carry_out
+        from tailor.workflow.train import usual_of
 
+        training = recipe_of(recipe, seed, usual_of(place), epochs=epochs, lr=lr, batch_size=batch_size)
         with placed(device), output(wanted, tell) as found:
             request = Request(
                 name=place,

@@ -15,8 +15,9 @@ from tailor.bundle.plan_file import PLAN, read_plan, write_plan
 from tailor.data.images import ImageData
 from tailor.errors import BundleError, UsageError
 from tailor.events import Event, Tell
+from tailor.recipe import recipe_of
 from tailor.spec import BUNDLE, Spec
-from tailor.tasks import Task, task_for, with_decoder
+from tailor.tasks import Task, task_for, usual_recipe, with_decoder
 from tailor.training import Recipe, processes_here
 from tailor.workflow import evidence, planners
 from tailor.workflow.budgets import backbone_parameters
@@ -26,7 +27,7 @@ from tailor.workflow.destination import Destination
 from tailor.workflow.names import is_bundle
 from tailor.workflow.opened import headed, open_bundle, with_head
 from tailor.workflow.output import output
-from tailor.workflow.records import Trained
+from tailor.workflow.records import Trained, with_freezing
 from tailor.workflow.report import leave_page
 from tailor.workflow.teacher import guide
 from tailor.workflow.train import finished, train_
@@ -49,6 +50,7 @@ class Request:
     image_size: int | None
     init: str | None
     recipe: Recipe
+    further: Mapping[str, Any]
     given: Mapping[str, Any]
     places: Mapping[tuple[str, str], Destination]
     plan_only: bool
@@ -65,6 +67,10 @@ class Request:
         if not self.decoders and not self.settings:
             return {"": plain}
         return {name: with_decoder(plain, name, self.settings) for name in self.decoders or ("",)}
+
+    def trained(self, task: Task) -> Recipe:
+        """The recipe for a task: what is usual for its decoder, then what was asked for."""
+        return recipe_of(self.further, self.recipe.seed, usual_recipe(task), **self.given)
 
     def asked(self, images: ImageData, method: str) -> dict[str, Any]:
         """What decides a plan, besides the backbone: it stands in the plan file; a resumed run must ask the same."""
@@ -96,7 +102,7 @@ def adapt(request: Request) -> list[Trained]:
             run = Run(
                 images,
                 request.data,
-                request.recipe,
+                request.trained(tasks[decoder]),
                 place.folder,
                 tell,
                 learnt,
@@ -109,7 +115,7 @@ def adapt(request: Request) -> list[Trained]:
             if processes_here().is_main_process and not request.plan_only:
                 leave_page(place.folder)
             results.append(replace(place.settled(made), decoder=decoder))
-    return results
+    return with_freezing(results)
 
 
 def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, Any], said: Asked) -> Trained:

@@ -11,7 +11,7 @@ from tailor.bundle.plan_file import read_plan
 from tailor.events import Tell
 from tailor.plans import retuned
 from tailor.recipe import recipe_of
-from tailor.tasks import task_of
+from tailor.tasks import task_of, usual_recipe
 from tailor.training import processes_here
 from tailor.tuning.apply import cost
 from tailor.workflow import evidence, planners
@@ -49,7 +49,7 @@ def fit(request: Request) -> Trained:
     seed = int(file.settings.get("seed") or 0) if request.seed is None else request.seed
     if request.weights is not None:
         spec = replace(spec, backbone=replace(spec.backbone, weights=request.weights))
-    recipe = recipe_of(request.recipe, seed, **request.given)
+    recipe = recipe_of(request.recipe, seed, usual_recipe(spec.head), **request.given)
     images = open_checked(
         request.data,
         seed=seed,

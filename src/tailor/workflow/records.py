@@ -1,8 +1,8 @@
 """What verbs return and bundles remember: plain figures, led by the task's metric under its own name."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,11 @@ _UNKNOWN: dict[Any, Any] = {float: math.nan, str: ""}
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training verb returns. `score` is the task's `metric` on `split`; it has that name too (`.accuracy`)."""
+    """What a training verb returns. `score` is the task's `metric` on `split`; it has that name too (`.accuracy`).
+
+    Where several methods were compared, `cost_of_freezing` of the one that left the backbone as it was holds the metric
+    of each other one, less its own.
+    """
 
     bundle: str
     method: str
@@ -29,6 +33,7 @@ class Trained:
     plan: str = ""
     decoder: str = ""
     diagram: tuple[str, ...] = ()
+    cost_of_freezing: Mapping[str, float] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> float:
         return _named(self, name, {"": "score"})
@@ -36,6 +41,19 @@ class Trained:
     def values(self) -> dict[str, Any]:
         """What JSON holds."""
         return _led(asdict(self), self.metric)
+
+
+def with_freezing(rows: Sequence[Trained]) -> list[Trained]:
+    """The rows; those of a frozen backbone say what tuning it would have gained, method by method of their decoder."""
+    return [
+        row if row.trainable_params or math.isnan(row.score) else replace(row, cost_of_freezing=_gained(row, rows))
+        for row in rows
+    ]
+
+
+def _gained(frozen: Trained, rows: Sequence[Trained]) -> dict[str, float]:
+    tuned = [row for row in rows if row.trainable_params and row.decoder == frozen.decoder]
+    return {row.method: row.score - frozen.score for row in tuned}
 
 
 @dataclass(frozen=True)
@@ -94,9 +112,9 @@ def pruned(values: Mapping[str, Any], folder: Path) -> Pruned:
     """What a pruning told of the run in the folder; BundleError where no pruning told it."""
     here = {name: value for name, value in values.items() if value is not None} | {"bundle": str(folder)}
     known: dict[str, Any] = {
-        field.name: here.get(field.name, _UNKNOWN.get(field.type, field.default)) for field in fields(Pruned)
+        one.name: here.get(one.name, _UNKNOWN.get(one.type, one.default)) for one in fields(Pruned)
     }
-    lost = [field.name for field in fields(Pruned) if field.type is int and not isinstance(known[field.name], int)]
+    lost = [one.name for one in fields(Pruned) if one.type is int and not isinstance(known[one.name], int)]
     if lost:
         raise BundleError(
             f"`{folder}` does not say its `{lost[0]}`: no pruning wrote it", hint="start anew with another `-o` folder"
@@ -107,9 +125,9 @@ def pruned(values: Mapping[str, Any], folder: Path) -> Pruned:
 def _named(record: Any, name: str, scores: Mapping[str, str]) -> float:
     """The score under the name of its metric."""
     metric = "" if name.startswith("__") else object.__getattribute__(record, "metric")
-    for suffix, field in scores.items():
+    for suffix, score in scores.items():
         if metric and name == metric + suffix:
-            return object.__getattribute__(record, field)  # type: ignore[no-any-return]
+            return object.__getattribute__(record, score)  # type: ignore[no-any-return]
     raise AttributeError(f"`{type(record).__name__}` has no `{name}`")
 
 

@@ -8,27 +8,39 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 import tailor
 from tailor import backbones, bundle
 from tailor.build import Opened
 from tailor.bundle.evidence import read_evidence
 from tailor.bundle.files import write_text
+from tailor.dense import DECODERS
 from tailor.errors import BundleError
 from tailor.run_folder import MANIFEST
 from tailor.spec import Spec
 from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.tasks import task_of, task_of_kind
-from tailor.training import Recipe, Result, processes_here
+from tailor.training import Recipe, Result, decayed, processes_here, slowed
+from tailor.tuning.beside import names_of
 from tailor.workflow import evidence
 from tailor.workflow.batches import course, leading
 from tailor.workflow.batches import train_ as engine_
 from tailor.workflow.budgets import head_parameters
 from tailor.workflow.context import Run
 from tailor.workflow.data import reported, score, tell_left_out
+from tailor.workflow.names import is_bundle
 from tailor.workflow.place import started
 from tailor.workflow.records import Trained
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+def usual_of(name: str) -> Mapping[str, Any]:
+    """What the decoder of a bundle is trained with where nothing else is asked for; nothing where there is none."""
+    head = bundle.read_manifest(Path(name)).spec.get("head", {}) if is_bundle(name) else {}
+    return getattr(DECODERS.get(str((head.get("decoder") or {}).get("kind"))), "recipe", _NOTHING)
 
 
 def train_(opened: Opened, run: Run, known: Mapping[str, Any] | None = None) -> Trained:
@@ -85,11 +97,20 @@ def _fit_(opened: Opened, run: Run) -> Result:
     teacher = run.teacher.towards(spec, head, recipe.distil.features > 0) if run.teacher else None
     settings = _config(spec, recipe, run.source)
     heard = started(run.trackers, run.folder, {**settings, **settings["recipe"]})
-    result = engine_(plan, run, task_of(spec.head), heard=heard, validate=plan.validate, teacher=teacher)
+    own = _own_weights(plan.module, spec, roots) if adapted and recipe.backbone_lr != 1 else ()
+    groups = slowed(decayed(plan.module), own, recipe.backbone_lr) if own else None
+    task = task_of(spec.head)
+    result = engine_(plan, run, task, heard=heard, validate=plan.validate, teacher=teacher, groups=groups)
     for tracker in heard:
         tracker.finish()
     backbones.set_drop_path_(model, 0.0)
     return result
+
+
+def _own_weights(model: nn.Module, spec: Spec, heads: tuple[str, ...]) -> list[nn.Parameter]:
+    """What trains of the backbone as it came: neither the head nor what a tune put in."""
+    names = names_of(spec.tuning)
+    return [p for n, p in trainable(model).items() if not n.startswith(heads) and names.place(n).stock is not None]
 
 
 def _draw(result: Result, metric: str, run: Run) -> None:
