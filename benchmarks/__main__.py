@@ -6,6 +6,7 @@ import sys
 QUICK = ("sensitivity", "step", "storage", "tuning_cost", "published", "cut_time", "sls")
 LONG = (
     "dense",
+    "dense_ladder",
     "quality",
     "controls",
     "thesis",

@@ -9,7 +9,7 @@ each one's own loss, in turns. Rows are stored and not run again.
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,13 @@ from tailor.measure.memory import growth
 STORE = Path("docs/benchmarks/dense.jsonl")
 R50 = [Feature(f"layer{i + 1}", width, 4 * 2**i) for i, width in enumerate((256, 512, 1024, 2048))]
 CLASSES, CLASSES_SHOWN = 150, 8
+NAMES = {
+    "none": "nothing (9 blocks)",
+    "hrca": "HRCA, one pixel in 32 (13 blocks)",
+    "vanilla": "all pixels",
+    "random": "as many random pixels",
+    "rcda": "rows, then columns",
+}
 FINE = {"none": 9, "hrca": 13, "vanilla": 13, "random": 13, "rcda": 13}
 
 
@@ -100,13 +107,26 @@ def in_turns(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[
     return found
 
 
-def high_resolution(rows: Rows, side: int, batch: int, rounds: int) -> None:
+def high_resolution(rows: Rows, side: int, batch: int, rounds: int, kinds: Sequence[str]) -> None:
     """Table 5.6's costs, on this machine."""
-    for kind in FINE:
+    for kind in kinds:
         rows.get(f"high_resolution/{kind}/macs", lambda kind=kind: _macs(kind))
-    for kind in FINE:
-        rows.get(f"high_resolution/{kind}/memory/{side}", lambda kind=kind: _memory(kind, side, batch))
-    rows.get(f"high_resolution/time/{side}", lambda: _times(side, batch, rounds))
+    size = f"{side}" if batch == 1 else f"{side}x{batch}"
+    for kind in kinds:
+        rows.get(f"high_resolution/{kind}/memory/{size}", lambda kind=kind: _memory(kind, side, batch))
+    if rounds:
+        rows.get(f"high_resolution/time/{size}", lambda: _times(side, batch, rounds))
+
+
+def memory_table(rows: Mapping[str, Row], size: str) -> str:
+    """Markdown: the peak of a training step at `SIDExBATCH`, and its ratio to attention to all pixels."""
+    found = {kind: rows.get(f"high_resolution/{kind}/memory/{size}", {}).get("peak_bytes") for kind in FINE}
+    lines = ["| finest level read by | peak MB of a training step | of attention to all pixels |", "|---|---|---|"]
+    for kind, peak in found.items():
+        if peak:
+            ratio = f"{peak / found['vanilla']:.2f}" if found["vanilla"] else "-"
+            lines.append(f"| {NAMES[kind]} | {peak / 1e6:,.0f} | {ratio} |")
+    return "\n".join(lines)
 
 
 def _macs(kind: str) -> Row:
@@ -206,11 +226,13 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=STORE)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of what is timed; 0: memory and MACs alone")
+    parser.add_argument("--kinds", default=",".join(FINE))
     arguments = parser.parse_args()
     rows = Rows(arguments.store)
-    high_resolution(rows, arguments.side, arguments.batch, arguments.rounds)
-    rows.get(f"transformers/{arguments.side}", lambda: transformers_side(arguments.side, 1, arguments.rounds))
+    high_resolution(rows, arguments.side, arguments.batch, arguments.rounds, arguments.kinds.split(","))
+    if arguments.rounds:
+        rows.get(f"transformers/{arguments.side}", lambda: transformers_side(arguments.side, 1, arguments.rounds))
 
 
 if __name__ == "__main__":
