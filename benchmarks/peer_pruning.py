@@ -60,3 +60,40 @@ def _refresh_(attention: Any, pruner: Any) -> None:
     attention.head_dim = attention.qkv.out_features // (3 * attention.num_heads)
     if hasattr(attention, "attn_dim"):
         attention.attn_dim = attention.qkv.out_features // 3
+
+
+def cut_isomorphically_(model: nn.Module, images: Tensor, labels: Tensor, ratio: float) -> nn.Module:
+    """Isomorphic Pruning as its authors run it on that package: Taylor scores, ranked among isomorphic groups, once.
+
+    Embedding, heads and hidden units lose the same share; heads are pruned whole, as in its ViT scripts.
+    """
+    import torch_pruning
+
+    model.requires_grad_(True).eval()
+    attentions = [m for m in model.modules() if isinstance(getattr(m, "qkv", None), nn.Linear) and _heads(m)]
+    for attention in attentions:
+        attention.fused_attn = False  # type: ignore[assignment]
+    model.zero_grad()
+    torch.nn.functional.cross_entropy(model(images), labels).backward()
+    classes = getattr(model, "num_classes", 0)
+    pruner = torch_pruning.pruner.BasePruner(
+        model,
+        images[:2],
+        importance=torch_pruning.importance.GroupTaylorImportance(),
+        global_pruning=True,
+        isomorphic=True,
+        pruning_ratio=ratio,
+        round_to=2,
+        prune_num_heads=True,
+        prune_head_dims=False,
+        head_pruning_ratio=ratio,
+        ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes],
+        num_heads={attention.qkv: attention.num_heads for attention in attentions},
+    )
+    for group in pruner.step(interactive=True):
+        group.prune()
+    for attention in attentions:
+        _refresh_(attention, pruner)
+        attention.fused_attn = True  # type: ignore[assignment]
+    model.zero_grad()
+    return model

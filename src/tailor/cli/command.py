@@ -106,6 +106,11 @@ def _of_planners(
             found.setdefault(key, _option(key, kind, getattr(planner, key), flag.help))
         if section(planner):
             sections[section(planner)] = None
+    if verb in planners.THEN:
+        after = planners.THEN[verb]
+        for key, (kind, flag) in flags(type(after)).items():
+            found.setdefault(key, _option(key, kind, getattr(after, key), f"then make it smaller: {flag.help}"))
+        sections[section(after)] = None
     return list(found.values()), tuple(sections)
 
 

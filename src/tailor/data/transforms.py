@@ -163,6 +163,12 @@ def _random_crop(pre: Preprocessing, smallest: float) -> list[Callable[[Tensor],
     ]
 
 
+VIEWS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
+    "none": (lambda images: images,),
+    "flip": (lambda images: images, lambda images: images.flip(-1)),
+}
+"""By augmentation, all the looks that it gives to images (..., H, W) without masks or boxes, where these are few."""
+
 AUGMENTS: dict[str, Callable[[Preprocessing], Transform]] = {
     "none": eval_transform,
     "flip": _flip,

@@ -7,7 +7,7 @@ from tailor.training.metrics import evaluate, evaluate_each
 from tailor.training.objective import Batch, Share, Step, supervised
 from tailor.training.optimizer import decayed, slowed
 from tailor.training.processes import Interrupted, by_main, processes_here
-from tailor.training.teacher import Teacher
+from tailor.training.teacher import Teacher, remembered
 
 __all__ = [
     "Batch",
@@ -29,6 +29,7 @@ __all__ = [
     "head_only",
     "processes_here",
     "read_recipe",
+    "remembered",
     "retraining",
     "slowed",
     "supervised",

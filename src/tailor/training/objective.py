@@ -141,11 +141,12 @@ def supervised(task: Task, recipe: Recipe, teacher: Teacher | None = None) -> St
         return (1 - distil.weight) * share.loss(labelled, output) + distil.weight * learnt
 
     def step(model: nn.Module, share: Share) -> Tensor:
-        if not distil.features:
-            return from_output(model, share, teacher(share.images))
-        with entering_classifier(teacher.model) as theirs, entering_classifier(model) as ours:
-            loss = from_output(model, share, teacher(share.images))
-        return loss + distil.features * apart(_full(ours[0]), _full(teacher.wanted(theirs[0])))
+        wanted, theirs = teacher.answer(share.images, share.indices, distil.features > 0)
+        if theirs is None:
+            return from_output(model, share, wanted)
+        with entering_classifier(model) as ours:
+            loss = from_output(model, share, wanted)
+        return loss + distil.features * apart(_full(ours[0]), _full(theirs))
 
     return step
 

@@ -11,7 +11,7 @@ from tailor.recipe import recipe_of
 from tailor.workflow import planners
 from tailor.workflow.destination import Destination, weights_file
 from tailor.workflow.names import named_model
-from tailor.workflow.records import Trained
+from tailor.workflow.records import Pruned, Trained
 from tailor.workflow.telling import SHOWN, told
 
 
@@ -42,11 +42,12 @@ def adapt(
     decoders: Mapping[str, Any] | None = None,
     progress: Tell | None = SHOWN,
     **settings: Any,
-) -> Trained | list[Trained]:
+) -> Trained | Pruned | list[Trained]:
     """Fit a pre-trained backbone, or a bundle, to data, with a budget of trainable parameters; write a bundle.
 
     The epoch is chosen on val; the score is that of test where there is one, else of val. With `plan_only` nothing is
-    trained: the plan is written for `fit`.
+    trained: the plan is written for `fit`. With `speed` (or another target of `prune --method auto`) the adapted model
+    is then made smaller, all of it within `minutes`; the adapted one is in `out`/adapted.
 
     Args:
         data: a folder, a CSV, `builtin/digits`, ...: see docs/data.md.
@@ -73,7 +74,7 @@ def adapt(
         recipe: further settings of the training, see docs/recipe.md.
         decoders: settings of decoders by their names, see docs/methods/segmentation.md.
         progress: hears events; by default they are drawn in a terminal or notebook, None silences.
-        settings: of the method: `budget`, `criterion`, `scores`, `spt`, `noah`.
+        settings: of the method: `budget`, `criterion`, `scores`, `spt`, `noah`; of what follows: `speed`, `minutes`.
 
     Raises:
         TailorError: one line and a hint, before anything is written where the request means nothing.
@@ -81,7 +82,13 @@ def adapt(
     names = [part.strip() for part in method.split(",") if part.strip()]
     tasks.check(task)
     parts = tuple(part.strip() for part in (decoder or "").split(",") if part.strip())
+    smaller, settings = planners.then("adapt", settings)
     chosen = _planners(names, settings)
+    if smaller is not None and (plan_only or init is not None or len(names) > 1 or len(parts) > 1):
+        raise UsageError(
+            "a target makes one smaller model, of one method, trained to its end",
+            hint="leave `--plan-only`, `--init` and other methods out",
+        )
     if init is not None and (model is not None or len(names) > 1 or parts or plan_only):
         raise UsageError("`--init` goes on with a bundle as it is", hint="leave `--model` and other methods out")
     name = named_model(str(model or init or ""))
@@ -129,6 +136,10 @@ def adapt(
                 trackers=trackers,
                 tell=tell,
             )
+            if smaller is not None:
+                from tailor.workflow.shrunk import adapt_and_prune
+
+                return adapt_and_prune(request, smaller)
             results = carry_out(request)
     return results if len(names) > 1 or len(parts) > 1 else results[0]
 

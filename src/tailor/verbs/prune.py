@@ -87,7 +87,7 @@ def prune(
     training = recipe_of(recipe, seed, epochs=epochs, lr=lr, batch_size=batch_size)
     wanted = Destination(out, overwrite, resume, (place, data, teacher, weights_file(weights)))
     wanted.check()
-    idle = retrain == "none" and (planner.steps == 1 or not planner.recovers)
+    idle = retrain == "none" and (planner.steps == 1 or not planner.recovers) and not getattr(planner, "learns", False)
     with told(progress) as tell:
         given = [f"`--{flag.replace('_', '-')} {value}`" for flag, value in flags.items() if value is not None]
         if idle and given:  # no error: a configuration holds them too, and `--retrain none` takes its cut alone

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tailor import build as builder
 from tailor import bundle
 from tailor.build import Opened
@@ -24,20 +26,22 @@ from tailor.workflow.budgets import backbone_parameters
 from tailor.workflow.context import Context, Run
 from tailor.workflow.data import Corrupt, divided, open_checked
 from tailor.workflow.destination import Destination
+from tailor.workflow.foretell import seconds_an_epoch
 from tailor.workflow.names import is_bundle
 from tailor.workflow.opened import headed, open_bundle, with_head
 from tailor.workflow.output import output
 from tailor.workflow.records import Trained, with_freezing
 from tailor.workflow.report import leave_page
 from tailor.workflow.teacher import guide
-from tailor.workflow.train import finished, train_
+from tailor.workflow.train import CONFIG, finished, train_
 
 
 @dataclass(frozen=True)
 class Request:
     """What `adapt` was asked for: which planners (by the method's name), of what, on what, and how to train.
 
-    `places` are the destinations by decoder (the task's own under no name) and method.
+    `places` are the destinations by decoder (the task's own under no name) and method. Where `seconds` are given and no
+    epochs were asked for, there are as many as fit.
     """
 
     planners: Mapping[str, Any]
@@ -60,6 +64,7 @@ class Request:
     resume: bool
     trackers: tuple[str, ...]
     tell: Tell
+    seconds: float | None = None
 
     def tasks(self, kind: str) -> dict[str, Task]:
         """The task with each decoder that was asked for; with its own, under no name, where none was."""
@@ -146,7 +151,19 @@ def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, A
         return replace(_planned(opened, spec, folder, task), diagram=diagram)
     added = spec.plans[len(opened.spec.plans) :]
     opened = replace(builder.apply_plans_(opened, added), spec=spec)
+    if request.seconds is not None and request.given.get("epochs") is None:
+        run = replace(run, recipe=replace(run.recipe, epochs=_fitting(opened, run, request.seconds)))
     return replace(train_(opened, run), diagram=diagram)
+
+
+def _fitting(opened: Opened, run: Run, seconds: float) -> int:
+    """How many epochs fit in the time; of a run that goes on, those it was begun with."""
+    begun = run.folder / CONFIG
+    if run.resume and begun.is_file():
+        return int(yaml.safe_load(begun.read_text(encoding="utf-8"))["recipe"]["epochs"])
+    found = max(1, int(seconds / seconds_an_epoch(opened, run.images, run.recipe)))
+    run.tell(Event("training", text=f"{found} epochs fit in {seconds:.0f} s"))
+    return min(found, run.recipe.epochs)
 
 
 def _going_on(path: str, run: Run, task: Task) -> Opened:

@@ -14,7 +14,7 @@ from tailor.events import Event, Tell
 from tailor.spec import Spec
 from tailor.surgery import trainable
 from tailor.tasks import Task, task_of
-from tailor.training import Batch, Features, Progress, Result, Step, collect, evaluate, fit, head_only
+from tailor.training import Batch, Features, Progress, Recipe, Result, Step, collect, evaluate, fit, head_only
 from tailor.workflow.context import Run
 from tailor.workflow.data import in_order, score
 
@@ -35,15 +35,22 @@ def course(model: nn.Module, head: str, spec: Spec, run: Run) -> Course:
 
     Not so where the model is taught: a teacher has to see the images.
     """
-    recipe = run.recipe
-    still = run.teacher is None and recipe.augment == "none" and recipe.repeats == 1
-    still = still and not recipe.mixup and not recipe.cutmix
-    if still and all(name.startswith(head + ".") for name in trainable(model)):
+    if run.teacher is None and still(run.recipe) and all(name.startswith(head + ".") for name in trainable(model)):
         first = next(iter(in_order(run.images.splits["val"], spec.preprocessing, spec.head, batch_size=2)))
         parts = head_only(model, head, first.images)
         if parts is not None:
             return _on_features(*parts, spec, run)
     return on_images(model, spec, run)
+
+
+def still(recipe: Recipe) -> bool:
+    """Whether an image looks the same in every epoch."""
+    return recipe.augment == "none" and unmixed(recipe)
+
+
+def unmixed(recipe: Recipe) -> bool:
+    """Whether a batch consists of its images, each once."""
+    return recipe.repeats == 1 and not recipe.mixup and not recipe.cutmix
 
 
 def on_images(model: nn.Module, spec: Spec, run: Run) -> Course:

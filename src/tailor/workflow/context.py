@@ -65,7 +65,8 @@ class Decision:
     """What a planner decided: plans in the model's own names, in order, and a line that says why.
 
     `tensors` are those of the model they lead to, by name, where that is more than carrying the plans out: a search has
-    trained them, or what was cut was `recovered`. `candidates` are those that it was chosen from, as plain values.
+    trained them, or what was cut was `recovered`. `candidates` are those that it was chosen from, as plain values;
+    `diagram` says in lines what else could be had.
     """
 
     plans: tuple[AnyPlan, ...]
@@ -73,13 +74,15 @@ class Decision:
     tensors: Mapping[str, Tensor] | None = None
     recovered: Recovered | None = None
     candidates: Sequence[Mapping[str, Any]] = ()
+    diagram: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Context:
     """Everything a planner may ask for. `images` is None where no data were named; `known` outlives one planner.
 
-    `recipe` holds the seed; what the planner draws or leaves behind goes to `folder`.
+    `recipe` holds the seed; what the planner draws or leaves behind goes to `folder`. `spent` are seconds of the run's
+    time that went before, to a planner that has a time.
     """
 
     opened: Opened
@@ -92,6 +95,7 @@ class Context:
     step: Step = Step()
     teacher: Guide | None = None
     known: dict[Any, Any] = field(default_factory=dict)
+    spent: float = 0.0
 
     @property
     def task(self) -> Task:

@@ -4,6 +4,7 @@ Every process takes what the main one wrote, and a resumed run what was written 
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ TENSORS = "decided.safetensors"
 STEPS = "steps"
 """The folder, inside the output folder, of the steps of a pruning in steps."""
 
+RACE = "race"
+"""The folder, inside the output folder, of what the automatic planner found and trained."""
+
 _PLANS: TypeAdapter[tuple[AnyPlan, ...]] = TypeAdapter(tuple[AnyPlan, ...])
 
 
@@ -43,7 +47,9 @@ def note(folder: Path, decided: Decided, asked: Mapping[str, Any]) -> None:
     if decided.decision.tensors is not None:
         with replacing(folder / TENSORS) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in decided.decision.tensors.items()}, temporary)
-    write_plan(folder, decided.spec, {**asked, "decided": plans, "found": decided.found.known()})
+    candidates = {"candidates": list(decided.decision.candidates)} if decided.decision.candidates else {}
+    found = {"decided": plans, "found": decided.found.known(), **candidates}
+    write_plan(folder, decided.spec, {**asked, **found})
 
 
 def noted(folder: Path) -> Decided:
@@ -56,8 +62,10 @@ def noted(folder: Path) -> Decided:
 
 
 def forget(folder: Path) -> None:
-    """Remove the tensors that a search left beside its plans: the bundle holds what they became."""
+    """Remove what a search left beside its plans, tensors and checkpoints: the bundle holds what they became."""
     (folder / TENSORS).unlink(missing_ok=True)
+    for training in (folder / RACE).glob("*/"):
+        shutil.rmtree(training, ignore_errors=True)
 
 
 def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:

@@ -41,7 +41,10 @@ Trains = Literal["tunes", "full"]
 
 @dataclass(frozen=True)
 class Request:
-    """One pruning, complete: of what, by which planner, and what trains afterwards. The seed is the recipe's."""
+    """One pruning, complete: of what, by which planner, and what trains afterwards. The seed is the recipe's.
+
+    `spent` are seconds of the run's time that went before.
+    """
 
     name: str
     folder: Path
@@ -61,6 +64,7 @@ class Request:
     resume: bool
     tell: Tell
     step: Step
+    spent: float = 0.0
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def once(request: Request, against: Opened | None = None, asked: Mapping[str, An
     decided = _decided(dense, images, request, against, asked or request.asked, started)
     left = counted(smaller(dense, decided.spec, decided.decision, fresh=request.retrain == "tfs"))
     found = decided.found
-    facts = {name: value for name, value in found.known().items() if name not in ("bundle", "bundle_bytes")}
+    facts = {name: value for name, value in found.known().items() if name not in ("bundle", "bundle_bytes", "diagram")}
     passed_over = not decided.decision.plans and request.step.number < request.step.of
     if request.retrain == "none" or images is None or passed_over:
         if processes_here().is_main_process:
@@ -171,6 +175,8 @@ def _choose(dense: Opened, images: ImageData | None, request: Request) -> Decisi
         workers=request.workers,
         resume=request.resume,
         step=request.step,
+        teacher=guide(request.teacher, dense.spec.head) if getattr(request.planner, "learns", False) else None,
+        spent=request.spent,
     )
     if "classes" in request.planner.needs and not context.task.groups and not hasattr(context.task, "regions"):
         raise UsageError(
@@ -236,11 +242,12 @@ def _compare(
             plain = smaller(start, spec, replace(decision, tensors=None)).model
             bare = score(plain, spec.head, chosen, pre, tell, f"scoring the cut alone on {split}")[metric]
     models = {"dense": deployed(dense), "pruned": deployed(cut)}
-    tell(Event("measuring", text=f"dense and pruned in turns, within {SECONDS:g} s"))
-    timed = throughput(models, inputs, protocol="quick", seconds=SECONDS)
+    seconds, batch = getattr(request.planner, "seconds", SECONDS), getattr(request.planner, "batch", None)
+    tell(Event("measuring", text=f"dense and pruned in turns, within {seconds:g} s"))
+    timed = throughput(models, inputs, batch=batch, seconds=seconds)
     waited = dict.fromkeys(models, math.nan)
-    if getattr(request.planner, "latency", None):
-        alone = throughput(models, inputs, batch=1, seconds=SECONDS).timings
+    if batch or getattr(request.planner, "latency", None):
+        alone = throughput(models, inputs, batch=1, seconds=seconds).timings
         waited = {name: one.median for name, one in alone.items()}
     blocks = len(dense.anatomy.blocks)
     dropped = sum(len(getattr(plan, "dropped", ())) for plan in decision.plans)
@@ -276,6 +283,7 @@ def _compare(
         repair=repair.how if repair else "",
         repair_seconds=repair.seconds if repair else math.nan,
         score_repaired=after if repair else math.nan,
+        diagram=decision.diagram,
     )
 
 

@@ -95,6 +95,7 @@ class Pruned:
     repair: str = ""
     repair_seconds: float = math.nan
     score_repaired: float = math.nan
+    diagram: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> float:
         return _named(self, name, {f"_{when}": f"score_{when}" for when in ("before", "cut", "repaired", "after")})
@@ -105,7 +106,9 @@ class Pruned:
 
     def known(self) -> dict[str, Any]:
         """What was measured, for a file: the rest is left out."""
-        return {name: value for name, value in asdict(self).items() if value != "" and value == value}  # NaN is not
+        return {
+            name: value for name, value in asdict(self).items() if value not in ("", ()) and value == value
+        }  # NaN is not
 
 
 def pruned(values: Mapping[str, Any], folder: Path) -> Pruned:
@@ -119,7 +122,7 @@ def pruned(values: Mapping[str, Any], folder: Path) -> Pruned:
         raise BundleError(
             f"`{folder}` does not say its `{lost[0]}`: no pruning wrote it", hint="start anew with another `-o` folder"
         )
-    return Pruned(**known)
+    return Pruned(**{**known, "diagram": tuple(known["diagram"])})
 
 
 def _named(record: Any, name: str, scores: Mapping[str, str]) -> float:

@@ -1,9 +1,9 @@
 """The teacher that a training verb names, and which of its features the model that learns still has."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,22 @@ from tailor.spec import Spec
 from tailor.tasks import Head
 from tailor.tracing import WidthPlan, remaining
 from tailor.training import Teacher
+from tailor.training.teacher import Memory
 from tailor.workflow.names import REMOTE
 
 
 @dataclass(frozen=True)
 class Guide:
-    """A model to learn from: its backbone's name, the images it takes, and what was taken from it."""
+    """A model to learn from: its backbone's name, the images it takes, and what was taken from it.
+
+    `known` are its answers so far, for whoever learns from it next on the same images.
+    """
 
     model: nn.Module
     backbone: str
     preprocessing: Preprocessing
     plans: tuple[AnyPlan, ...] = ()
+    known: dict[Any, Memory] = field(default_factory=dict, compare=False)
 
     def towards(self, student: Spec, head: str, features: bool) -> Teacher:
         """The teacher of a model: it sees that model's images, made its own where size or normalisation differ.

@@ -15,6 +15,7 @@ from tailor import backbones, bundle
 from tailor.build import Opened
 from tailor.bundle.evidence import read_evidence
 from tailor.bundle.files import write_text
+from tailor.data.transforms import VIEWS
 from tailor.dense import DECODERS
 from tailor.errors import BundleError
 from tailor.run_folder import MANIFEST
@@ -22,17 +23,23 @@ from tailor.spec import Spec
 from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.tasks import task_of, task_of_kind
-from tailor.training import Recipe, Result, decayed, processes_here, slowed
+from tailor.training import Recipe, Result, Teacher, decayed, processes_here, remembered, slowed
 from tailor.tuning.beside import names_of
 from tailor.workflow import evidence
-from tailor.workflow.batches import course, leading
+from tailor.workflow.batches import course, leading, unmixed
 from tailor.workflow.batches import train_ as engine_
 from tailor.workflow.budgets import head_parameters
 from tailor.workflow.context import Run
-from tailor.workflow.data import reported, score, tell_left_out
+from tailor.workflow.data import in_order, reported, score, tell_left_out
 from tailor.workflow.names import is_bundle
 from tailor.workflow.place import started
 from tailor.workflow.records import Trained
+from tailor.workflow.teacher import Guide
+
+CONFIG = "config.yaml"
+"""Every setting of a training, resolved."""
+REMEMBERED = 100_000
+"""Images of a split for which a teacher's answers are kept in memory."""
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -51,8 +58,8 @@ def train_(opened: Opened, run: Run, known: Mapping[str, Any] | None = None) -> 
     model, spec, main = opened.model, opened.spec, processes_here().is_main_process
     task = task_of(spec.head)
     if main:
-        write_text(run.folder / "config.yaml", yaml.safe_dump(_config(spec, run.recipe, run.source), sort_keys=False))
-    result = _fit_(opened, run)
+        write_text(run.folder / CONFIG, yaml.safe_dump(_config(spec, run.recipe, run.source), sort_keys=False))
+    result = fit_(opened, run)
     name, split = reported(run.images)
     figures = score(model, spec.head, split, spec.preprocessing, run.tell, f"scoring {name}")
     tell_left_out(run.images, run.tell)
@@ -86,15 +93,14 @@ def write_bundle(folder: Path, opened: Opened, metrics: Mapping[str, Any], facts
     )
 
 
-def _fit_(opened: Opened, run: Run) -> Result:
+def fit_(opened: Opened, run: Run) -> Result:
     """The training itself; without any adapted backbone there are no paths to drop."""
     model, recipe, spec = opened.model, run.recipe, opened.spec
-    head = opened.anatomy.heads[0]
     roots = tuple(f"{path}." for path in opened.anatomy.heads)
     adapted = any(not name.startswith(roots) for name in trainable(model))
     backbones.set_drop_path_(model, recipe.drop_path if adapted else 0.0)
-    plan = course(model, head, spec, run)
-    teacher = run.teacher.towards(spec, head, recipe.distil.features > 0) if run.teacher else None
+    plan = course(model, opened.anatomy.heads[0], spec, run)
+    teacher = _taught(opened, run, run.teacher) if run.teacher else None
     settings = _config(spec, recipe, run.source)
     heard = started(run.trackers, run.folder, {**settings, **settings["recipe"]})
     own = _own_weights(plan.module, spec, roots) if adapted and recipe.backbone_lr != 1 else ()
@@ -111,6 +117,20 @@ def _own_weights(model: nn.Module, spec: Spec, heads: tuple[str, ...]) -> list[n
     """What trains of the backbone as it came: neither the head nor what a tune put in."""
     names = names_of(spec.tuning)
     return [p for n, p in trainable(model).items() if not n.startswith(heads) and names.place(n).stock is not None]
+
+
+def _taught(opened: Opened, run: Run, guide: Guide) -> Teacher:
+    """The teacher of the model; it looks at images only once where they have one look in training, or two."""
+    spec, recipe, features = opened.spec, run.recipe, run.recipe.distil.features > 0
+    teacher, train = guide.towards(spec, opened.anatomy.heads[0], features), run.images.splits["train"]
+    if recipe.augment in VIEWS and unmixed(recipe) and len(train) <= REMEMBERED:
+        known = (spec.preprocessing, features, recipe.augment)
+        if known not in guide.known:
+            teacher.to(processes_here().device).eval()
+            seen = in_order(train, spec.preprocessing, spec.head)
+            guide.known[known] = remembered(teacher, seen, len(train), features, VIEWS[recipe.augment])
+        teacher.memory = guide.known[known]
+    return teacher
 
 
 def _draw(result: Result, metric: str, run: Run) -> None:

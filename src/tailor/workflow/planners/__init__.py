@@ -14,6 +14,7 @@ from tailor.errors import UsageError, nearest
 from tailor.settings import configured, flags, section
 from tailor.tuning.methods import MODULES, SELECTIONS
 from tailor.tuning.spt.settings import SPT
+from tailor.workflow.planners.auto import Auto
 from tailor.workflow.planners.blocks import KeepBlocks
 from tailor.workflow.planners.convolve import DrawOperations, GateHeads, KeepBest, SearchOperations, WriteOperations
 from tailor.workflow.planners.layers import DropLayers
@@ -77,12 +78,16 @@ PLANNERS: dict[str, dict[str, Any]] = {
         "nas-heads": GateHeads(),
         "step": KeepBest(),
         "random-blocks": DrawOperations(),
+        "auto": Auto(),
     },
 }
 """By verb and method name, with their default settings."""
 
 DEFAULT = {"adapt": "spt-lora", "prune": "sls"}
 """What a verb takes where no method is named: for `adapt` what the table of controls supports, on validation."""
+
+THEN = {"adapt": PLANNERS["prune"]["auto"]}
+"""What a verb goes on with where a setting of that planner says so: its flags and its section are the verb's too."""
 
 
 def known(verb: str) -> dict[str, str]:
@@ -108,6 +113,22 @@ def asked(planner: Any) -> dict[str, Any]:
     return found
 
 
+def then(verb: str, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The planner that the verb goes on with, None where nothing asks for it, and the settings that are not its own.
+
+    UsageError where they say how it is to go on, but not to what.
+    """
+    planner = THEN[verb]
+    own = (*flags(type(planner)), section(planner))
+    inner = {key: value for key, value in given.items() if key in own and value not in (None, {})}
+    rest = {key: value for key, value in given.items() if key not in own}
+    if all(value == getattr(planner, key) for key, value in inner.items()):
+        return None, rest
+    found = _configured(verb, planner.method, planner, inner)
+    found.needs  # noqa: B018  # refuses settings without a target
+    return found, rest
+
+
 def takes(verb: str, name: str) -> tuple[str, ...]:
     """The settings that the planner `name` (or `name-16`) takes, flags and section."""
     planner = named(verb, name, {})
@@ -128,6 +149,11 @@ def named(verb: str, name: str, given: Mapping[str, Any]) -> Any:
         planner = table[stem].numbered(name, int(number))
     else:
         raise UsageError(f"unknown method `{name}`", hint=nearest(stem if number.isdigit() else name, [*table]))
+    return _configured(verb, name, planner, given)
+
+
+def _configured(verb: str, name: str, planner: Any, given: Mapping[str, Any]) -> Any:
+    """The planner with the settings `given`; UsageError for one that it has not, or a wrong value."""
     inner = section(planner)
     own = [*flags(type(planner)), *([inner] if inner else [])]
     values: dict[str, Any] = {}

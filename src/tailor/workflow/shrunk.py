@@ -1,0 +1,58 @@
+"""Adapting and pruning in one go: one time for both, one bundle at the end, the adapted one in `OUT/adapted`."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from tailor.events import Event
+from tailor.run_folder import MANIFEST
+from tailor.workflow import adapt as adapting
+from tailor.workflow.context import Step
+from tailor.workflow.decision import check_asked
+from tailor.workflow.destination import Destination
+from tailor.workflow.output import output
+from tailor.workflow.prune import Request, finished, once
+from tailor.workflow.records import Pruned
+
+ADAPTED = "adapted"
+"""The folder, inside the output folder, of the adapted bundle: what the smaller one is compared with."""
+SHARE = 0.3
+"""Of the time, for adapting."""
+
+
+def adapt_and_prune(request: adapting.Request, planner: Any) -> Pruned:
+    """The adapted model, made smaller by the planner within its minutes, adapting included."""
+    began, tell = time.monotonic(), request.tell
+    ((key, wanted),) = request.places.items()
+    with output(wanted, tell) as found:
+        smaller = Request(
+            name=str(found.folder / ADAPTED),
+            folder=found.folder,
+            planner=planner,
+            data=request.data,
+            task=None,
+            classifier="fresh",
+            retrain="none",
+            train="full",
+            recipe=request.recipe,
+            weights=None,
+            download=False,
+            image_size=None,
+            teacher=request.teacher,
+            corrupt=request.corrupt,
+            workers=request.workers,
+            resume=request.resume,
+            tell=tell,
+            step=Step(),
+        )
+        asked = {**smaller.asked, "name": ADAPTED}
+        if request.resume:
+            check_asked(found.folder, asked)
+            if (found.folder / MANIFEST).is_file():
+                tell(Event("done", text=f"`{found.folder}` is finished already"))
+                return found.settled(finished(found.folder))  # type: ignore[no-any-return]
+        place = Destination(found.folder / ADAPTED, resume=request.resume, inputs=wanted.inputs)
+        adapting.adapt(replace(request, places={key: place}, seconds=SHARE * 60 * float(planner.minutes)))
+        spent = time.monotonic() - began
+        made = once(replace(smaller, spent=spent), asked=asked)
+        return found.settled(replace(made, seconds=round(time.monotonic() - began, 2)))  # type: ignore[no-any-return]
