@@ -1,4 +1,4 @@
-"""The page of a run in the documentation, as the file and as a picture: `python scripts/picture.py runs/fast [OTHER...]`.
+"""The page of a run in the documentation, and a picture of it: `python scripts/picture.py runs/fast [OTHER...]`.
 
 It needs Chromium (Debian's package `chromium`). The page is made without data, so no picture of anybody's is in it.
 """
