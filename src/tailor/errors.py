@@ -49,3 +49,9 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
         return "did you mean " + " or ".join(f"`{c}`" for c in close) + "?"
     more = f" and {len(known) - 40:,} more" if len(known) > 40 else ""
     return "known: " + ", ".join(sorted(known)[:40]) + more
+
+
+def check_choice(flag: str, value: object, known: tuple[str, ...]) -> None:
+    """UsageError where a flag has a value that is none of those known; None is a flag that was not given."""
+    if value is not None and value not in known:
+        raise UsageError(f"`--{flag} {value}` is no choice", hint=nearest(str(value), known))

@@ -20,7 +20,6 @@ from tailor.build import build
 from tailor.errors import BundleError, PlanError
 from tailor.settings import STRICT
 from tailor.spec import BackboneRef, Spec
-from tailor.stitching.adapt import adapt_
 from tailor.stitching.nested import Nested, NestedPlan
 from tailor.stitching.plan import RouteBiasPlan, StitchPlan
 from tailor.stitching.route import Continuation
@@ -105,24 +104,17 @@ Fill = Callable[[int, nn.Module], nn.Module]
 """Gives the anchor of that number its tensors, where they are stored."""
 
 
-def build_palette(palette: Palette, fill: Fill, check: bool = True) -> Routed:
-    """The routed model, in eval mode: anchors, stitching layers at torch's own start, and what trains at its start.
+def routed(palette: Palette, fill: Fill, check: bool = True, download: bool = False) -> Routed:
+    """The anchors joined, in eval mode, nothing wrapped yet; with `download` what they lack on this machine is fetched.
 
     BundleError where an anchor's weights are not those that its spec records; PlanError where the plans do not fit.
     """
-    model = routed(palette, fill, check)
-    adapt_(model, palette.tune, palette.biases, palette.anchors[0].head.seed)
-    return model.eval()
-
-
-def routed(palette: Palette, fill: Fill, check: bool = True, download: bool = False) -> Routed:
-    """The anchors joined, nothing wrapped yet; with `download` what they lack on this machine is fetched."""
     anchors = [_anchor(palette, number, fill, check, download) for number in range(len(palette.anchors))]
     return Routed(anchors, [backbones.describe(anchor) for anchor in anchors], palette.plan).eval()
 
 
 def build_nested(palette: NestedPalette, fill: Fill, most: int, check: bool = True, download: bool = False) -> Nested:
-    """The nested model, in eval mode, what trains at its start; errors as in `build_palette`.
+    """The nested model, in eval mode, what trains at its start; errors as in `routed`.
 
     PlanError also before modules of more than `most` parameters are made.
     """

@@ -4,7 +4,7 @@ Nothing here decides anything; names that end in `_` change the module they are 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -91,16 +91,6 @@ def freeze_(model: nn.Module) -> nn.Module:
     """No parameter trains."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model
-
-
-def thaw_(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """The named parameters train as well."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name in names:
-        if name not in parameters:
-            raise PlanError(f"the model has no parameter `{name}`", hint=nearest(name, list(parameters)))
-        parameters[name].requires_grad_(True)
     return model
 
 

@@ -258,6 +258,27 @@ def test_help_says_what_a_verb_takes(capsys, verb, takes):
     assert takes in run(capsys, verb, "--help")[1]
 
 
+@pytest.mark.parametrize(
+    ("verb", "method", "own"),
+    [("adapt", "lora", "--budget"), ("prune", "isomorphic", "--macs"), ("prune", "sls", "--alpha")],
+)
+def test_help_names_a_dozen_flags_first_and_those_of_the_method_apart(capsys, verb, method, own):
+    text = run(capsys, verb, "--method", method, "--help")[1]
+    first, _, rest = text.partition("Options:")[2].partition("Of the method:")
+    mine, _, last = rest.partition("Seldom needed:")
+    named = [
+        [word for line in part.splitlines() for word in line.split()[:2] if word.startswith("--")]
+        for part in (first, mine, last)
+    ]
+    assert len(named[0]) <= 14 and {"--method", "--out", "--epochs", "--config"} <= set(named[0])
+    assert own in named[1] and {"--workers", "--device", "--debug"} <= set(named[2])
+
+
+def test_a_flag_of_another_verb_is_told_as_that(capsys):
+    code, _, said = run(capsys, "adapt", "builtin/digits", "--method", "lora", "--alpha", "3")
+    assert code == 2 and "no such flag `--alpha` for `adapt`" in said and "`tailor prune --method sls`" in said
+
+
 def test_every_accuracy_is_shown_in_percent(capsys):
     print_people("prune", {"accuracy_before": 0.7629, "accuracy_after": math.nan, "per_class": {"a": 0.5}})
     shown = capsys.readouterr().out

@@ -10,7 +10,7 @@ from tailor.anatomy import Feature
 from tailor.dense import DECODERS, decode, losses
 from tailor.dense.linear import Linear
 from tailor.dense.predictions import MaskPredictions, PixelPredictions
-from tailor.dense.pyramid import Pyramid, chosen, steps
+from tailor.dense.pyramid import Pyramid, chosen, rungs
 from tailor.dense.setr_pup import SetrPup
 from tailor.errors import ModelError, PlanError
 from tailor.tasks.segmentation import Segmentation
@@ -112,7 +112,7 @@ PATCHES = [(8, [1, 0, -1, -2], 32), (16, [2, 1, 0, -1], 32), (14, [2, 1, 0, -1],
 @pytest.mark.parametrize(("patch", "finer", "stride"), PATCHES)
 def test_a_plain_transformer_gives_four_sizes(patch, finer, stride):
     features = [Feature("blocks.3", 32, patch)]
-    assert [s.finer for s in steps(features)] == finer
+    assert [s.finer for s in rungs(features)] == finer
     pyramid = Pyramid(features, norm=True)
     assert pyramid.stride == stride
     found = pyramid([torch.randn(1, 32, 4, 8)])
@@ -123,7 +123,7 @@ def test_a_plain_transformer_gives_four_sizes(patch, finer, stride):
 def test_stages_are_taken_as_they_are_and_too_fine_ones_left():
     features = [Feature("stem", 4, 2), *STAGES]
     assert chosen(features) == tuple(STAGES)
-    assert [(s.source, s.finer) for s in steps(STAGES)] == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    assert [(s.source, s.finer) for s in rungs(STAGES)] == [(0, 0), (1, 0), (2, 0), (3, 0)]
     with pytest.raises(ModelError, match="no level"):
         chosen([])
 

@@ -10,7 +10,7 @@ from tailor.dense.attention import Attention
 from tailor.dense.deformable import _by_corners, _by_level
 from tailor.dense.faseg import FaSeg
 from tailor.dense.focus import FOCUS, averaged, never_empty, starting
-from tailor.dense.high_resolution import HighResolution, Scores, best, read
+from tailor.dense.high_resolution import Attended, HighResolution, best, read
 from tailor.errors import PlanError
 
 FEATURES = [Feature(f"stage{i}", 8 * 2**i, 4 * 2**i) for i in range(4)]
@@ -84,7 +84,7 @@ def test_hrca_is_full_attention_restricted_to_the_best(unit):
     how = HighResolution(unit=unit, ratio=1 / 4)
     attention = tiny.shake_(Attention(16, 4).double())
     level, position, query = normal(2, 16, 16, 24), normal(2, 16, 16, 24, seed=1), normal(2, 5, 16, seed=2)
-    scores = Scores(normal(2, 6, seed=3).abs(), (2, 3))
+    scores = Attended(normal(2, 6, seed=3).abs(), (2, 3))
     chosen = best(scores, (16, 24), how)
     assert chosen.shape[1] == (64 if unit == "cells" else 96)
     assert all(len(set(row.tolist())) == len(row) for row in chosen)
@@ -103,7 +103,7 @@ def test_hrca_is_full_attention_restricted_to_the_best(unit):
 def test_hrca_of_everything_is_vanilla_attention():
     attention = tiny.shake_(Attention(16, 4).double())
     level, position, query = normal(1, 16, 8, 8), normal(1, 16, 8, 8, seed=1), normal(1, 5, 16, seed=2)
-    scores = Scores(normal(1, 1).abs(), (1, 1))
+    scores = Attended(normal(1, 1).abs(), (1, 1))
     everything = read(attention, query, level, position, scores, HighResolution(ratio=1.0))
     assert_close(everything, read(attention, query, level, position, None, HighResolution(kind="vanilla")))
 
@@ -122,7 +122,7 @@ def test_row_column_attention_weighs_by_column_and_by_row():
 
 def test_maps_that_do_not_fit_on_each_other_are_refused():
     with pytest.raises(PlanError, match="17 x 24 is no multiple of one of 2 x 3"):
-        best(Scores(torch.ones(1, 6), (2, 3)), (17, 24), HighResolution())
+        best(Attended(torch.ones(1, 6), (2, 3)), (17, 24), HighResolution())
 
 
 @pytest.mark.parametrize("kind", ["none", "hrca", "vanilla", "random", "rcda"])
@@ -180,7 +180,7 @@ def test_the_slow_decoder_of_the_note_gives_the_same():
                 o, A = block.cross.scored(x + place, F[l] + K[l], F[l], mask(logits, l))
                 coarse = A.sum(1) if l == 0 else coarse
             else:
-                omega = best(Scores(coarse, sizes[0]), sizes[3], decoder.fine)
+                omega = best(Attended(coarse, sizes[0]), sizes[3], decoder.fine)
                 allowed = torch.zeros(2, 9, F[3].shape[1], dtype=torch.bool)
                 for b in range(2):
                     allowed[b, :, omega[b]] = True

@@ -255,7 +255,7 @@ def test_a_backbone_teaches_with_its_own_classifier_if_it_has_as_many_classes(ad
     with pytest.raises(UsageError, match="has 200 classes of its own, the data 3"):
         tailor.prune(adapted.bundle, out=tmp_path / "b", **taught)
     teacher = guide("tailor_mini_s", ClassifierHead(tuple(str(i) for i in range(200))))
-    assert teacher.model(X).shape == (2, 200)
+    assert teacher.opened.model(X).shape == (2, 200)
 
 
 def test_features_are_learnt_in_the_channels_that_are_left(adapted, narrowed, photos, tmp_path):

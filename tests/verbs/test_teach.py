@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import tiny
+from tailor import backbones
+from tailor.build import Opened
 from tailor.errors import UsageError
 from tailor.preprocessing import Preprocessing
 from tailor.spec import BackboneRef, Spec
@@ -22,6 +24,10 @@ def spec(*plans, name="vit", seen=SEEN):
     return Spec(BackboneRef(name), HEAD, seen, plans)
 
 
+def guide(model, *plans, seen=SEEN):
+    return Guide(Opened(spec(*plans, seen=seen), model, backbones.describe(model)))
+
+
 def test_the_teacher_sees_the_images_in_its_own_size_and_normalisation():
     model, raw = tiny.resnet().eval(), torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
@@ -29,9 +35,9 @@ def test_the_teacher_sees_the_images_in_its_own_size_and_normalisation():
         return (raw - torch.tensor(pre.mean).view(3, 1, 1)) / torch.tensor(pre.std).view(3, 1, 1)
 
     student = replace(SEEN, size=(48, 48))
-    same = Guide(model, "resnet", SEEN).towards(spec(seen=replace(SEEN, size=(48, 48))), "head", False)
+    same = guide(model).towards(spec(seen=replace(SEEN, size=(48, 48))), "head", False)
     own = Preprocessing((48, 48), (0.1, 0.2, 0.3), (0.9, 0.5, 0.6))
-    other = Guide(model, "resnet", own).towards(spec(seen=student), "head", False)
+    other = guide(model, seen=own).towards(spec(seen=student), "head", False)
     with torch.no_grad():
         smaller = F.interpolate(normal(SEEN), (32, 32), mode="bicubic", antialias=True)
         torch.testing.assert_close(same(normal(SEEN)), model(smaller))
@@ -48,7 +54,7 @@ def test_channels_are_followed_through_the_cuts_of_both():
     first, second = cut(1), cut(2)
     kept = {seed: next(c.keep for c in plan.cuts if c.size == 32) for seed, plan in ((1, first), (2, second))}
     assert kept[1] != kept[2]
-    whole, teacher = Guide(model, "vit", SEEN), Guide(model, "vit", SEEN, (first,))
+    whole, teacher = guide(model), guide(model, first)
     assert whole.towards(spec(first), "head", True).channels.tolist() == list(kept[1])
     assert whole.towards(spec(first), "head", False).channels is None
     assert teacher.towards(spec(first), "head", True).channels.tolist() == list(range(16))

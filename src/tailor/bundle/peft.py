@@ -31,7 +31,7 @@ ADAPTER, CONFIG, ENTRIES, REST = "adapter_model.safetensors", "adapter_config.js
 
 
 @dataclass(frozen=True)
-class Parts:
+class PeftParts:
     """What trained, by where it goes: low-rank modules and sparse layers by path, other values by parameter."""
 
     low_rank: dict[str, LoraLinear | LoraConv]
@@ -66,7 +66,7 @@ def write(folder: Path, model: nn.Module, spec: Spec) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def parts_of(model: nn.Module, spec: Spec) -> Parts:
+def parts_of(model: nn.Module, spec: Spec) -> PeftParts:
     """What of the bundle's one plan goes where."""
     plan = _one_plan(spec)
     low_rank = {tune.path: get_module(model, tune.path) for tune in plan.tunes}
@@ -83,7 +83,7 @@ def parts_of(model: nn.Module, spec: Spec) -> Parts:
         )
     if not low_rank and not sparse:
         raise _refused()
-    return Parts(low_rank, sparse, rest)  # type: ignore[arg-type]
+    return PeftParts(low_rank, sparse, rest)  # type: ignore[arg-type]
 
 
 def _sparse(model: nn.Module) -> list[tuple[str, SparseWeight]]:

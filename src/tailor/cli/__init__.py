@@ -137,21 +137,22 @@ def print_names(names: Sequence[str], as_json: bool) -> None:
 
 
 def _no_such_flag(error: click.NoSuchOption) -> tuple[str, str]:
-    """The error for an unknown flag: one of another method is told as that."""
-    from tailor.workflow.planners import known
+    """The error for an unknown flag: one of another method, or of another verb's, is told as that."""
+    from tailor.workflow.planners import PLANNERS, known
 
     context = getattr(error, "ctx", None)
-    verb = context.info_name if context else ""
-    others = known(verb) if verb in ("adapt", "prune") else {}
-    plain = error.option_name.lstrip("-").replace("-", "_")
-    if plain in others:
-        return f"no such flag `{error.option_name}` for this method", f"it is one of `--method {others[plain]}`"
-    if error.possibilities:
-        return (
-            f"no such flag `{error.option_name}`",
-            "did you mean " + " or ".join(f"`{p}`" for p in sorted(error.possibilities)) + "?",
-        )
-    return f"no such flag `{error.option_name}`", _help_hint(error)
+    verb = str(context.info_name) if context else ""
+    flag, plain = f"`{error.option_name}`", error.option_name.lstrip("-").replace("-", "_")
+    takers = {other: known(other).get(plain) for other in sorted(PLANNERS, key=lambda other: other != verb)}
+    other, method = next(((other, method) for other, method in takers.items() if method), ("", ""))
+    if other and other == verb:
+        return f"no such flag {flag} for this method", f"it is one of `--method {method}`"
+    near = " or ".join(f"`{p}`" for p in sorted(error.possibilities or ()) if p != "--help")
+    if near:
+        return f"no such flag {flag}", f"did you mean {near}?"
+    if other and verb in PLANNERS:
+        return f"no such flag {flag} for `{verb}`", f"it is one of `tailor {other} --method {method}`"
+    return f"no such flag {flag}", _help_hint(error)
 
 
 def _help_hint(error: click.ClickException) -> str:

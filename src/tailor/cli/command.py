@@ -15,7 +15,7 @@ import click
 import yaml
 
 from tailor import recipes
-from tailor.cli.options import HELP, INSPECTED, METAVAR, POSITIONAL, SHORT, SUMMARY
+from tailor.cli.options import HELP, INSPECTED, METAVAR, POSITIONAL, SELDOM, SHORT, SUMMARY
 from tailor.errors import UsageError, nearest
 from tailor.settings import flags, section
 from tailor.workflow import planners
@@ -62,7 +62,29 @@ def command(name: str, verb: Callable[..., Any], run: Callable[..., None], given
         run(name, verb, arguments, as_json, debug)
 
     text = inspect.cleandoc(verb.__doc__ or "").split("\n\nArgs:")[0]
-    return click.Command(name, params=parameters, callback=callback, help=text, short_help=SUMMARY[name])
+    asked = tuple(one.name for one in added if one.name)
+    return _Command(asked, name, params=parameters, callback=callback, help=text, short_help=SUMMARY[name])
+
+
+class _Command(click.Command):
+    """Help in three parts: what a first run needs, what the method takes, the rest."""
+
+    def __init__(self, of_method: Sequence[str], *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.of_method = of_method
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The flags, part by part."""
+        parts: dict[str, list[tuple[str, str]]] = {"Options": [], "Of the method": [], "Seldom needed": []}
+        for one in self.get_params(context):
+            record = one.get_help_record(context)
+            if record is not None and record[1]:  # arguments stand in the line above
+                seldom = "Seldom needed" if one.name in SELDOM else "Options"
+                parts["Of the method" if one.name in self.of_method else seldom].append(record)
+        for title, records in parts.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 class _Anything(dict[str, Any]):

@@ -76,6 +76,24 @@ SUMMARY = {
 }
 """One line a verb for `tailor --help`."""
 
+SELDOM = (
+    "train",
+    "weights",
+    "download",
+    "image_size",
+    "init",
+    "decoder",
+    "teacher",
+    "plan_only",
+    "corrupt",
+    "workers",
+    "device",
+    "log_with",
+    "print_config",
+    "debug",
+)
+"""What help names last: a first run needs none of it."""
+
 SHORT = {"out": "-o"}
 
 POSITIONAL = {

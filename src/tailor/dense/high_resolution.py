@@ -48,7 +48,7 @@ class HighResolution:
 
 
 def read(
-    attention: Attention, query: Tensor, level: Tensor, position: Tensor, scores: "Scores | None", how: HighResolution
+    attention: Attention, query: Tensor, level: Tensor, position: Tensor, scores: "Attended | None", how: HighResolution
 ) -> Tensor:
     """(B, N, width): what queries with their position find in `level` (B, width, H, W) with its position encodings."""
     height, width = level.shape[-2:]
@@ -68,14 +68,14 @@ def read(
     return attention(query, value + place, value)
 
 
-class Scores(NamedTuple):
+class Attended(NamedTuple):
     """How much all queries of an image together looked at each cell: (B, S), on a map of `size`."""
 
     values: Tensor
     size: tuple[int, int]
 
 
-def best(scores: Scores, size: tuple[int, int], how: HighResolution) -> Tensor:
+def best(scores: Attended, size: tuple[int, int], how: HighResolution) -> Tensor:
     """(B, K): the pixels of a map of `size` to read, as positions in its flattened rows."""
     (rows, columns), (height, width) = scores.size, size
     ranked = scores.values.detach()

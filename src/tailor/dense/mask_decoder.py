@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tailor.dense.attention import Block, Perceptron
 from tailor.dense.focus import FOCUS, Focus, Start, never_empty, starting
-from tailor.dense.high_resolution import HighResolution, Scores, read
+from tailor.dense.high_resolution import Attended, HighResolution, read
 from tailor.dense.pixel_decoder import LEVELS, Pixels
 from tailor.dense.predictions import MaskPredictions
 
@@ -88,7 +88,7 @@ class MaskDecoder(nn.Module):
                 seen, looked, weights = _look(block, x + place, value, position, allowed, following, wanted)
                 x = block(x, seen, place)
                 if weights is not None:
-                    scores = Scores(weights.sum(1), size)
+                    scores = Attended(weights.sum(1), size)
                 if looked is not None:
                     place = self.focus.looked(self.place, looked)
             found.append(self._predict(x))

@@ -21,7 +21,7 @@ FINEST = 4
 
 
 @dataclass(frozen=True)
-class Step:
+class Rung:
     """One map of the pyramid: which of the chosen features it comes from, and how many times finer (or coarser)."""
 
     source: int
@@ -39,7 +39,7 @@ def chosen(features: Sequence[Feature]) -> tuple[Feature, ...]:
     return tuple(sorted(usable, key=lambda f: f.reduction)[:COUNT])
 
 
-def steps(features: Sequence[Feature]) -> tuple[Step, ...]:
+def rungs(features: Sequence[Feature]) -> tuple[Rung, ...]:
     """How the four maps come from the chosen features, finest first; `finer` is a power of two, negative to pool."""
     strides = [f.reduction for f in features]
     finest = strides[0] / 2 ** max(round(math.log2(strides[0] / FINEST)), 0)
@@ -47,7 +47,7 @@ def steps(features: Sequence[Feature]) -> tuple[Step, ...]:
     for index in range(COUNT):
         wanted = finest * 2**index
         source = min(range(len(strides)), key=lambda i: (abs(math.log2(strides[i] / wanted)), i))
-        found.append(Step(source, round(math.log2(strides[source] / wanted))))
+        found.append(Rung(source, round(math.log2(strides[source] / wanted))))
     return tuple(found)
 
 
@@ -61,7 +61,7 @@ class Pyramid(nn.Module):
     def __init__(self, features: Sequence[Feature], norm: bool, skip: int = 0) -> None:
         super().__init__()
         self.norms = nn.ModuleList([LayerNorm2d(f.width) if norm else nn.Identity() for f in features])
-        plan = steps(features)[skip:]
+        plan = rungs(features)[skip:]
         self.sources = tuple(step.source for step in plan)
         made = [_resampled(features[step.source].width, step.finer) for step in plan]
         self.maps = nn.ModuleList([module for module, _ in made])

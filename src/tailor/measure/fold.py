@@ -18,8 +18,8 @@ from torch.fx import Node
 from tailor.errors import ModelError
 from tailor.inputs import Example
 from tailor.tracing.graph.analyse import operator_name
-from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.export import export_graph
+from tailor.tracing.graph.rules.call import named
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Largest difference, in units of the output's scale, that rounding explains in a deep model."""

@@ -73,17 +73,18 @@ def part_of(label: str) -> str:
 
 @dataclass(frozen=True, config=STRICT)
 class Widths:
-    """How units are chosen; all but `ranking`, which is the method's, stands in the `widths:` section of a file.
+    """How units are chosen; all but `ranking` and `drawn`, the method's, stands in the `widths:` section of a file.
 
-    Widths become multiples of `round_to`, the nearest or the one below; heads are counted one by one. Every group keeps
-    `keep_at_least` units. `normaliser` divides the scores of a group; with `everything` its biases, tokens, position
-    tables and layer scales count as well. `strict: paper` ranks together what the published code of Isomorphic Pruning
-    takes for one shape. Heads are ranked, and head dims, with their `class` as the method says, over `all` layers, or
-    each `layer` by itself. A target searches the share of `parts`. `blocks` says how many blocks of a list of blocks
-    stay after the cut: those with the highest scores.
+    With `drawn` units have random scores. Widths become multiples of `round_to`, the nearest or the one below; heads
+    are counted one by one. Every group keeps `keep_at_least` units. `normaliser` divides the scores of a group; with
+    `everything` its biases, tokens, position tables and layer scales count as well. `strict: paper` ranks together what
+    the published code of Isomorphic Pruning takes for one shape. Heads are ranked, and head dims, with their `class` as
+    the method says, over `all` layers, or each `layer` by itself. A target searches the share of `parts`. `blocks` says
+    how many blocks of a list of blocks stay after the cut: those with the highest scores.
     """
 
     ranking: str = "isomorphic"
+    drawn: bool = False
     round_to: int = 8
     rounding: Rounding = "nearest"
     keep_at_least: int = 1

@@ -22,7 +22,7 @@ from tailor.surgery import changed, load_changed_, trainable
 from tailor.tasks import Task
 from tailor.training import checkpoint
 from tailor.training.objective import Batch, Step, supervised
-from tailor.training.optimizer import Groups, decayed
+from tailor.training.optimizer import ParameterGroups, decayed
 from tailor.training.processes import Interrupted, Stop, first, processes_here, same_, seed_, stopping
 from tailor.training.teacher import Teacher
 from tailor.training.update import Updater
@@ -106,7 +106,7 @@ def fit(
     report: Callable[[Progress], None] | None = None,
     seed: int | None = None,
     teacher: Teacher | None = None,
-    groups: Groups | None = None,
+    groups: ParameterGroups | None = None,
     before: Callable[[int], None] | None = None,
     companion: Companion | None = None,
 ) -> Result:

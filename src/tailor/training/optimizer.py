@@ -14,10 +14,10 @@ from tailor.errors import TrainingError
 from tailor.recipe import Recipe
 from tailor.surgery import trainable
 
-Groups = list[dict[str, Any]]
+ParameterGroups = list[dict[str, Any]]
 
 
-def decayed(model: nn.Module) -> Groups:
+def decayed(model: nn.Module) -> ParameterGroups:
     """Two optimiser groups: with weight decay, and without.
 
     Without are 1-D tensors (norms, biases, sparse deltas, where decay would pull the weight, not the change), other
@@ -34,14 +34,14 @@ def decayed(model: nn.Module) -> Groups:
         token = parameter.ndim == 3 and parameter.shape[0] == 1
         free = parameter.ndim <= 1 or token or name.endswith("bias") or name in exempt
         (without if free else with_decay).append(parameter)
-    groups: Groups = [{"params": with_decay}, {"params": without, "weight_decay": 0.0}]
+    groups: ParameterGroups = [{"params": with_decay}, {"params": without, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
-def slowed(groups: Groups, slow: Collection[nn.Parameter], factor: float) -> Groups:
+def slowed(groups: ParameterGroups, slow: Collection[nn.Parameter], factor: float) -> ParameterGroups:
     """The groups, each parted into what is in `slow`, whose rate is `factor` times that of the rest, and the rest."""
     ids = {id(parameter) for parameter in slow}
-    parts: Groups = []
+    parts: ParameterGroups = []
     for group in groups:
         for inside, more in ((False, {}), (True, {"lr_scale": factor})):
             chosen = [p for p in group["params"] if (id(p) in ids) == inside]
@@ -50,7 +50,7 @@ def slowed(groups: Groups, slow: Collection[nn.Parameter], factor: float) -> Gro
     return parts
 
 
-def make_optimizer(recipe: Recipe, groups: Groups) -> Optimizer:
+def make_optimizer(recipe: Recipe, groups: ParameterGroups) -> Optimizer:
     """The optimiser of that name in timm; a group may bring `weight_decay` and `lr_scale`, a factor on the rate."""
     settings: dict[str, Any] = {}
     if recipe.betas is not None:

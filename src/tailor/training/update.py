@@ -23,7 +23,7 @@ from tailor.recipe import Recipe
 from tailor.surgery import changed, load_changed_, running_statistics, trainable
 from tailor.training.checkpoint import load_optimizer_, optimizer_tensors
 from tailor.training.objective import Batch, Share, Step, mix, place
-from tailor.training.optimizer import Average, Groups, make_optimizer, make_schedule
+from tailor.training.optimizer import Average, ParameterGroups, make_optimizer, make_schedule
 from tailor.training.processes import mean_, seed_, sum_gradients_, total
 
 UPDATE, MIX = 2, 3  # what a random stream is for
@@ -40,7 +40,7 @@ class Updater:
     steps_per_epoch: int
     step: Step
     seed: int
-    groups: Groups
+    groups: ParameterGroups
     weigh: Callable[[Any], int]
 
     def __post_init__(self) -> None:

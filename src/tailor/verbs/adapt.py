@@ -1,6 +1,6 @@
 """`tailor adapt DATA --model NAME`: plan what to tune, train it, write a bundle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from tailor.events import Tell
 from tailor.recipe import recipe_of
 from tailor.workflow import planners
 from tailor.workflow.destination import Destination, weights_file
-from tailor.workflow.names import named_model
+from tailor.workflow.names import named_model, parted
 from tailor.workflow.records import Pruned, Trained
 from tailor.workflow.telling import SHOWN, told
 
@@ -79,11 +79,10 @@ def adapt(
     Raises:
         TailorError: one line and a hint, before anything is written where the request means nothing.
     """
-    names = [part.strip() for part in method.split(",") if part.strip()]
+    names, parts = parted(method), parted(decoder)
     tasks.check(task)
-    parts = tuple(part.strip() for part in (decoder or "").split(",") if part.strip())
     smaller, settings = planners.then("adapt", settings)
-    chosen = _planners(names, settings)
+    chosen = planners.several("adapt", names, settings)
     if smaller is not None and (plan_only or init is not None or len(names) > 1 or len(parts) > 1):
         raise UsageError(
             "a target makes one smaller model, of one method, trained to its end",
@@ -142,21 +141,3 @@ def adapt(
                 return adapt_and_prune(request, smaller)
             results = carry_out(request)
     return results if len(names) > 1 or len(parts) > 1 else results[0]
-
-
-def _planners(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The planner of each method; a setting goes to those that take it, and some must."""
-    if not names:
-        raise UsageError("no method was named", hint=f"add for instance `--method {planners.DEFAULT['adapt']}`")
-    if len(set(names)) < len(names):
-        raise UsageError("a method is named twice", hint="name each method once")
-    taken = {name: planners.takes("adapt", name) for name in names}
-    alone = len(names) == 1
-    found = {
-        name: planners.named("adapt", name, {k: v for k, v in settings.items() if alone or k in taken[name]})
-        for name in names
-    }
-    for key, value in settings.items():
-        if value is not None and not any(key in own for own in taken.values()):
-            planners.named("adapt", names[0], {key: value})  # says what is wrong with it
-    return found

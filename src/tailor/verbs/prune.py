@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tailor import tasks
-from tailor.errors import UsageError, nearest
+from tailor.errors import UsageError, check_choice
 from tailor.events import Event, Tell
 from tailor.recipe import recipe_of
 from tailor.workflow import planners
 from tailor.workflow.destination import Destination, weights_file
 from tailor.workflow.names import is_bundle, named_model
-from tailor.workflow.records import Pruned
+from tailor.workflow.records import Pruned, Retrain, Trains
 from tailor.workflow.telling import SHOWN, told
-
-Retrain = Literal["none", "1clr", "ft", "tfs"]
-Trains = Literal["tunes", "full"]
 
 
 def prune(
@@ -92,7 +89,7 @@ def prune(
         given = [f"`--{flag.replace('_', '-')} {value}`" for flag, value in flags.items() if value is not None]
         if idle and given:  # no error: a configuration holds them too, and `--retrain none` takes its cut alone
             tell(Event("warning", text=f"nothing is trained without `--retrain`: {', '.join(given)} not used"))
-        from tailor.workflow.context import Step
+        from tailor.workflow.context import CutStep
         from tailor.workflow.output import output
         from tailor.workflow.place import placed
         from tailor.workflow.prune import Request
@@ -119,26 +116,19 @@ def prune(
                 workers=workers,
                 resume=resume,
                 tell=tell,
-                step=Step(of=planner.steps),
+                step=CutStep(of=planner.steps),
             )
             result: Pruned = found.settled(carry_out(request))
     return result
 
 
 def _check(
-    planner: Any,
-    name: str,
-    data: Any,
-    retrain: str,
-    train: str | None,
-    classifier: str | None,
-    image_size: int | None,
+    planner: Any, name: str, data: Any, retrain: str, train: str | None, classifier: str | None, image_size: int | None
 ) -> None:
     """UsageError for what cannot be, before anything is opened."""
-    for value, known, flag in ((retrain, get_args(Retrain), "retrain"), (train, get_args(Trains), "train")):
-        if value is not None and value not in known:
-            raise UsageError(f"`--{flag} {value}` is no choice", hint=nearest(value, known))
-    if classifier not in (None, "fresh", "own"):
+    check_choice("retrain", retrain, get_args(Retrain))
+    check_choice("train", train, get_args(Trains))
+    if classifier not in (None, "fresh", "own"):  # no flag: only a file says it
         raise UsageError(f"no classifier is called `{classifier}`", hint="write `own` or `fresh`")
     recovers = planner.steps > 1 and planner.recovers
     why = f"`--retrain {retrain}`" if retrain != "none" else ""

@@ -1,16 +1,16 @@
 """`tailor stitch DATA --models A,B,C`: train a palette, dozens of models of every size between the anchors, at once."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tailor import tasks
 from tailor.errors import UsageError
 from tailor.events import Tell
 from tailor.recipe import recipe_of
-from tailor.stitching.language.settings import INTERVALS, RECIPE
 from tailor.workflow.destination import Destination, weights_file
+from tailor.workflow.names import parted
+from tailor.workflow.palettes import INTERVALS, Asked, requested, usual
 from tailor.workflow.records import Stitched
 from tailor.workflow.telling import SHOWN, told
 
@@ -21,7 +21,7 @@ def stitch(
     models: str | None = None,
     kind: Literal["routes", "nested"] = "routes",
     mode: Literal["esta", "uniform", "sn-net"] = "esta",
-    intervals: int = 15,
+    intervals: int = INTERVALS,
     window: int = 2,
     ranks: str | None = None,
     ssb: str = "qkv,proj",
@@ -86,75 +86,39 @@ def stitch(
     Raises:
         TailorError: one line and a hint, before anything is written where the request means nothing.
     """
-    names = tuple(part.strip() for part in (models or "").split(",") if part.strip())
-    _check_models(names, kind)
-    if samples < 1:
-        raise UsageError(f"`--samples {samples}` leaves nothing to solve on", hint="write for instance `--samples 100`")
-    if base is not None and Path(base).resolve() == Path(out).resolve():
-        raise UsageError("the palette and its base cannot be one folder", hint="name another `--base`")
-    tasks.check(task)
     flags = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
-    language = str(data).endswith((".json", ".jsonl"))
-    training = recipe_of({**(RECIPE if language else {}), **(recipe or {})}, seed, **flags)
-    wanted = Destination(out, overwrite, resume, (data, base, *names, weights_file(weights)))
+    asked = Asked(
+        data=str(data),
+        models=parted(models),
+        kind=kind,
+        mode=mode,
+        intervals=intervals,
+        window=window,
+        ranks=_ranks(ranks),
+        ssb=() if ssb == "none" else parted(ssb),
+        samples=samples,
+        longest=longest,
+        packing=packing,
+        base=None if base is None else Path(base),
+        evaluate_routes=evaluate_routes,
+        folder=Path(out),
+        weights=weights,
+        image_size=image_size,
+        task=task,
+        recipe=recipe_of({**usual(str(data)), **(recipe or {})}, seed, **flags),
+        corrupt=corrupt,
+        workers=workers,
+        resume=resume,
+    )
+    wanted = Destination(out, overwrite, resume, (data, base, *asked.models, weights_file(weights)))
     wanted.check()
     with told(progress) as tell:
-        from tailor.stitching.adapt import Adapt
-        from tailor.stitching.sampler import Sampling
-        from tailor.stitching.space import Space
         from tailor.workflow.output import output
         from tailor.workflow.place import placed
 
-        biases = () if ssb == "none" else tuple(part.strip() for part in ssb.split(",") if part.strip())
-        common: dict[str, Any] = {
-            "samples": samples,
-            "evaluate_routes": evaluate_routes,
-            "resume": resume,
-            "tell": tell,
-        }
-        images: dict[str, Any] = {"task": task, "weights": weights, "image_size": image_size, "corrupt": corrupt}
-        carry_out: Callable[[Any], Any]
-        request: Callable[..., Any]
-        if language:
-            from tailor.workflow.language import Request as Language
-            from tailor.workflow.language import stitch_language as carry_out
-
-            adapt = Adapt(ranks=_ranks(ranks) or (16,) * len(names), biases=biases)
-            sampling = Sampling(intervals=INTERVALS if intervals == 15 else intervals)
-            common |= {"longest": longest, "packing": packing, "adapt": adapt, "sampling": sampling}
-            request = partial(Language, data=Path(data), models=names, recipe=training, **common)
-        elif kind == "nested":
-            from tailor.workflow.nested import Request as Sizes
-            from tailor.workflow.nested import nested as carry_out
-
-            common |= images | {"sizes": intervals, "rank": (_ranks(ranks) or (8,))[0], "workers": workers}
-            request = partial(Sizes, data=str(data), model=names[0], recipe=training, **common)
-        else:
-            from tailor.workflow.stitch import Request as Routes
-            from tailor.workflow.stitch import stitch as carry_out
-
-            adapt = Adapt(ranks=_ranks(ranks), biases=biases, full=mode == "sn-net")
-            sampling = Sampling(kind="importance" if mode == "esta" else "uniform", intervals=intervals)
-            own: dict[str, Any] = {
-                "space": Space(window=window),
-                "adapt": adapt,
-                "sampling": sampling,
-                "teacher": mode != "sn-net",
-            }
-            own |= {"distil": 0.5, "base": None if base is None else Path(base), "workers": workers}
-            request = partial(Routes, data=str(data), models=names, recipe=training, **common, **images, **own)
+        carry_out, request = requested(asked, tell)
         with placed(device), output(wanted, tell) as found:
-            return found.settled(carry_out(request(folder=found.folder)))  # type: ignore[no-any-return]
-
-
-def _check_models(names: tuple[str, ...], kind: str) -> None:
-    """UsageError where the number of anchors does not fit the kind of palette."""
-    if kind == "nested" and len(names) != 1:
-        raise UsageError(f"a nested palette has one anchor, found {len(names)}", hint="write `--models tailor_mini_b`")
-    if kind != "nested" and len(names) < 2:
-        raise UsageError(
-            "a palette needs two anchors or more", hint="name them: `--models tailor_mini_ti,tailor_mini_s`"
-        )
+            return found.settled(carry_out(replace(request, folder=found.folder)))  # type: ignore[no-any-return]
 
 
 def _ranks(text: str | None) -> tuple[int, ...]:

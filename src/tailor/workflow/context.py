@@ -35,7 +35,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Step:
+class CutStep:
     """Which of how many steps a plan is; `whole` are the sizes, before the first, of the groups that steps have cut."""
 
     number: int = 1
@@ -92,7 +92,7 @@ class Context:
     images: ImageData | None = None
     workers: int = 0
     resume: bool = False
-    step: Step = Step()
+    step: CutStep = CutStep()
     teacher: Guide | None = None
     known: dict[Any, Any] = field(default_factory=dict)
     spent: float = 0.0

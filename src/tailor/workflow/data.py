@@ -11,7 +11,7 @@ from tailor.data.check import check, without_unreadable
 from tailor.data.images import ImageData, Split, for_training, open_data
 from tailor.data.loading import Batch, loader
 from tailor.data.transforms import eval_transform
-from tailor.errors import DataError, UsageError, nearest
+from tailor.errors import DataError, check_choice
 from tailor.events import Event, Tell, silent
 from tailor.preprocessing import Preprocessing
 from tailor.tasks import Head, task_of
@@ -34,8 +34,7 @@ def open_checked(
     classes: Sequence[str] | None = None,
 ) -> ImageData:
     """The data set, looked over: findings are told; unreadable images are left out or fatal, by `corrupt`."""
-    if corrupt not in get_args(Corrupt):
-        raise UsageError(f"`--corrupt {corrupt}` is no choice", hint=nearest(str(corrupt), get_args(Corrupt)))
+    check_choice("corrupt", corrupt, get_args(Corrupt))
     data = open_data(where, kind=kind, seed=seed, classes=classes)
     count = sum(len(split) for split in data.splits.values())
     found = check(

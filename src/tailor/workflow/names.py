@@ -18,3 +18,8 @@ def named_model(name: str | None) -> str:
     if not name:
         raise UsageError("no model was named", hint="add `--model NAME`, for instance `--model tailor_mini_s`")
     return str(name)
+
+
+def parted(text: str | None) -> tuple[str, ...]:
+    """The names in a text with commas, in order."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

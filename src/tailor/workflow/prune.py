@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tailor import bundle
 from tailor.build import Opened
@@ -21,12 +21,12 @@ from tailor.spec import Spec
 from tailor.tasks import task_for, task_of, task_of_kind
 from tailor.training import Recipe, processes_here, retraining
 from tailor.workflow import evidence, planners
-from tailor.workflow.context import Context, Decision, Run, Step
+from tailor.workflow.context import Context, CutStep, Decision, Run
 from tailor.workflow.data import Corrupt, divided, open_checked, reported, score
 from tailor.workflow.decision import Decided, forget, note, noted
 from tailor.workflow.names import is_bundle
 from tailor.workflow.opened import deployed, headed, merged, open_bundle, own_head, thawed, with_head
-from tailor.workflow.records import Pruned, pruned
+from tailor.workflow.records import Pruned, Retrain, Trains, pruned
 from tailor.workflow.report import leave_page
 from tailor.workflow.smaller import counted, extended, smaller
 from tailor.workflow.teacher import guide
@@ -34,9 +34,6 @@ from tailor.workflow.train import bundle_bytes, provenance, train_, write_bundle
 
 SECONDS = 10.0
 """Within which the dense and the pruned model are timed in turns."""
-
-Retrain = Literal["none", "1clr", "ft", "tfs"]
-Trains = Literal["tunes", "full"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Request:
     workers: int
     resume: bool
     tell: Tell
-    step: Step
+    step: CutStep
     spent: float = 0.0
 
     @property

@@ -4,10 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tailor.errors import BundleError
 
+Retrain = Literal["none", "1clr", "ft", "tfs"]
+"""After a cut: nothing, the full schedule again, a constant small rate, from fresh tunes."""
+Trains = Literal["tunes", "full"]
+"""What that trains."""
 _UNKNOWN: dict[Any, Any] = {float: math.nan, str: ""}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from tailor.events import Event
 from tailor.run_folder import MANIFEST
 from tailor.workflow import adapt as adapting
-from tailor.workflow.context import Step
+from tailor.workflow.context import CutStep
 from tailor.workflow.decision import check_asked
 from tailor.workflow.destination import Destination
 from tailor.workflow.output import output
@@ -43,7 +43,7 @@ def adapt_and_prune(request: adapting.Request, planner: Any) -> Pruned:
             workers=request.workers,
             resume=request.resume,
             tell=tell,
-            step=Step(),
+            step=CutStep(),
         )
         asked = {**smaller.asked, "name": ADAPTED}
         if request.resume:

@@ -15,7 +15,7 @@ from tailor.events import Event
 from tailor.pruning.target import check_below
 from tailor.run_folder import MANIFEST
 from tailor.training import processes_here
-from tailor.workflow.context import Step
+from tailor.workflow.context import CutStep
 from tailor.workflow.counts import figures
 from tailor.workflow.decision import STEPS, check_asked, noted
 from tailor.workflow.goal import Goal
@@ -56,7 +56,7 @@ def in_steps(request: Request) -> Pruned:
                 planner=replace(request.planner, **asdict(part(goal, k, steps, amount))),
                 retrain="1clr" if request.planner.recovers else "none",
                 recipe=replace(request.recipe, epochs=max(request.planner.recovers, 1), warmup_epochs=None),
-                step=Step(k, steps, whole),
+                step=CutStep(k, steps, whole),
             ),
             asked=asked,
         )
@@ -65,7 +65,7 @@ def in_steps(request: Request) -> Pruned:
         now = replace(request, name=made.bundle, image_size=None)
     request.tell(Event("step", steps - 1, steps, f"step {steps} of {steps}"))
     planner = replace(request.planner, **asdict(part(goal, steps, steps, amount)))
-    last = replace(now, planner=planner, step=Step(steps, steps, whole), resume=True)  # its folder holds the steps
+    last = replace(now, planner=planner, step=CutStep(steps, steps, whole), resume=True)  # its folder holds the steps
     return once(last, dense, asked)
 
 

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tailor import backbones, bundle
+from tailor.build import Opened
 from tailor.errors import UsageError
 from tailor.plans import PLANS, AnyPlan
 from tailor.preprocessing import Preprocessing
-from tailor.spec import Spec
+from tailor.spec import BackboneRef, Spec
 from tailor.tasks import Head
+from tailor.tasks.classification import ClassifierHead
 from tailor.tracing import WidthPlan, remaining
 from tailor.training import Teacher
 from tailor.training.teacher import Memory
@@ -22,15 +24,12 @@ from tailor.workflow.names import REMOTE
 
 @dataclass(frozen=True)
 class Guide:
-    """A model to learn from: its backbone's name, the images it takes, and what was taken from it.
+    """A model to learn from, opened as any other.
 
     `known` are its answers so far, for whoever learns from it next on the same images.
     """
 
-    model: nn.Module
-    backbone: str
-    preprocessing: Preprocessing
-    plans: tuple[AnyPlan, ...] = ()
+    opened: Opened
     known: dict[Any, Memory] = field(default_factory=dict, compare=False)
 
     def towards(self, student: Spec, head: str, features: bool) -> Teacher:
@@ -39,16 +38,17 @@ class Guide:
         With `features` it also shows what enters its classifier (`head` is the path) in the channels that both have,
         where both were cut from one backbone. UsageError where the model has some that the teacher has not.
         """
-        channels = self._shared(student, head) if features and self.backbone == student.backbone.name else None
-        ours, own = student.preprocessing, self.preprocessing
+        spec, model = self.opened.spec, self.opened.model
+        channels = self._shared(student, head) if features and spec.backbone.name == student.backbone.name else None
+        ours, own = student.preprocessing, spec.preprocessing
         size = None if own.size == ours.size else own.size
         if (own.mean, own.std) == (ours.mean, ours.std):
-            return Teacher(self.model, channels, size)
+            return Teacher(model, channels, size)
         mean, std, wanted, spread = (torch.tensor(v) for v in (ours.mean, ours.std, own.mean, own.std))
-        return Teacher(self.model, channels, size, scale=std / spread, shift=(mean - wanted) / spread)
+        return Teacher(model, channels, size, scale=std / spread, shift=(mean - wanted) / spread)
 
     def _shared(self, student: Spec, head: str) -> Tensor | None:
-        ours, theirs = _channels(student.plans, head), _channels(self.plans, head)
+        ours, theirs = _channels(student.plans, head), _channels(self.opened.spec.plans, head)
         if theirs is None:
             return ours
         place = {channel: i for i, channel in enumerate(theirs.tolist())}
@@ -75,7 +75,8 @@ def guide(teacher: str | None, head: Head) -> Guide | None:
             f"{len(head.classes)}",
             hint="name a teacher that was adapted to the same classes",
         )
-    return Guide(bundle.restore(loaded), loaded.spec.backbone.name, loaded.spec.preprocessing, loaded.spec.plans)
+    model = bundle.restore(loaded)
+    return Guide(Opened(loaded.spec, model, backbones.describe(model)))
 
 
 def _expert(name: str, classes: int) -> Guide:
@@ -90,7 +91,8 @@ def _expert(name: str, classes: int) -> Guide:
     model = backbones.create(name)
     config = backbones.config_of(model)
     preprocessing = Preprocessing.of(config.inputs.image[1:], config.mean, config.std, "bicubic")
-    return Guide(model, name, preprocessing)
+    head = ClassifierHead(tuple(map(str, range(classes))))
+    return Guide(Opened(Spec(BackboneRef(name), head, preprocessing), model, backbones.describe(model)))
 
 
 def _channels(plans: Sequence[AnyPlan], head: str) -> Tensor | None:

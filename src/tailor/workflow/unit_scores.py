@@ -20,7 +20,7 @@ from tailor.workflow.context import Context
 
 
 @dataclass(frozen=True)
-class Scores:
+class UnitScores:
     """Of units by group, and of single weights by parameter (none where units are drawn)."""
 
     units: Mapping[str, Tensor]
@@ -29,11 +29,11 @@ class Scores:
 
 def score_units(
     context: Context, groups: Groups, criterion: str, samples: int, settings: Widths, adapters: str
-) -> Scores:
+) -> UnitScores:
     """Scores of all units; where blocks are to be ranked too, of all their weights."""
     opened = context.opened
     if criterion == "random":
-        return Scores(random_scores(groups, context.recipe.seed), {})
+        return UnitScores(random_scores(groups, context.recipe.seed), {})
     names = [member.tensor for group in groups.groups for member in group.members]
     if adapters == "keep":
         names = [name for name in names if names_of(opened.spec.tuning).place(name).stock is not None]
@@ -49,8 +49,8 @@ def score_units(
         units = salience_scores(
             opened.model, groups, pairs, settings.normaliser, settings.everything, context.task.loss
         )
-        return Scores(units, elements)
-    return Scores(unit_scores(groups, elements, settings.normaliser, settings.everything), elements)
+        return UnitScores(units, elements)
+    return UnitScores(unit_scores(groups, elements, settings.normaliser, settings.everything), elements)
 
 
 def _pairs(context: Context, criterion: str, samples: int) -> Pairs | None:

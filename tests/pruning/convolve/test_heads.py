@@ -12,7 +12,7 @@ from tailor import backbones
 from tailor.errors import PlanError
 from tailor.measure import count
 from tailor.pruning.convolve import places, search, step, table
-from tailor.pruning.convolve.settings import Step
+from tailor.pruning.convolve.settings import StepSearch
 
 
 def known(make):
@@ -53,7 +53,7 @@ def test_step_keeps_an_equal_share_of_both_kinds(make):
     model, anatomy, found, dense = known(make)
     both = step.step_places(found)
     costs = table.counted(both, dense)
-    settings = Step(updates=5, gate_lr=0.1)
+    settings = StepSearch(updates=5, gate_lr=0.1)
     result = step.step_search(
         model,
         both,

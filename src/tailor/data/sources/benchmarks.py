@@ -15,7 +15,7 @@ from tailor.errors import DataError, nearest
 
 
 @dataclass(frozen=True)
-class Task:
+class Benchmark:
     """One benchmark task: its group, its number of classes, other names of its folder, and where images lie in it."""
 
     group: str
@@ -25,32 +25,32 @@ class Task:
 
 
 VTAB = {
-    "cifar": Task("natural", 100, ("cifar100", "cifar-100", "cifar(num_classes=100)")),
-    "caltech101": Task("natural", 102, ("caltech", "caltech-101")),
-    "dtd": Task("natural", 47),
-    "oxford_flowers102": Task("natural", 102, ("flowers102", "oxford_flowers")),
-    "oxford_iiit_pet": Task("natural", 37, ("oxford_pet", "oxford_pets", "pets")),
-    "svhn": Task("natural", 10),
-    "sun397": Task("natural", 397),
-    "patch_camelyon": Task("specialized", 2, ("pcam", "camelyon")),
-    "eurosat": Task("specialized", 10),
-    "resisc45": Task("specialized", 45, ("resisc",)),
-    "diabetic_retinopathy": Task("specialized", 5, ("retinopathy",)),
-    "clevr_count": Task("structured", 8),
-    "clevr_dist": Task("structured", 6, ("clevr_distance",)),
-    "dmlab": Task("structured", 6),
-    "kitti": Task("structured", 4),
-    "dsprites_loc": Task("structured", 16, ("dsprites_location",)),
-    "dsprites_ori": Task("structured", 16, ("dsprites_orientation",)),
-    "smallnorb_azi": Task("structured", 18, ("smallnorb_azimuth",)),
-    "smallnorb_ele": Task("structured", 9, ("smallnorb_elevation",)),
+    "cifar": Benchmark("natural", 100, ("cifar100", "cifar-100", "cifar(num_classes=100)")),
+    "caltech101": Benchmark("natural", 102, ("caltech", "caltech-101")),
+    "dtd": Benchmark("natural", 47),
+    "oxford_flowers102": Benchmark("natural", 102, ("flowers102", "oxford_flowers")),
+    "oxford_iiit_pet": Benchmark("natural", 37, ("oxford_pet", "oxford_pets", "pets")),
+    "svhn": Benchmark("natural", 10),
+    "sun397": Benchmark("natural", 397),
+    "patch_camelyon": Benchmark("specialized", 2, ("pcam", "camelyon")),
+    "eurosat": Benchmark("specialized", 10),
+    "resisc45": Benchmark("specialized", 45, ("resisc",)),
+    "diabetic_retinopathy": Benchmark("specialized", 5, ("retinopathy",)),
+    "clevr_count": Benchmark("structured", 8),
+    "clevr_dist": Benchmark("structured", 6, ("clevr_distance",)),
+    "dmlab": Benchmark("structured", 6),
+    "kitti": Benchmark("structured", 4),
+    "dsprites_loc": Benchmark("structured", 16, ("dsprites_location",)),
+    "dsprites_ori": Benchmark("structured", 16, ("dsprites_orientation",)),
+    "smallnorb_azi": Benchmark("structured", 18, ("smallnorb_azimuth",)),
+    "smallnorb_ele": Benchmark("structured", 9, ("smallnorb_elevation",)),
 }
 FGVC = {
-    "cub": Task("fgvc", 200, ("CUB_200_2011", "cub200", "CUB"), "images"),
-    "nabirds": Task("fgvc", 555, ("NABirds",), "images"),
-    "flowers": Task("fgvc", 102, ("OxfordFlower", "OxfordFlowers", "oxford_flowers")),
-    "dogs": Task("fgvc", 120, ("Stanford-dogs", "stanford_dogs", "StanfordDogs"), "Images"),
-    "cars": Task("fgvc", 196, ("Stanford-cars", "stanford_cars", "StanfordCars")),
+    "cub": Benchmark("fgvc", 200, ("CUB_200_2011", "cub200", "CUB"), "images"),
+    "nabirds": Benchmark("fgvc", 555, ("NABirds",), "images"),
+    "flowers": Benchmark("fgvc", 102, ("OxfordFlower", "OxfordFlowers", "oxford_flowers")),
+    "dogs": Benchmark("fgvc", 120, ("Stanford-dogs", "stanford_dogs", "StanfordDogs"), "Images"),
+    "cars": Benchmark("fgvc", 196, ("Stanford-cars", "stanford_cars", "StanfordCars")),
 }
 TRAIN, VAL, TEST, BOTH = "train800", "val200", "test", "train800val200"
 LENGTHS = {TRAIN: 800, VAL: 200, BOTH: 1000}
@@ -95,7 +95,7 @@ def load_fgvc(where: str, seed: int) -> Listing:
     return Listing(f"fgvc/{name}", {split: _located(lines, base) for split, lines in lists.items()})
 
 
-def _find(where: str, tasks: dict[str, Task], needed: str) -> tuple[str, Task, Path]:
+def _find(where: str, tasks: dict[str, Benchmark], needed: str) -> tuple[str, Benchmark, Path]:
     """The task that `where` names and its folder: ROOT/TASK under any of its names, or ROOT itself."""
     group, _, rest = where.partition("/")
     wanted, at, root_text = rest.partition("@")

@@ -57,7 +57,7 @@ class Hidden:
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """A block with what may change in it; None where that has gone or is of a kind that cannot."""
 
     block: str
@@ -65,7 +65,7 @@ class Place:
     hidden: Hidden | None
 
 
-def find_places(model: nn.Module, anatomy: Anatomy) -> tuple[Place, ...]:
+def find_places(model: nn.Module, anatomy: Anatomy) -> tuple[Slot, ...]:
     """The blocks of `model`; ModelError where it has no blocks with a plain self-attention on a grid of patches."""
     if not anatomy.blocks:
         raise _unfit(model, "its blocks are not known", anatomy.family)
@@ -74,9 +74,9 @@ def find_places(model: nn.Module, anatomy: Anatomy) -> tuple[Place, ...]:
     return tuple(_place(model, anatomy, block) for block in anatomy.blocks)
 
 
-def heads_of(places: Sequence[Place]) -> tuple[Place, ...]:
+def heads_of(places: Sequence[Slot]) -> tuple[Slot, ...]:
     """The heads of every attention as if they were hidden units of the layer behind them, and nothing else."""
-    return tuple(Place(place.block, None, _heads(place.attention) if place.attention else None) for place in places)
+    return tuple(Slot(place.block, None, _heads(place.attention) if place.attention else None) for place in places)
 
 
 def _heads(at: Attention) -> Hidden:
@@ -95,7 +95,7 @@ def value_bias(attention: Any, qkv: nn.Linear) -> Tensor | None:
     return beside
 
 
-def _place(model: nn.Module, anatomy: Anatomy, block: Block) -> Place:
+def _place(model: nn.Module, anatomy: Anatomy, block: Block) -> Slot:
     module: Any = get_module(model, block.path)
     windows = windows_of(module) if block.attention_layout == "windows" else None
     grid = windows.map if windows else anatomy.grid
@@ -106,7 +106,7 @@ def _place(model: nn.Module, anatomy: Anatomy, block: Block) -> Place:
         attention = _attention(model, block.attention, 0 if windows else anatomy.prefix, grid, windows)
     tokens = grid[0] * grid[1] + (0 if windows else anatomy.prefix)
     hidden = _hidden(model, block.mlp, tokens) if block.mlp else None
-    return Place(block.path, attention, hidden)
+    return Slot(block.path, attention, hidden)
 
 
 def _attention(model: nn.Module, path: str, prefix: int, grid: tuple[int, int], windows: Windows | None) -> Attention:

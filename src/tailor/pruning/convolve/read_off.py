@@ -9,7 +9,7 @@ from torch import nn
 from tailor.errors import PlanError
 from tailor.inputs import Example
 from tailor.pruning.convolve.gates import Closing, Gates, chosen
-from tailor.pruning.convolve.places import Place
+from tailor.pruning.convolve.places import Slot
 from tailor.pruning.convolve.plan import OPERATIONS, Operation, Order, Scope, Skip, SwapPlan
 from tailor.pruning.convolve.table import Table
 from tailor.pruning.convolve.wrap import Gated
@@ -100,7 +100,7 @@ def cost(found: Architecture, table: Table) -> float:
 
 def swap_plan(
     found: Architecture,
-    places: Sequence[Place],
+    places: Sequence[Slot],
     *,
     order: Order = "bn-relu",
     skip: Skip = "zero",
@@ -119,7 +119,7 @@ def swap_plan(
     return SwapPlan(tuple(swaps), order, skip, folded, method, dict(facts or {}))  # type: ignore[arg-type]
 
 
-def width_plan(model: nn.Module, example: Example, places: Sequence[Place], found: Architecture) -> WidthPlan | None:
+def width_plan(model: nn.Module, example: Example, places: Sequence[Slot], found: Architecture) -> WidthPlan | None:
     """The plan that leaves the units in `model`, the swapped one, by tracing it; None where all of them stay."""
     wanted = {
         f"{place.hidden.last}.weight": units

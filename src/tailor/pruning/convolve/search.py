@@ -18,7 +18,7 @@ from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.inputs import Example
 from tailor.pruning.convolve.convert import apply_swaps_, searched_
-from tailor.pruning.convolve.places import Place
+from tailor.pruning.convolve.places import Slot
 from tailor.pruning.convolve.read_off import Found, architecture, cost, gates_of, settle_, swap_plan, width_plan
 from tailor.pruning.convolve.settings import Search
 from tailor.pruning.convolve.table import Table
@@ -111,7 +111,7 @@ class Supernet(nn.Module):
 def search(
     model: nn.Module,
     anatomy: Anatomy,
-    places: Sequence[Place],
+    places: Sequence[Slot],
     table: Table,
     target: float,
     settings: Search,
@@ -160,7 +160,7 @@ def check_target(table: Table, target: float, settings: Search) -> None:
         )
 
 
-def supernet(model: nn.Module, places: Sequence[Place], table: Table, target: float, settings: Search) -> Supernet:
+def supernet(model: nn.Module, places: Sequence[Slot], table: Table, target: float, settings: Search) -> Supernet:
     """A supernet around a copy of the model, all of which trains."""
     copied = copy.deepcopy(model).requires_grad_(True)
     gated = wrap_(copied, tuple(places), settings.wrapping)
@@ -174,7 +174,7 @@ def apart(net: Supernet) -> list[dict[str, Any]]:
     return [{"params": [*gates, *pulls], "lr": net.search.gate_lr, "weight_decay": 0.0}]
 
 
-def read_off(model: nn.Module, net: Supernet, places: Sequence[Place], example: Example) -> Found:
+def read_off(model: nn.Module, net: Supernet, places: Sequence[Slot], example: Example) -> Found:
     """The architecture that the gates of a trained supernet leave, and `model` made into it with the weights found.
 
     Where an adaptive search ended too far from its target, the threshold of all gates moves until it is met.

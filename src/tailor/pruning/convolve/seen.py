@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailor.pruning.convolve.places import Attention, Place
+from tailor.pruning.convolve.places import Attention, Slot
 from tailor.surgery import get_module
 
 
 @torch.no_grad()
-def probabilities(model: nn.Module, places: Sequence[Place], batches: Iterable[Tensor]) -> dict[str, Tensor]:
+def probabilities(model: nn.Module, places: Sequence[Slot], batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """The mean probabilities (heads, queries, keys) of every attention, over images and windows, by its block.
 
     Read where the attention drops some of them out, on the way that computes them; the model is left as it was.

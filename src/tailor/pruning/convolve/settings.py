@@ -133,7 +133,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Step:
+class StepSearch:
     """How long to learn the scores, their rate and the weights'; scores start as normal numbers of size `start`."""
 
     updates: int = 1000

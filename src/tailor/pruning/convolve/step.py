@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from tailor.errors import PlanError
 from tailor.inputs import Example
 from tailor.pruning.convolve.convert import searched_
-from tailor.pruning.convolve.places import Place, heads_of
+from tailor.pruning.convolve.places import Slot, heads_of
 from tailor.pruning.convolve.plan import SwapPlan
 from tailor.pruning.convolve.read_off import Found, architecture, cost, width_plan
 from tailor.pruning.convolve.search import Loss, Train
-from tailor.pruning.convolve.settings import Step
+from tailor.pruning.convolve.settings import StepSearch
 from tailor.pruning.convolve.table import Table
 from tailor.pruning.convolve.wrap import Gated, GatedUnits
 from tailor.surgery import get_module, set_module_
@@ -44,17 +44,17 @@ class Ranked(nn.Module):
         return self.opened().to(self.theta.dtype) + (self.theta - self.theta.detach())
 
 
-def step_places(places: Sequence[Place]) -> tuple[Place, ...]:
+def step_places(places: Sequence[Slot]) -> tuple[Slot, ...]:
     """Every block's heads, then every block's hidden units, as units of a table and of a plan of widths."""
-    return (*heads_of(places), *(Place(place.block, None, place.hidden) for place in places))
+    return (*heads_of(places), *(Slot(place.block, None, place.hidden) for place in places))
 
 
 def step_search(
     model: nn.Module,
-    places: Sequence[Place],
+    places: Sequence[Slot],
     table: Table,
     target: float,
-    settings: Step,
+    settings: StepSearch,
     *,
     loss: Loss,
     train: Train,
@@ -86,7 +86,7 @@ def step_search(
     return Found(found, cost(found, table), SwapPlan(()), widths, pruned if widths is None else cut_(pruned, widths))
 
 
-def _wrap_(net: nn.Module, places: Sequence[Place], settings: Step) -> list[Gated]:
+def _wrap_(net: nn.Module, places: Sequence[Slot], settings: StepSearch) -> list[Gated]:
     generator = torch.Generator().manual_seed(settings.seed)
     found = []
     for place in places:

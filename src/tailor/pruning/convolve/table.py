@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tailor.errors import PlanError
 from tailor.pruning.convolve.gates import cost_of
-from tailor.pruning.convolve.places import Attention, Hidden, Place
+from tailor.pruning.convolve.places import Attention, Hidden, Slot
 from tailor.pruning.convolve.plan import OPERATIONS, Closing, Operation, Scope
 
 
@@ -67,7 +67,7 @@ class Table:
         return total
 
 
-def counted(places: Sequence[Place], dense: int, scope: Scope = "map") -> Table:
+def counted(places: Sequence[Slot], dense: int, scope: Scope = "map") -> Table:
     """The table of a model of `dense` MACs, counted as matrix products and convolutions."""
     blocks = tuple(
         Costs(_products(p.attention, scope), _unit(p.hidden), p.hidden.units if p.hidden else 0) for p in places
@@ -94,7 +94,7 @@ def _unit(hidden: Hidden | None) -> float:
     return float(hidden.tokens * (hidden.fed + hidden.outputs)) if hidden else 0.0
 
 
-def released(places: Sequence[Place], image: tuple[int, int, int], classes: int) -> Table:
+def released(places: Sequence[Slot], image: tuple[int, int, int], classes: int) -> Table:
     """The table in SPViT's code, for dense DeiT and Swin on an `image` (C, H, W); the last norm counts in Swin only."""
     blocks, rest = [], 0.0
     for number, place in enumerate(places):

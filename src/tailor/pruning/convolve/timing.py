@@ -12,7 +12,7 @@ from torch import nn
 
 from tailor.inputs import Example
 from tailor.pruning.convolve.convert import apply_swaps_
-from tailor.pruning.convolve.places import Place
+from tailor.pruning.convolve.places import Slot
 from tailor.pruning.convolve.plan import OPERATIONS, Operation, Order, Scope
 from tailor.pruning.convolve.read_off import Architecture, swap_plan, width_plan
 from tailor.pruning.convolve.table import Costs, Table
@@ -24,7 +24,7 @@ Measure = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
 
 def measured(
     model: nn.Module,
-    places: Sequence[Place],
+    places: Sequence[Slot],
     example: Example,
     measure: Measure,
     *,
@@ -51,7 +51,7 @@ def measured(
     return Table(tuple(blocks), max(0.0, found["dense"] - Table(tuple(blocks), 0.0).dense), unit)
 
 
-def _costs(place: Place, number: int, count: int, found: Mapping[str, float]) -> Costs:
+def _costs(place: Slot, number: int, count: int, found: Mapping[str, float]) -> Costs:
     """Of one of `count` blocks that were measured together."""
     operations: tuple[float, ...] = ()
     if place.attention:
@@ -64,7 +64,7 @@ def _costs(place: Place, number: int, count: int, found: Mapping[str, float]) ->
     return Costs(operations, unit, units)
 
 
-def _alike(places: Sequence[Place]) -> list[list[int]]:
+def _alike(places: Sequence[Slot]) -> list[list[int]]:
     """The blocks by their sizes, windows' shifts left aside."""
     found: dict[object, list[int]] = {}
     for index, place in enumerate(places):
@@ -77,7 +77,12 @@ def _alike(places: Sequence[Place]) -> list[list[int]]:
 
 
 def _with(
-    model: nn.Module, places: Sequence[Place], members: Sequence[int], operation: Operation, scope: Scope, order: Order
+    model: nn.Module,
+    places: Sequence[Slot],
+    members: Sequence[int],
+    operation: Operation,
+    scope: Scope,
+    order: Order,
 ) -> nn.Module:
     changed: list[Operation] = ["attention"] * len(places)
     for index in members:
@@ -86,7 +91,7 @@ def _with(
     return apply_swaps_(copy.deepcopy(model), plan).eval()
 
 
-def _halved(model: nn.Module, places: Sequence[Place], members: Sequence[int], example: Example) -> nn.Module:
+def _halved(model: nn.Module, places: Sequence[Slot], members: Sequence[int], example: Example) -> nn.Module:
     """Half of the units gone, the odd one stays."""
     wholes = [place.hidden.units if place.hidden else 0 for place in places]
     units = tuple(tuple(range(n - n // 2 if i in members else n)) for i, n in enumerate(wholes))

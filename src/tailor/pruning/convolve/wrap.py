@@ -17,7 +17,7 @@ from tailor.backbones.windows import Windows, divide, join, undivided_
 from tailor.errors import PlanError
 from tailor.pruning.convolve.gates import Gates, chosen
 from tailor.pruning.convolve.modules import TokenConvolution
-from tailor.pruning.convolve.places import Attention, Hidden, Place, value_bias
+from tailor.pruning.convolve.places import Attention, Hidden, Slot, value_bias
 from tailor.pruning.convolve.plan import CONVOLUTIONS
 from tailor.pruning.convolve.settings import Wrapping
 from tailor.surgery import get_module, set_module_
@@ -152,12 +152,12 @@ class GatedUnits(nn.Module):
 class Gated:
     """What one block of a supernet has gates for."""
 
-    place: Place
+    place: Slot
     attention: UnifiedAttention | None
     hidden: GatedUnits | None
 
 
-def wrap_(model: nn.Module, places: tuple[Place, ...], wrapping: Wrapping) -> tuple[Gated, ...]:
+def wrap_(model: nn.Module, places: tuple[Slot, ...], wrapping: Wrapping) -> tuple[Gated, ...]:
     """Put the gates into the model; what every block got. Nothing changes while all of them are open."""
     found = []
     for place in places:
@@ -173,7 +173,7 @@ def wrap_(model: nn.Module, places: tuple[Place, ...], wrapping: Wrapping) -> tu
 
 
 def _wrap_attention_(
-    model: nn.Module, place: Place, attention: Attention | None, wrapping: Wrapping
+    model: nn.Module, place: Slot, attention: Attention | None, wrapping: Wrapping
 ) -> UnifiedAttention | None:
     if attention is None:
         return None

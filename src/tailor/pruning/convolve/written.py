@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tailor.errors import PlanError
 from tailor.inputs import Example
 from tailor.pruning.convolve.convert import apply_swaps_
-from tailor.pruning.convolve.places import Hidden, Place
+from tailor.pruning.convolve.places import Hidden, Slot
 from tailor.pruning.convolve.plan import OPERATIONS, Operation
 from tailor.pruning.convolve.read_off import Architecture, Found, cost, swap_plan, width_plan
 from tailor.pruning.convolve.settings import LETTERS, Written
@@ -23,7 +23,7 @@ from tailor.surgery import get_module
 from tailor.tracing import cut_
 
 
-def as_written(model: nn.Module, places: Sequence[Place], settings: Written) -> Architecture:
+def as_written(model: nn.Module, places: Sequence[Slot], settings: Written) -> Architecture:
     """The architecture on this model; PlanError where it has other blocks, or fewer hidden units."""
     operations = settings.operations or "A" * len(places)
     for what, count in (("operations", len(operations)), ("hidden", len(settings.hidden) or len(places))):
@@ -41,7 +41,7 @@ def as_written(model: nn.Module, places: Sequence[Place], settings: Written) -> 
     return Architecture(tuple(chosen), tuple(units))
 
 
-def _best(model: nn.Module, place: Place, width: int) -> tuple[int, ...]:
+def _best(model: nn.Module, place: Slot, width: int) -> tuple[int, ...]:
     hidden = place.hidden
     most = hidden.units if hidden else 0
     if not (hidden is None and width == 0) and not 1 <= width <= most:
@@ -65,7 +65,7 @@ def salience(model: nn.Module, hidden: Hidden) -> Tensor:
 
 
 def drawn(
-    places: Sequence[Place], table: Table, target: float, seed: int, *, attention: bool = True, hidden: bool = True
+    places: Sequence[Slot], table: Table, target: float, seed: int, *, attention: bool = True, hidden: bool = True
 ) -> Architecture:
     """A random architecture within 1 % of the cost `target`: operations and widths of the parts asked for.
 
@@ -89,7 +89,7 @@ def drawn(
     raise PlanError(f"no random architecture costs {target:,.0f} {table.measure}", hint="ask for more, or both parts")
 
 
-def _stays(place: Place) -> Operation:
+def _stays(place: Slot) -> Operation:
     return "attention" if place.attention else "none"
 
 
@@ -110,7 +110,7 @@ def _fitted(
 
 def made(
     model: nn.Module,
-    places: Sequence[Place],
+    places: Sequence[Slot],
     found: Architecture,
     table: Table,
     example: Example,

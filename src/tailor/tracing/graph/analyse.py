@@ -14,10 +14,9 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from tailor.errors import ModelError
-from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import fresh, pin, size, tag
 from tailor.tracing.graph.rules import RULES
-from tailor.tracing.graph.rules.call import Call, Use, Value
+from tailor.tracing.graph.rules.call import Call, Use, Value, named
 
 
 @dataclass(frozen=True, eq=False)

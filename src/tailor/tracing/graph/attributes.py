@@ -14,11 +14,10 @@ from torch import nn
 from torch.fx import Node
 
 from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
-from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import Atom, Dim, expand, leaves, product, size
 from tailor.tracing.graph.groups import Attribute, spell
 from tailor.tracing.graph.parts import part_attributes
-from tailor.tracing.graph.rules.call import Value
+from tailor.tracing.graph.rules.call import Value, named
 
 Named = Mapping[Atom, str]
 Row = tuple[str, Callable[["OperatorCall"], list[Dim]], str]  # attribute, its dimensions, form

@@ -10,8 +10,12 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from tailor.tracing.graph.analyse import Analysis
 from tailor.tracing.graph.axes import Atom, Dim, expand, find, leaves, size
+from tailor.tracing.widths.layout import unit_of
 from tailor.tracing.widths.plan import Replay
 
 Label = Literal["embedding", "heads", "head dim", "hidden"]
@@ -228,3 +232,22 @@ def pinned_dims(analysis: Analysis, names: Mapping[Atom, str]) -> tuple[Pinned, 
             if reasons and not any(leaf in names for leaf in leaves(dim)):
                 result.append(Pinned(name, position, size(dim), reasons[0]))
     return tuple(result)
+
+
+def unit_sums(groups: Groups, group: str, values: Mapping[str, Tensor]) -> dict[tuple[str, int], Tensor]:
+    """For each member `(tensor, dim)` of the group found in `values`, the sum over the slice of each unit, `(units,)`.
+
+    `values` holds one number per weight under the parameters' names, such as |w * dL/dw|.
+    """
+    found = groups[group]
+    sums: dict[tuple[str, int], Tensor] = {}
+    for member in found.members:
+        if member.tensor not in values:
+            continue
+        value = values[member.tensor]
+        positions = value.sum([d for d in range(value.ndim) if d != member.dim]) if value.ndim > 1 else value
+        units = unit_of(groups.layouts[member.tensor][member.dim], group, groups.sizes).to(value.device)
+        inside = units >= 0  # parts of a `cat` that belong to other groups
+        total = torch.zeros(found.size, dtype=value.dtype, device=value.device)
+        sums[member.tensor, member.dim] = total.index_add_(0, units[inside], positions[inside])
+    return sums

@@ -21,12 +21,11 @@ from torch.fx import Node
 from tailor.inputs import Example
 from tailor.surgery import eval_mode
 from tailor.tracing.graph.analyse import Analysis, operator_name
-from tailor.tracing.graph.arguments import named, parameters_of
 from tailor.tracing.graph.axes import Atom, Dim, expand, leaves, size
 from tailor.tracing.graph.export import quiet
 from tailor.tracing.graph.groups import spell
 from tailor.tracing.graph.parts import SPLITS, inside, prefix
-from tailor.tracing.graph.rules.call import Value, axis
+from tailor.tracing.graph.rules.call import Value, axis, named, parameters_of
 from tailor.tracing.widths.plan import Recorded, Replay
 
 

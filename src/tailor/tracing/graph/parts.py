@@ -14,10 +14,9 @@ from torch import nn
 from torch.fx import Node
 
 from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
-from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import Atom, Dim, Segment, expand, find, leaves, length, size
 from tailor.tracing.graph.groups import Attribute, spell
-from tailor.tracing.graph.rules.call import axis
+from tailor.tracing.graph.rules.call import axis, named
 
 SPLITS = {"split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk"}
 

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
-from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import Atom, leaves, pin
 from tailor.tracing.graph.groups import Carrier, spell
-from tailor.tracing.graph.rules.call import Value
+from tailor.tracing.graph.rules.call import Value, named
 
 Ranges = tuple[tuple[int, int], ...]
 Origin = tuple[Node, tuple[Node, ...]]  # the operator that makes the values, and the path from it to q

@@ -17,10 +17,9 @@ from torch.fx import Node
 
 from tailor.inputs import Example
 from tailor.tracing.graph.analyse import Analysis, operator_name
-from tailor.tracing.graph.arguments import named
 from tailor.tracing.graph.axes import Atom, Dim, leaves
 from tailor.tracing.graph.groups import spell
-from tailor.tracing.graph.rules.call import Value, axes
+from tailor.tracing.graph.rules.call import Value, axes, named
 from tailor.tracing.widths.layout import keep_mask
 
 Masks = list[Tensor | None]  # one an axis, None where everything stays

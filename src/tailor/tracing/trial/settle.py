@@ -28,8 +28,7 @@ from tailor.tracing.graph.parts import tie_parts
 from tailor.tracing.graph.rules.call import Value
 from tailor.tracing.graph.rules.shape import SHAPE
 from tailor.tracing.graph.traced import Traced, read_groups
-from tailor.tracing.trial.awake import awakened
-from tailor.tracing.trial.verify import Verdict, attempt, verify
+from tailor.tracing.trial.verify import Verdict, attempt, awakened, verify
 from tailor.tracing.widths.cut import cut, cut_
 from tailor.tracing.widths.planning import plan_widths
 

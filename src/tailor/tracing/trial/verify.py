@@ -1,4 +1,8 @@
-"""Is a cut exact? Compare the cut model with the masked reference, and name the first module where they part."""
+"""Is a cut exact? Compare the cut model with the masked reference, and name the first module where they part.
+
+Layer scales start at 1e-6, last norms of a branch and some classifiers at zero: whatever a cut does wrong behind them,
+the output hardly moves. What can be cut does not depend on values, so a comparison may be made on an `awakened` copy.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from tailor.surgery import eval_mode
 from tailor.tracing.graph.export import LIMIT, time_limit
 from tailor.tracing.graph.traced import Traced
 from tailor.tracing.trial.reference import Masking, run_masked
-from tailor.tracing.widths.cut import keep_vectors
+from tailor.tracing.widths.cut import keep_vectors, sharing
 from tailor.tracing.widths.plan import WidthPlan
 
 
@@ -30,6 +34,8 @@ class Verdict:
     cause: str = ""
 
 
+SCALE, WEIGHT = 0.1, 1e-3
+"""Vectors and weights are near zero where no entry is larger; a fresh classifier draws its own with 0.02."""
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
@@ -162,3 +168,27 @@ def _outputs(model: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def awakened(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy in eval mode: vectors near zero (biases aside) drawn from 0.5 to 1.5, weights so that sizes stay.
+
+    It shares all other values with the model.
+    """
+    awake = sharing(model).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in awake.named_parameters():
+            if not name.endswith("bias") and parameter.numel():
+                _awake_(parameter, generator)
+    return awake
+
+
+def _awake_(parameter: Tensor, generator: torch.Generator) -> None:
+    largest = float(parameter.abs().max())
+    if parameter.numel() == max(parameter.shape, default=1):  # a scale may also be (), (C, 1, 1) or (1, 1, C)
+        if largest < SCALE:
+            parameter.data = (0.5 + torch.rand(parameter.shape, generator=generator)).to(parameter)
+    elif largest < WEIGHT:
+        drawn = torch.randn(parameter.shape, generator=generator) * parameter[0].numel() ** -0.5
+        parameter.data = drawn.to(parameter)

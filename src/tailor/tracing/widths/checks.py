@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tailor.errors import PlanError
-from tailor.tracing.graph.arguments import parameters_of
+from tailor.tracing.graph.rules.call import parameters_of
 from tailor.tracing.widths.layout import extent, names
 from tailor.tracing.widths.plan import Recorded, Replay, Rescale, Setting, WidthPlan
 from tailor.tracing.widths.replay import DTYPES, operator_of

@@ -16,10 +16,9 @@ from torch import nn
 from torch.fx import Node
 
 from tailor.tracing.graph.analyse import Analysis, module_path, operator_name
-from tailor.tracing.graph.arguments import parameters_of
 from tailor.tracing.graph.axes import Dim, size
 from tailor.tracing.graph.groups import spell
-from tailor.tracing.graph.rules.call import Value
+from tailor.tracing.graph.rules.call import Value, parameters_of
 from tailor.tracing.graph.traced import Traced
 from tailor.tracing.widths.layout import extent, names
 

@@ -4,13 +4,14 @@ A planner is a frozen dataclass: fields marked as flags are its flags and its to
 that is a dataclass itself is its section there. `plan(context)` decides. Nothing here loads torch before that.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import ValidationError
 
 from tailor.errors import UsageError, nearest
+from tailor.pruning.settings import Widths
 from tailor.settings import configured, flags, section
 from tailor.tuning.methods import MODULES, SELECTIONS
 from tailor.tuning.spt.settings import SPT
@@ -70,9 +71,9 @@ PLANNERS: dict[str, dict[str, Any]] = {
         "sls": DropLayers(),
         "blocks": KeepBlocks(),
         "isomorphic": CutWidths("isomorphic"),
-        "depgraph": CutWidths("depgraph"),
-        "uniform": CutWidths("uniform"),
-        "random": CutWidths("random"),
+        "depgraph": CutWidths("depgraph", widths=Widths("depgraph")),
+        "uniform": CutWidths("uniform", widths=Widths("uniform")),
+        "random": CutWidths("random", widths=Widths(drawn=True)),
         "spvit": SearchOperations(),
         "swap": WriteOperations(),
         "nas-heads": GateHeads(),
@@ -174,6 +175,23 @@ def _configured(verb: str, name: str, planner: Any, given: Mapping[str, Any]) ->
         raise UsageError(
             f"`{where}` of `{name}`: {first['msg'].lower()}, found: {first['input']!r}", hint=f"see {planner.page}"
         ) from None
+
+
+def several(verb: str, names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The planner of each name; a setting goes to those that take it, and some must."""
+    if not names:
+        raise UsageError("no method was named", hint=f"add for instance `--method {DEFAULT[verb]}`")
+    if len(set(names)) < len(names):
+        raise UsageError("a method is named twice", hint="name each method once")
+    taken = {name: takes(verb, name) for name in names}
+    alone = len(names) == 1
+    found = {
+        name: named(verb, name, {k: v for k, v in settings.items() if alone or k in taken[name]}) for name in names
+    }
+    for key, value in settings.items():
+        if value is not None and not any(key in own for own in taken.values()):
+            named(verb, names[0], {key: value})  # says what is wrong with it
+    return found
 
 
 def _foreign(verb: str, name: str, key: str, value: Any, own: list[str]) -> UsageError:

@@ -10,11 +10,11 @@ from pydantic.dataclasses import dataclass
 from tailor import budget as budgets
 from tailor.errors import UsageError
 from tailor.events import Event
-from tailor.pruning.convolve.settings import Drawn, Search, Step, Written
+from tailor.pruning.convolve.settings import Drawn, Search, StepSearch, Written
 from tailor.settings import STRICT, Flag
 
 if TYPE_CHECKING:
-    from tailor.pruning.convolve.places import Place
+    from tailor.pruning.convolve.places import Slot
     from tailor.pruning.convolve.read_off import Found
     from tailor.pruning.convolve.search import Now, Train
     from tailor.pruning.convolve.table import Table
@@ -107,7 +107,7 @@ class KeepBest:
 
     method: str = "step"
     macs: Annotated[str | None, Flag(MACS)] = None
-    step: Step = Step()
+    step: StepSearch = StepSearch()
 
     adapters: ClassVar[str] = "merge"
     steps: ClassVar[int] = 1
@@ -252,7 +252,7 @@ def _target(text: str, flag: str, table: "Table") -> float:
     return amount.value * table.dense if amount.unit == "share" else amount.value
 
 
-def _macs(context: "Context", places: "Sequence[Place]", scope: Any) -> "Table":
+def _macs(context: "Context", places: "Sequence[Slot]", scope: Any) -> "Table":
     from tailor.measure import count
     from tailor.pruning.convolve.table import counted
 
@@ -260,14 +260,14 @@ def _macs(context: "Context", places: "Sequence[Place]", scope: Any) -> "Table":
     return counted(places, count.macs(opened.model, opened.spec.inputs), scope)
 
 
-def _released(context: "Context", places: "Sequence[Place]") -> "Table":
+def _released(context: "Context", places: "Sequence[Slot]") -> "Table":
     from tailor.pruning.convolve.table import released
 
     opened = context.opened
     return released(places, opened.spec.inputs.image, len(opened.spec.head.classes))
 
 
-def _latencies(context: "Context", places: "Sequence[Place]", settings: Search) -> "Table":
+def _latencies(context: "Context", places: "Sequence[Slot]", settings: Search) -> "Table":
     """Median milliseconds at batch 1 on this machine, all models in turns."""
     from torch import nn
 
@@ -291,7 +291,7 @@ def _loss(context: "Context") -> Callable[[Any, Any], Any]:
     return lambda model, share: share.loss(task, model(share.images))
 
 
-def _trainer(context: "Context", settings: Search | Step) -> "Train":
+def _trainer(context: "Context", settings: Search | StepSearch) -> "Train":
     """The engine, with the search's recipe: constant rates, the last weights, a checkpoint every 100 updates."""
     from tailor.training.optimizer import decayed
     from tailor.workflow.batches import on_images, train_
@@ -329,7 +329,7 @@ def _trainer(context: "Context", settings: Search | Step) -> "Train":
 
 
 def _searched(
-    context: "Context", places: "Sequence[Place]", table: "Table", target: float, settings: Search, method: str
+    context: "Context", places: "Sequence[Slot]", table: "Table", target: float, settings: Search, method: str
 ) -> "Decision":
     from tailor.pruning.convolve.search import search
 
@@ -356,7 +356,12 @@ def _searched(
 
 
 def _made(
-    context: "Context", places: "Sequence[Place]", wanted: Any, table: "Table", settings: Written | Drawn, method: str
+    context: "Context",
+    places: "Sequence[Slot]",
+    wanted: Any,
+    table: "Table",
+    settings: Written | Drawn,
+    method: str,
 ) -> "Decision":
     from tailor.pruning.convolve.written import made
 

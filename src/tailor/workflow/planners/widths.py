@@ -65,15 +65,15 @@ class CutWidths:
     recover: Annotated[int | None, Flag("epochs of training after every step but the last (default: 1)")] = None
     widths: Widths = Widths()
 
-    closed: ClassVar[tuple[str, ...]] = ("ranking",)
+    closed: ClassVar[tuple[str, ...]] = ("ranking", "drawn")
     page: ClassVar[str] = "docs/methods/width.md"
 
     def __post_init__(self) -> None:
         if self.criterion not in (None, *CRITERIA):
             raise UsageError(f"unknown criterion `{self.criterion}`", hint=nearest(str(self.criterion), CRITERIA))
-        if self.method == "random" and self.criterion not in (None, "random"):
+        if self.widths.drawn and self.criterion not in (None, "random"):
             raise UsageError(
-                f"`--method random` draws units, `--criterion {self.criterion}` scores them",
+                f"`--method {self.method}` draws units, `--criterion {self.criterion}` scores them",
                 hint="leave one of the two out",
             )
         check_samples(self.samples)
@@ -116,11 +116,10 @@ class CutWidths:
     @property
     def settings(self) -> Widths:
         """How units are chosen. A target leaves the embedding alone where tunes are kept: they read and write it."""
-        ranking = "isomorphic" if self.method == "random" else self.method
-        found = dataclasses.replace(self.widths, ranking=ranking)
-        if self.adapters == "keep" and found.parts == Widths().parts:
-            found = dataclasses.replace(found, parts=tuple(part for part in found.parts if part != "embedding"))
-        return found
+        if self.adapters == "keep" and self.widths.parts == Widths().parts:
+            kept = tuple(part for part in self.widths.parts if part != "embedding")
+            return dataclasses.replace(self.widths, parts=kept)
+        return self.widths
 
     def numbered(self, name: str, number: int) -> "CutWidths":
         """It has no size."""
@@ -140,7 +139,7 @@ class CutWidths:
         from tailor.workflow.unit_scores import choose_blocks, score_units
 
         opened, settings, example = context.opened, self.settings, context.example
-        criterion = "random" if self.method == "random" else self.criterion or ("taylor" if context.images else "l1")
+        criterion = "random" if settings.drawn else self.criterion or ("taylor" if context.images else "l1")
         check_blocks(settings.blocks, [block.path for block in opened.anatomy.blocks])
         beside = self.adapters != "merge"
         if beside:

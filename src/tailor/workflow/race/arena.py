@@ -94,7 +94,9 @@ class Arena:
         if not hasattr(self.context.task, "learn"):
             return None
         spec = self.opened.spec
-        own = Guide(copy.deepcopy(self.opened.model), spec.backbone.name, spec.preprocessing, spec.pruning)
+        own = Guide(
+            replace(self.opened, spec=replace(spec, plans=spec.pruning), model=copy.deepcopy(self.opened.model))
+        )
         return self.context.teacher or own
 
     @cached_property

@@ -5,23 +5,11 @@ by the ATen name without overload and without the trailing underscore of in-plac
 all its operands and is reported; nothing is assumed to be element-wise.
 """
 
-from tailor.tracing.graph.rules.attention import ATTENTION
 from tailor.tracing.graph.rules.call import Rule
 from tailor.tracing.graph.rules.convolution import CONVOLUTION
-from tailor.tracing.graph.rules.index import INDEX
-from tailor.tracing.graph.rules.linear import LINEAR
-from tailor.tracing.graph.rules.norm import NORM
 from tailor.tracing.graph.rules.pointwise import POINTWISE
-from tailor.tracing.graph.rules.reduce import REDUCE
-from tailor.tracing.graph.rules.shape import SHAPE
+from tailor.tracing.graph.rules.products import PRODUCTS
+from tailor.tracing.graph.rules.shape import INDEX, SHAPE
+from tailor.tracing.graph.rules.statistics import STATISTICS
 
-RULES: dict[str, Rule] = {
-    **POINTWISE,
-    **LINEAR,
-    **CONVOLUTION,
-    **NORM,
-    **SHAPE,
-    **REDUCE,
-    **ATTENTION,
-    **INDEX,
-}
+RULES: dict[str, Rule] = {**POINTWISE, **PRODUCTS, **CONVOLUTION, **STATISTICS, **SHAPE, **INDEX}

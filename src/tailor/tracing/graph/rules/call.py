@@ -1,10 +1,16 @@
-"""What a rule sees of an operator call: its arguments with their dimensions, the shape of its result, where it is."""
+"""What a rule sees of an operator call: its arguments with their dimensions, the shape of its result, where it is.
+
+Also the one place that gives arguments the names of the operator's schema.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch.fx import Node
 
 from tailor.tracing.graph.axes import ONE, Dim, fresh, pin, size, unify
 
@@ -125,3 +131,15 @@ def broadcast(call: Call, values: Iterable[Value], ndim: int) -> Dims:
             else:
                 call.same(result[position], dim)
     return result
+
+
+def parameters_of(target: Any) -> list[str]:
+    """The names of an operator's parameters, in order; none where it has no schema."""
+    return [a.name for a in target._schema.arguments] if isinstance(target, torch._ops.OpOverload) else []
+
+
+def named(node: Node, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The arguments of a call by the operator's own names: those of the node, or values in their place."""
+    args, kwargs = (node.args, node.kwargs) if args is None else (args, kwargs or {})
+    names = parameters_of(node.target) or [f"arg{i}" for i in range(len(args))]
+    return dict(zip(names, args)) | dict(kwargs)
