@@ -40,6 +40,7 @@ from tailor.measure import count
 from tailor.measure.machine import machine
 from tailor.measure.speed import Comparison
 from tailor.plans import AnyPlan
+from tailor.surgery import trainable
 from tailor.tasks import Task, task_of
 from tailor.training import Recipe, Result
 from tailor.workflow import planners
@@ -124,9 +125,31 @@ def trained(
         seconds=round(result.seconds, 1),
     )
     found = read_evidence(folder)
+    if found is not None and found.budget is None and opened.spec.tuning and not opened.spec.pruning:
+        operations, shares = spent(opened)
+        placed(folder, opened.spec.tuning[-1], operations, shares)
     if found is not None and found.costs is None:
         with suppress(TailorError):  # counting may fail where training did not
             note(folder, costs=Costs(cost(opened)))
+
+
+def spent(opened: Opened) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]:
+    """Names of layers in a block, and the share (blocks, layers) of what trains, the head left out, that lies there."""
+    blocks = {f"{block.path}.": index for index, block in enumerate(opened.anatomy.blocks)}
+    counts: dict[str, dict[int, int]] = {}
+    total = 0
+    for name, parameter in trainable(opened.model).items():
+        if name.startswith(tuple(f"{head}." for head in opened.anatomy.heads)):
+            continue
+        total += parameter.numel()
+        root = next((root for root in blocks if name.startswith(root)), None)
+        if root is not None:
+            layer = ".".join(name.removeprefix(root).split(".")[:-1][:2])
+            row = counts.setdefault(layer, {})
+            row[blocks[root]] = row.get(blocks[root], 0) + parameter.numel()
+    names = tuple(counts)
+    rows = tuple(tuple(counts[name].get(index, 0) / max(total, 1) for name in names) for index in blocks.values())
+    return names, rows if names else ()
 
 
 def cut(folder: Path, opened: Opened, found: Pruned, n: int) -> None:
@@ -178,7 +201,7 @@ def placed(
     plan: Any,
     operations: Sequence[str],
     shares: Sequence[Sequence[float]],
-    whole: Sequence[Sequence[bool]],
+    whole: Sequence[Sequence[bool]] = (),
     sensitivity: Sequence[Sequence[float]] = (),
 ) -> None:
     """Where a tuning plan spends its budget, and how sensitive each place was."""
