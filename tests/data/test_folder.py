@@ -216,3 +216,13 @@ def test_a_class_named_in_another_encoding_has_a_name_that_can_be_stored(tree, w
     assert data.classes == ("caf\\xe9", "cat") and counts(data) == {"all": (1, 2)}
     assert data.splits["all"].read(0).size == (48, 40)
     assert open_data(root, classes=data.classes).splits["all"].labels == (0, 1, 1)
+
+
+def test_folders_without_an_image_are_named_with_what_lies_there_instead(tree):
+    root = tree({"ash": 1, "birch": 1})
+    for image in root.rglob("*.*"):
+        image.unlink()
+    error = refusal(root)
+    assert "in none of its folders: `ash`, `birch`" in error.message and "CLASS" in error.hint
+    (root / "birch" / "1.heic").write_bytes(b"")
+    assert "1.heic` is no image that can be read" in refusal(root).hint and ".jpg" in refusal(root).hint

@@ -247,3 +247,13 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, suffix):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_swept_by_the_next(tmp_path):
+    dead, alive = 10**30, os.getpid() if os.getppid() <= 1 else os.getppid()
+    for number in (dead, alive):
+        (tmp_path / f".m.pt2.{number}.partial").mkdir()
+        (tmp_path / f".m.pt2.{number}.partial" / "m.pt2").write_text("half")
+    (tmp_path / ".m.pt2.mine.partial").mkdir()
+    export(vit(), IMAGES, tmp_path / "m.pt2")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.pt2", f".m.pt2.{alive}.partial", ".m.pt2.mine.partial"}

@@ -47,3 +47,11 @@ def test_every_process_hears_of_the_bad_image(together):
 
 def test_no_process_group_outlives_its_process(together):
     assert [(together / f"left-{process}.txt").read_text() for process in range(PROCESSES)] == ["False", "False"]
+
+
+def test_what_only_the_main_process_looks_at_ends_all_of_them(together):
+    """Else the others would wait at a barrier that nobody else reaches."""
+    first, second = ((together / f"taken-{process}.txt").read_text() for process in range(PROCESSES))
+    assert first == second and "exists and is not empty" in first
+    own, others = ((together / f"mistake-{process}.txt").read_text() for process in range(PROCESSES))
+    assert own.startswith("ZeroDivisionError") and "the main process stopped: ZeroDivisionError" in others

@@ -12,9 +12,11 @@ import toys
 from safetensors.torch import save_file
 from torch import nn
 
-from tailor.errors import TrainingError
-from tailor.training import Recipe, fit
+from tailor.errors import BundleError, TrainingError
+from tailor.training import Recipe, by_main, fit
 from tailor.training.processes import processes_here
+from tailor.workflow.destination import Destination
+from tailor.workflow.output import output
 
 
 def vit():
@@ -104,6 +106,22 @@ def fail(folder):
         (folder / f"nan-{state.process_index}.txt").write_text(error.message)
 
 
+def refused(folder):
+    """A folder that is taken, and a mistake of the main process: what each process is told, though one looks."""
+    number = processes_here().process_index
+    (folder / "taken").mkdir(exist_ok=True)
+    (folder / "taken" / "thesis.tex").touch()
+    try:
+        with output(Destination(folder / "taken")):
+            pass
+    except BundleError as error:
+        (folder / f"taken-{number}.txt").write_text(str(error))
+    try:
+        by_main(lambda: 1 // 0)
+    except (ZeroDivisionError, TrainingError) as error:
+        (folder / f"mistake-{number}.txt").write_text(f"{type(error).__name__}: {error}")
+
+
 def left(folder):
     """What still stands when the interpreter ends: threads of a group that outlive it abort the process."""
     (folder / f"left-{os.environ['RANK']}.txt").write_text(str(torch.distributed.is_initialized()))
@@ -113,6 +131,7 @@ def main(folder):
     atexit.register(left, folder)  # the first that registers runs last
     state = processes_here()
     fail(folder)
+    refused(folder)
     for name in CASES:
         save_file(train(name, folder), folder / f"{name}-{state.process_index}-of-{state.num_processes}.safetensors")
 

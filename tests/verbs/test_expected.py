@@ -78,6 +78,11 @@ def test_figures_lie_in_the_run(adapted, photos, tmp_path):
     assert len(values["worst"]) == 5 and all(Path(one["source"]).is_file() for one in values["worst"])
 
 
+def test_of_one_epoch_the_curve_is_a_point(photos, tmp_path):
+    made = tailor.adapt(photos, out=tmp_path / "a", **{**NEW, "method": "linear"})
+    assert (Path(made.bundle) / "history.png").stat().st_size > 1000
+
+
 def test_predictions_go_into_files(adapted, photos, tmp_path):
     found = tailor.predict(adapted, f"{photos}/test", out=tmp_path / "p.csv", top_k=2, progress=None)
     with (tmp_path / "p.csv").open() as file:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import tailor
 from tailor.bundle.plan_file import read_plan
 
 HERE = Path(__file__).parent
@@ -39,6 +40,15 @@ def test_adapt_killed_anywhere_ends_byte_for_byte_as_if_never_killed(photos, tmp
     assert len(found) >= 4
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("verb", ["adapt", "prune", "export"])
+def test_killed_at_ten_moments_of_chance_it_ends_as_if_never_killed(photos, tmp_path, verb):
+    found = json.loads(run(HERE / "kills_moments.py", photos, tmp_path, verb, 10))
+    assert {name: outcome for name, outcome in found.items() if outcome != "same"} == {}
+    assert len(found) == 10
+
+
 @pytest.fixture(scope="module")
 def alone(photos, tmp_path_factory):
     """The command line but for the folder, what one process told, and the folder it wrote."""
@@ -50,10 +60,31 @@ def alone(photos, tmp_path_factory):
     return command, json.loads(run(*command, folder / "one")), folder / "one"
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def begun(photos, folder):
+    """What the command of `alone` leaves in the folder where it is killed after its first epoch."""
+
+    def deadly(event):
+        if (folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").read_text().count("\n") == 1:
+            raise Killed
+
+    given = {"model": "tailor_mini_ti", "budget": "1%", "epochs": 2, "batch_size": 8, "recipe": {"drop_path": 0}}
+    with pytest.raises(Killed):
+        tailor.adapt(photos, out=folder, spt={"dropout": 0.0, "drop_path": 0.0}, progress=deadly, **given)
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_write_the_bundle_of_one(alone, tmp_path, launcher):
+def test_two_processes_write_the_bundle_of_one(alone, photos, tmp_path, launcher):
+    """From the start, and going on with what one process began."""
     command, expected, one = alone
-    told = json.loads(run(*LAUNCHERS[launcher], *command, tmp_path / "two"))
+    command = [*command, tmp_path / "two"]
+    if launcher == "torchrun":
+        begun(photos, tmp_path / "two")
+        command.append("--resume")
+    told = json.loads(run(*LAUNCHERS[launcher], *command))
     assert told["accuracy"] == expected["accuracy"]
     assert read_plan(tmp_path / "two").spec == read_plan(one).spec
     ours, theirs = (load_file(folder / "tensors.safetensors") for folder in (one, tmp_path / "two"))

@@ -59,6 +59,14 @@ def pruned(adapted, photos, tmp_path_factory):
         return tailor.prune(adapted.bundle, data=photos, alpha=0.9, out=tmp_path_factory.mktemp("run") / "b")
 
 
+def test_where_nothing_is_dropped_no_speed_is_measured(adapted, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(SLS, "measure", lambda *_, **__: Curve((*[0.1] * 11, 1.0), half_way(*_).planes))
+    monkeypatch.setattr(VERB, "throughput", None)
+    made = tailor.prune(adapted.bundle, data=photos, alpha=0.9, out=tmp_path / "b")
+    assert (made.kept_blocks, made.throughput_ratio, made.throughput_seconds) == (12, 1.0, 0.0)
+    assert "nothing was dropped" in made.warning
+
+
 def test_what_only_training_would_use_is_said(adapted, tmp_path):
     said = []
     given = {"epochs": 7, "teacher": adapted.bundle}

@@ -12,6 +12,7 @@ from tailor.bundle.read import (
     read,
     read_manifest,
     restore,
+    sources,
     summary,
 )
 from tailor.bundle.write import prepare, state, write
@@ -31,6 +32,7 @@ __all__ = [
     "read",
     "read_manifest",
     "restore",
+    "sources",
     "state",
     "summary",
     "write",

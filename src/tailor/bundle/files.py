@@ -1,6 +1,7 @@
 """Writing a file so that it is either whole or absent: beside its place, fsynced, renamed."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -63,6 +64,19 @@ def sha256(path: Path) -> str:
         while chunk := handle.read(1 << 20):
             hasher.update(chunk)
     return hasher.hexdigest()
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs on this machine."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    except OverflowError:  # no process can have it
+        return False
+    return True
 
 
 def _umask() -> int:

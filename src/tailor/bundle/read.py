@@ -6,7 +6,7 @@ memory. Nothing is unpickled.
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -222,10 +222,31 @@ def base(
     if not reference.weights.startswith(BUNDLE):
         return builder.base(reference, head, interpolation=interpolation, check=check)
     loaded = read(Path(reference.weights.removeprefix(BUNDLE)))
-    if len(through) > MOST_LINKS or loaded.path.resolve() in {path.resolve() for path in through}:
-        raise BundleError(f"`{through[0]}` goes on from bundles that lead back to it, or from too many", hint=AGAIN)
+    if through:
+        _check_links(through[0], through, loaded.path)
     plain = builder.merged_(restore(loaded, download=download, through=through), loaded.spec).state_dict()
     return builder.continued(loaded.spec, plain, reference, head, check=check)
+
+
+def sources(path: Path) -> list[Path]:
+    """The bundles that the one in `path` goes on from, the nearest first, the last perhaps no longer there.
+
+    BundleError where they lead back to one of them, or are too many.
+    """
+    found = [path]
+    while (found[-1] / MANIFEST).is_file():
+        weights = str(read_manifest(found[-1]).spec.get("backbone", {}).get("weights", ""))
+        if not weights.startswith(BUNDLE):
+            break
+        found.append(Path(weights.removeprefix(BUNDLE)))
+        _check_links(path, found[:-1], found[-1])
+    return found[1:]
+
+
+def _check_links(start: Path, through: Sequence[Path], to: Path) -> None:
+    """BundleError where the bundle `to` was passed on the way from `start`, or the way is too long."""
+    if len(through) > MOST_LINKS or to.resolve() in {path.resolve() for path in through}:
+        raise BundleError(f"`{start}` goes on from bundles that lead back to it, or from too many", hint=AGAIN)
 
 
 def continued(path: Path, head: Head, seed: int) -> Opened:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tailor.cli.evaluation import print_evaluation
 from tailor.cli.grouped import group_lines
+from tailor.cli.routes import ROUTES, print_routes
 from tailor.visible import visible
 
 _HIDDEN = ("diagram", "machine", "report")
@@ -48,6 +49,7 @@ def print_prediction(one: Any, as_json: bool) -> None:
         print(_json(values), flush=True)
         return
     score = f"  {values['score']:.1%}" if "score" in values else ""
+    score = f"  on {values['share']:.1%} of the pixels" if "share" in values else score
     print(visible(f"{values['path']}  {values.get('label', values.get('value'))}{score}"), flush=True)
 
 
@@ -80,9 +82,14 @@ def print_people(verb: str, result: Any) -> None:
     for key, value in values.items():
         if planned and key in _TRAINED:
             continue
+        if key in ROUTES and isinstance(value, list):
+            continue
         if key not in _HIDDEN and value not in (None, "", [], {}):
             table.add_row(key.replace("_", " "), _cell(key, value))
     console.print(table)
+    for key in ROUTES:
+        if isinstance(values.get(key), list):
+            print_routes(console, values[key])
     for line in values.get("diagram") or ():
         print(visible(line))
 

@@ -5,6 +5,7 @@ name. Callers pass merged models (`tailor merge`): a custom autograd Function is
 forward, and where that cannot be done the error says so; unmerged adapters would be exported as extra operators.
 """
 
+import glob
 import importlib.util
 import json
 import math
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from tailor.bundle.files import alive
 from tailor.errors import ModelError, TailorError, UsageError
 from tailor.inputs import Example, Inputs
 from tailor.measure.memory import held_bytes
@@ -78,6 +80,7 @@ def export(
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a folder: it goes with all a writer left
     partial = beside / path.name
     try:
+        _sweep(path)
         beside.mkdir(parents=True)
         with prepared(model, torch.device("cpu"), torch.float32) as ready, torch.no_grad():
             first_forward(ready, inputs.example())
@@ -101,6 +104,14 @@ def export(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return Exported(path=path, bytes=path.stat().st_size, difference=difference)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what exports to this file left beside it when they were killed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        number = left.name.removeprefix(f".{path.name}.").removesuffix(".partial")
+        if number.isdigit() and not alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from tailor.evidence.canvas import BLUE, GREY, INK, VERMILION, head, save, sheet
 def history(rows: Sequence[Mapping[str, float]], metric: str, chosen: int, out: Path | str) -> Path:
     """One row an epoch: `epoch`, `loss`, and `metric` where it was validated; two panels side by side."""
     figure, (losses, values) = sheet(8.4, 3.2, columns=2)
-    losses.plot([row["epoch"] for row in rows], [row["loss"] for row in rows], color=BLUE, linewidth=1.6)
+    point = "o" if len(rows) == 1 else None
+    losses.plot([row["epoch"] for row in rows], [row["loss"] for row in rows], color=BLUE, linewidth=1.6, marker=point)
     head(losses, "training loss", "mean over the epoch")
     measured = [row for row in rows if metric in row]
     values.plot([row["epoch"] for row in measured], [row[metric] for row in measured], color=BLUE, linewidth=1.6)

@@ -164,4 +164,4 @@ def _shares(labels: Tensor, classes: Sequence[str], top: int) -> dict[str, Any]:
     counts = torch.bincount(labels.flatten(), minlength=len(classes))
     best = counts.argsort(descending=True, stable=True)[:top].tolist()
     ranked = tuple((classes[i], float(counts[i] / labels.numel())) for i in best if counts[i])
-    return {"label": ranked[0][0], "score": ranked[0][1], "top": ranked}
+    return {"label": ranked[0][0], "share": ranked[0][1], "top": ranked}

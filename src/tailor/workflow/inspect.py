@@ -18,6 +18,7 @@ from tailor.errors import UsageError
 from tailor.events import Event, Tell
 from tailor.evidence.terminal import operations_text
 from tailor.measure.count import macs, parameters
+from tailor.run_folder import MANIFEST
 from tailor.workflow.groups import describe_groups
 from tailor.workflow.names import REMOTE, is_bundle
 
@@ -33,8 +34,9 @@ def facts(name: str, groups: bool, image_size: int | None, seed: int, tell: Tell
     if is_palette(place):
         return _palette(place)
     if is_bundle(name):
+        chain = _chain(place)
         found = bundle.summary(bundle.read(place).manifest)
-        return {"kind": "bundle", **found, "diagram": _hybrid(found["plans"])}
+        return {"kind": "bundle", **found, "goes_on_from": chain, "diagram": _hybrid(found["plans"])}
     if (place / PLAN).is_file() or place.name == PLAN:
         return _plan(place)
     return _backbone(name, image_size) if model else _data(name, seed, tell)
@@ -50,9 +52,18 @@ def _is_backbone(name: str) -> bool:
     return known or ("/" not in name and not name.endswith(".csv"))
 
 
+def _chain(place: Path) -> list[str]:
+    """The bundles that this one goes on from, the nearest first; BundleError where they lead back to it."""
+    return [str(path) if (path / MANIFEST).is_file() else f"{path} (not here)" for path in bundle.sources(place)]
+
+
 def _palette(place: Path) -> dict[str, Any]:
     found = read_palette(place)
-    deployed = {r.route: {"macs": r.macs, "latency_ms": r.latency_ms} for r in found.manifest.routes if r.deployed}
+    deployed = [
+        {"route": r.route, "macs": r.macs, "params": r.params, "latency_ms": r.latency_ms, "accuracy": r.accuracy}
+        for r in found.manifest.routes
+        if r.deployed
+    ]
     return {
         "kind": "palette",
         "anchors": [spec.backbone.name for spec in found.palette.anchors],

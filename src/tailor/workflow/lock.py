@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tailor.bundle.files import alive
 from tailor.errors import BundleError
 
 PATIENCE = 10.0
@@ -92,16 +93,3 @@ def _holder(handle: int) -> tuple[str, int]:
         return str(found["host"]), int(found["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return socket.gethostname(), 0  # not written yet, or cut short
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs on this machine."""
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno == errno.EPERM
-    except OverflowError:  # no process can have it
-        return False
-    return True

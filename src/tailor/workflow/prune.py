@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from tailor import bundle
 from tailor.build import Opened
 from tailor.bundle.evidence import Asked, Cost
@@ -14,8 +16,9 @@ from tailor.bundle.plan_file import PLAN
 from tailor.data.images import ImageData
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
+from tailor.inputs import Inputs
 from tailor.measure import count
-from tailor.measure.speed import no_gain, throughput
+from tailor.measure.speed import Comparison, no_gain, throughput
 from tailor.pruning.target import NothingToGo
 from tailor.spec import Spec
 from tailor.tasks import task_for, task_of, task_of_kind
@@ -240,17 +243,19 @@ def _compare(
             bare = score(plain, spec.head, chosen, pre, tell, f"scoring the cut alone on {split}")[metric]
     models = {"dense": deployed(dense), "pruned": deployed(cut)}
     seconds, batch = getattr(request.planner, "seconds", SECONDS), getattr(request.planner, "batch", None)
-    tell(Event("measuring", text=f"dense and pruned in turns, within {seconds:g} s"))
-    timed = throughput(models, inputs, batch=batch, seconds=seconds)
+    macs = {name: count.macs(model, inputs) for name, model in models.items()}
+    params = {name: count.parameters(model) for name, model in models.items()}
+    same = macs["dense"] == macs["pruned"] and params["dense"] == params["pruned"]
+    timed = None if same else _timed(models, inputs, batch, seconds, tell)
+    ratio = timed.ratios["pruned"].median if timed is not None else 1.0
     waited = dict.fromkeys(models, math.nan)
     if batch or getattr(request.planner, "latency", None):
         alone = throughput(models, inputs, batch=1, seconds=seconds).timings
         waited = {name: one.median for name, one in alone.items()}
     blocks = len(dense.anatomy.blocks)
     dropped = sum(len(getattr(plan, "dropped", ())) for plan in decision.plans)
-    macs = {name: count.macs(model, inputs) for name, model in models.items()}
-    if processes_here().is_main_process:
-        costs = {name: Cost(macs[name], count.parameters(model)) for name, model in models.items()}
+    if timed is not None and processes_here().is_main_process:
+        costs = {name: Cost(macs[name], params[name]) for name in models}
         evidence.compared(request.folder, costs, timed, waited)
     return Pruned(
         bundle=str(request.folder),
@@ -259,19 +264,19 @@ def _compare(
         blocks=blocks,
         macs_before=macs["dense"],
         macs_after=macs["pruned"],
-        params_before=count.parameters(models["dense"]),
-        params_after=count.parameters(models["pruned"]),
+        params_before=params["dense"],
+        params_after=params["pruned"],
         score_before=before,
         score_cut=bare,
         score_after=after,
         split=split,
         retrain=request.retrain,
-        throughput_ratio=round(timed.ratios["pruned"].median, 3),
-        throughput_seconds=round(timed.seconds, 1),
+        throughput_ratio=round(ratio, 3),
+        throughput_seconds=round(timed.seconds, 1) if timed is not None else 0.0,
         seconds=0.0,
         metric=metric,
         reason=decision.why,
-        warning=no_gain(macs["dense"], macs["pruned"], timed.ratios["pruned"].median),
+        warning="nothing was dropped: it is the same model" if same else no_gain(macs["dense"], macs["pruned"], ratio),
         adapters=request.planner.adapters,
         train=request.train,
         steps=request.step.number,
@@ -282,6 +287,14 @@ def _compare(
         score_repaired=after if repair else math.nan,
         diagram=decision.diagram,
     )
+
+
+def _timed(
+    models: dict[str, nn.Module], inputs: Inputs, batch: int | None, seconds: float, tell: Tell
+) -> Comparison:
+    """The dense and the pruned model, in turns."""
+    tell(Event("measuring", text=f"dense and pruned in turns, within {seconds:g} s"))
+    return throughput(models, inputs, batch=batch, seconds=seconds)
 
 
 def _was_trained(dense: Opened, request: Request) -> bool:

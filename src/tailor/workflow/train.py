@@ -134,11 +134,10 @@ def _taught(opened: Opened, run: Run, guide: Guide) -> Teacher:
 
 
 def _draw(result: Result, metric: str, run: Run) -> None:
-    """The learning curve, where there is more than a point."""
+    """The learning curve; of one epoch it is a point."""
     from tailor.evidence.history import history
 
-    if len(result.epochs) > 1:
-        history(result.epochs, metric, result.chosen, run.folder / "history.png")
+    history(result.epochs, metric, result.chosen, run.folder / "history.png")
 
 
 def bundle_bytes(folder: Path) -> int:

@@ -44,9 +44,17 @@ def load(where: str, seed: int) -> Listing:
     notes += links.notes()
     if not any(rows.values()):
         saved = any(root.glob("*.parquet")) or any(root.glob("dataset_*.json"))
-        hint = f"try `hfds/{root}`" if saved else next(iter(links.notes()), LAYOUT)
-        raise DataError(f"no image found below `{root}`", hint=hint)
+        hint = f"try `hfds/{root}`" if saved else next(iter(links.notes()), _other_files(folders) or LAYOUT)
+        some = ", ".join(f"`{folder.name}`" for folder in folders[:SHOWN]) + (" ..." if folders[SHOWN:] else "")
+        raise DataError(f"no image found below `{root}`" + (f", in none of its folders: {some}" if some else ""), hint)
     return Listing(str(root), rows, notes=notes)
+
+
+def _other_files(folders: list[Path]) -> str:
+    """What lies in the folders instead of images, for a hint; nothing where they are empty."""
+    files = (file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file())
+    other = next((file for file in files if not file.name.startswith(".")), None)
+    return f"`{other}` is no image that can be read: {', '.join(SUFFIXES)}" if other is not None else ""
 
 
 def check_exists(path: Path) -> None:
