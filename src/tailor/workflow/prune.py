@@ -289,9 +289,7 @@ def _compare(
     )
 
 
-def _timed(
-    models: dict[str, nn.Module], inputs: Inputs, batch: int | None, seconds: float, tell: Tell
-) -> Comparison:
+def _timed(models: dict[str, nn.Module], inputs: Inputs, batch: int | None, seconds: float, tell: Tell) -> Comparison:
     """The dense and the pruned model, in turns."""
     tell(Event("measuring", text=f"dense and pruned in turns, within {seconds:g} s"))
     return throughput(models, inputs, batch=batch, seconds=seconds)
