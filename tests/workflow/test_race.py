@@ -75,7 +75,7 @@ def test_the_target_is_met_by_depth_and_widths_together(tuned, photos, tmp_path)
     assert found.split == "test" and found.diagram[0].startswith("times faster")
     file = json.loads((Path(found.bundle) / "plan.json").read_text())["settings"]
     chosen = [one for one in file["candidates"] if one["chosen"]]
-    assert len(chosen) == 1 and list(chosen[0]["scores"]) == ["cut", "round 1", "round 2"]
+    assert len(chosen) == 1 and list(chosen[0]["scores"]) == ["cut", "repaired", "round 1", "round 2"]
     assert len(file["candidates"]) >= 2 and all(one["macs"] > 0 and one["took"] for one in file["candidates"])
     assert [path.name for path in (Path(found.bundle) / RACE).iterdir()] == [LEDGER]
 

@@ -2,10 +2,10 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
 
 from tailor.build import Opened
 from tailor.data.images import Split
@@ -20,6 +20,7 @@ from tailor.pruning.race.settings import Race
 from tailor.training import Recipe, evaluate
 from tailor.workflow.context import Context, Decision
 from tailor.workflow.data import score
+from tailor.workflow.recover import recovered
 from tailor.workflow.smaller import extended, smaller
 from tailor.workflow.teacher import Guide
 
@@ -47,13 +48,14 @@ def in_turns(inputs: Inputs) -> Timed:
 
 @dataclass(frozen=True)
 class Arena:
-    """Where a race takes place. `timed` is passed in, as the clock is."""
+    """Where a race takes place. `timed` is passed in, as the clock is; `mended` are tensors of repaired candidates."""
 
     context: Context
     aim: Aim
     settings: Race
     clock: Clock
     timed: Timed
+    mended: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def opened(self) -> Opened:
@@ -133,6 +135,15 @@ class Arena:
         """The model that plans lead to, with the tensors that they leave."""
         chosen = tuple(plans)
         return smaller(self.opened, extended(self.opened, chosen), Decision(chosen)) if chosen else self.opened
+
+    def repaired(self, name: str, plans: Sequence[AnyPlan]) -> Opened:
+        """The candidate's model, its layers repaired in closed form on images of train; once for each name."""
+        if name not in self.mended:
+            done = recovered(self.context, Decision(tuple(plans)), "ridge", self.settings.samples)
+            self.mended[name] = done.tensors or {}
+        opened = self.cut(plans)
+        opened.model.load_state_dict(dict(self.mended[name]))
+        return opened
 
     def macs(self, model: nn.Module) -> int:
         """Multiply-accumulates of an image."""

@@ -24,6 +24,8 @@ MARGIN = 0.97
 """Of the time that is asked for, what a candidate may take: another measurement of it may be slower."""
 SLACK = 0.05
 """How far below its limit a candidate's time may be before it is given more units."""
+MENDED, REPAIRED = 0.6, "repaired"
+"""The share of the time after which nothing is repaired any more, and the name of that stage."""
 TURNS = 3
 """How often widths are put right by a measurement."""
 
@@ -84,7 +86,8 @@ def find(arena: Arena) -> list[Found]:
             hint="ask for less",
         )
     found = {draft.name: _foretold(arena, draft, foretold) for draft in drafts}
-    return list(_measured(arena, {draft.name: draft for draft in drafts}, found).values())
+    found = _measured(arena, {draft.name: draft for draft in drafts}, found)
+    return [_repaired(arena, one) if one.candidate.measured else one for one in found.values()]
 
 
 def _measure(arena: Arena, whole: Shallow, foretold: Foretold) -> Measure:
@@ -164,6 +167,16 @@ def _measured(arena: Arena, drafts: dict[str, Draft], found: dict[str, Found]) -
         fastest = max(found[one.name].candidate.speed for one in entrants)
         raise PlanError(f"no candidate meets the target: the fastest is {fastest:.2f}x faster", hint="ask for less")
     return found
+
+
+def _repaired(arena: Arena, found: Found) -> Found:
+    """The candidate repaired before it trains, where its race has time for that, and scored on val again."""
+    one, began = found.candidate, time.perf_counter()
+    if not one.meets or not found.plans or arena.clock.spent > MENDED * arena.clock.limit:
+        return found
+    score = arena.scored(arena.repaired(one.name, found.plans).model)
+    arena.context.tell(Event("candidates", text=f"{one.name}: {one.score:.3f} on val as cut, {score:.3f} repaired"))
+    return replace(found, candidate=one.scored(REPAIRED, score, time.perf_counter() - began))
 
 
 def _put_right(arena: Arena, draft: Draft, times: Mapping[str, tuple[float, float]]) -> Draft:

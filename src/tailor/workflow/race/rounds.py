@@ -15,7 +15,7 @@ from tailor.pruning.race.clock import Round, epochs, part, rounds
 from tailor.workflow.decision import RACE
 from tailor.workflow.foretell import seconds_an_epoch
 from tailor.workflow.race.arena import Arena
-from tailor.workflow.race.find import find
+from tailor.workflow.race.find import REPAIRED, find
 from tailor.workflow.race.ledger import Ledger, opened
 from tailor.workflow.train import fit_
 
@@ -77,7 +77,8 @@ def _run(arena: Arena, ledger: Ledger, kept: dict[str, dict[str, Tensor]], name:
     """One training of one candidate, gone on with where it was interrupted; its tensors are kept."""
     stage, found, passes = f"round {number + 1}", ledger.of(name), ledger.planned[number][name]
     began = time.perf_counter()
-    student = arena.cut(found.plans)
+    repaired = REPAIRED in found.candidate.scores and name not in kept
+    student = arena.repaired(name, found.plans) if repaired else arena.cut(found.plans)
     if name in kept:
         student.model.load_state_dict(kept[name])
     folder = ledger.folder / name / str(number + 1)
