@@ -17,6 +17,7 @@ LONG = (
     "language",
     "spvit_cost",
     "spvit",
+    "north_star",
 )
 ALL = (*QUICK, *LONG)
 

@@ -19,7 +19,7 @@ from tailor.workflow.planners.auto import Auto
 from tailor.workflow.race.ledger import LEDGER
 
 SMALL = {"weights": "random", "image_size": 32, "progress": None}
-QUICK = {"depths": 1, "entrants": 2, "samples": 12, "rounding": (8,), "rounds": (0.3,), "finding": 0.9}
+QUICK = {"depths": 1, "entrants": 2, "samples": 12, "rounding": (8,), "rounds": (0.3,), "finding": 0.001}
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def tuned(photos, tmp_path_factory):
 
 
 def pruned(tuned, photos, out, **settings):
-    given = {"speed": "3x", "minutes": 1.0, "race": QUICK, "batch_size": 9, "epochs": 2, "progress": None, **settings}
+    given = {"speed": "3x", "minutes": 5.0, "race": QUICK, "batch_size": 9, "epochs": 2, "progress": None, **settings}
     return tailor.prune(tuned, method="auto", data=photos, out=out, **given)
 
 
@@ -106,7 +106,7 @@ def test_an_interrupted_race_goes_on_and_finds_nothing_anew(tuned, photos, tmp_p
 
 
 def test_adapting_and_pruning_in_one_go(photos, tmp_path):
-    settings = {"speed": "3x", "minutes": 1.0, "race": QUICK, "batch_size": 9, "epochs": 2}
+    settings = {"speed": "3x", "minutes": 5.0, "race": QUICK, "batch_size": 9, "epochs": 2}
     found = tailor.adapt(photos, model="tailor_mini_ti", method="lora-2", out=tmp_path / "f", **settings, **SMALL)
     assert found.bundle == str(tmp_path / "f") and found.macs_after < found.macs_before
     adapted = bundle.read(tmp_path / "f" / "adapted")
