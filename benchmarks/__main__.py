@@ -12,6 +12,7 @@ LONG = (
     "thesis",
     "small_nets",
     "widths",
+    "recovery",
     "layers",
     "palette",
     "language",

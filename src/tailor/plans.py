@@ -75,12 +75,14 @@ def _tune_summary(values: dict[str, Any]) -> dict[str, Any]:
 
 def _layers_line(plan: LayerPlan) -> str:
     why = plan.facts.get("reason", "")
-    return f"layers: `{plan.method}`, {len(plan.kept)} of {plan.blocks} blocks" + (f"; {why}" if why else "")
+    maps = f", {len(plan.bypasses)} linear maps in place of others" if plan.bypasses else ""
+    return f"layers: `{plan.method}`, {len(plan.kept)} of {plan.blocks} blocks{maps}" + (f"; {why}" if why else "")
 
 
 def _layers_summary(values: dict[str, Any]) -> dict[str, Any]:
     kept = len(values["kept"])
-    return {"kept": kept, "blocks": kept + len(values["dropped"]), **values["facts"]}
+    maps = {"bypasses": len(values["bypasses"])} if values.get("bypasses") else {}
+    return {"kept": kept, "blocks": kept + len(values["dropped"]), **maps, **values["facts"]}
 
 
 def _add_layers(plans: tuple["AnyPlan", ...], plan: LayerPlan, blocks: Sequence[str]) -> tuple["AnyPlan", ...]:
@@ -142,11 +144,11 @@ PLANS: dict[str, PlanKind] = {
     ),
     "layers": PlanKind(
         LayerPlan,
-        lambda model, plan, setting: apply_layers_(model, plan),
+        lambda model, plan, setting: apply_layers_(model, plan, setting.most),
         _layers_line,
         _layers_summary,
         _add_layers,
-        lambda plan, name: number_after(name, plan.dropped),
+        lambda plan, name: number_after(name, plan.gone),
     ),
     "width": PlanKind(
         WidthPlan,

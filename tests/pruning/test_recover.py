@@ -23,7 +23,7 @@ FAMILIES = pytest.mark.parametrize("family", ["vit", "eva", "swin", "convnext2",
 
 
 def traced(model):
-    example = tiny.images(model)
+    example = (tiny.images(model),)
     return settle(model, trace(model, example), example).groups
 
 

@@ -6,7 +6,7 @@ import tailor
 
 STILL = {"epochs": 1, "batch_size": 12, "lr": 1e-8, "recipe": {"min_lr": 0.0}}
 CUTS = {
-    "widths": {"method": "uniform", "criterion": "l1", "mlp": "50%", "train": "tunes"},
+    "widths": {"method": "uniform", "criterion": "l1", "mlp": "50%", "train": "tunes", "repair": "none"},
     "blocks": {"method": "sls", "alpha": -1.0},
 }
 pytestmark = pytest.mark.usefixtures("hurried")

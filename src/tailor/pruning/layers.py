@@ -13,14 +13,17 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from tailor.errors import PlanError
+from tailor.pruning.bypass import Bypass, bypass_of
 from tailor.pruning.settings import Sls
 from tailor.settings import STRICT
-from tailor.surgery import get_module
+from tailor.surgery import get_module, set_module_
 
 
 @dataclass(frozen=True, config=STRICT)
 class LayerPlan:
     """The blocks that stay, by index among those of the model that earlier plans leave, and the paths of the others.
+
+    `bypasses` stand in place of some of these.
 
     `curve` is the separation of the classes after each block (None where it was not needed), the evidence for the
     decision; `facts` hold the threshold, the settings and why the walk ended.
@@ -31,6 +34,7 @@ class LayerPlan:
     method: str = "sls"
     curve: tuple[float | None, ...] = ()
     facts: dict[str, str | int | float] = Field(default_factory=dict)
+    bypasses: tuple[Bypass, ...] = ()
     kind: Literal["layers"] = "layers"
 
     def __post_init__(self) -> None:
@@ -45,6 +49,15 @@ class LayerPlan:
                 f"the plan keeps block {self.kept[-1]} of {len(self.kept) + len(self.dropped)}",
                 hint="number the blocks from 0",
             )
+        bridged = [path for bypass in self.bypasses for path in bypass.blocks]
+        if len(set(bridged)) < len(bridged) or not set(bridged) <= set(self.dropped):
+            raise PlanError("the plan puts a linear map where no block was dropped", hint="make the plan again")
+
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """The dropped blocks in whose place nothing stands: those behind them in their list move up."""
+        kept = {bypass.path for bypass in self.bypasses}
+        return tuple(path for path in self.dropped if path not in kept)
 
     @property
     def blocks(self) -> int:
@@ -120,8 +133,14 @@ def _list(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def apply_layers_(model: nn.Module, plan: LayerPlan) -> nn.Module:
-    """Remove the plan's blocks, with whatever was put into them, from the lists that hold them; return the model."""
+def apply_layers_(model: nn.Module, plan: LayerPlan, most: int | None = None) -> nn.Module:
+    """Remove the plan's blocks, with whatever was put into them, from the lists that hold them; return the model.
+
+    PlanError where they are not there, or before linear maps of more than `most` parameters are made.
+    """
+    size = sum(bypass.width * (bypass.width + 1) for bypass in plan.bypasses)
+    if most is not None and size > most:
+        raise PlanError(f"{most:,} stored numbers do not fit the plan, whose linear maps have {size:,} parameters")
     places: dict[str, list[int]] = {}
     for path in plan.dropped:
         get_module(model, path)
@@ -129,8 +148,11 @@ def apply_layers_(model: nn.Module, plan: LayerPlan) -> nn.Module:
         if not leaf.isdecimal() or not isinstance(get_module(model, holder), nn.Sequential | nn.ModuleList):
             raise PlanError(f"`{path}` is not a block in a list of blocks", hint="make the plan again")
         places.setdefault(holder, []).append(int(leaf))
+    for bypass in plan.bypasses:
+        set_module_(model, bypass.path, bypass_of(bypass, next(model.parameters())))
+    gone = set(plan.gone)
     for holder, indices in places.items():
         blocks = get_module(model, holder)
-        for index in sorted(indices, reverse=True):
+        for index in sorted((i for i in indices if f"{holder}.{i}" in gone), reverse=True):
             del blocks[index]  # type: ignore[operator]
     return model

@@ -14,6 +14,8 @@ Rounding = Literal["nearest", "down"]
 Adapters = Literal["merge", "keep", "prune"]
 """What becomes of the tunes when widths are cut."""
 Part = Literal["embedding", "heads", "head_dim", "hidden"]
+Bridge = Literal["identity", "linear"]
+"""What comes in place of a dropped block."""
 Recovery = Literal["ridge", "norms", "none"]
 """What follows a cut of widths, before any training: closed-form recovery, new statistics of batch norms, nothing."""
 
@@ -116,9 +118,11 @@ class Repair:
 
     In `parallel` it is given what the dense model gives it: a fifth of the time, but nothing makes up for the errors of
     others. `ridge` is a share of the inputs' mean variance; of one image `positions` tokens or pixels a layer count.
+    Repaired are the `layers` from the first that reads a cut axis on, or only what stands in place of dropped blocks.
     """
 
     order: Literal["sequential", "parallel"] = "sequential"
+    layers: Literal["behind", "bypass"] = "behind"
     ridge: float = 1e-2
     positions: int = 256
     seed: int = 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from tailor.events import Event
+from tailor.plans import PLANS
 from tailor.pruning.recover import estimate_, repair_
 from tailor.pruning.settings import Recovery, Repair
 from tailor.workflow.context import Context, Decision, Recovered
@@ -17,7 +18,11 @@ SAMPLES = 512
 
 
 def recovered(context: Context, decision: Decision, how: Recovery, samples: int = SAMPLES) -> Decision:
-    """The decision with the tensors that recovery leaves of the context's model, which must hold all of its own."""
+    """The decision with the tensors that recovery leaves of the context's model.
+
+    After a cut of widths, of which a bundle holds every tensor, all layers behind it are repaired; after one of blocks
+    only what stands in their place.
+    """
     if how == "none":
         return decision
     opened = context.opened
@@ -31,7 +36,9 @@ def recovered(context: Context, decision: Decision, how: Recovery, samples: int 
         norms = estimate_(cut, images)
         told = Recovered(how, f"statistics of {norms} batch norms estimated anew on {len(part)} images")
     else:
-        done = repair_(cut, opened.model, decision.plans, images, Repair(seed=context.recipe.seed), context.tell)
+        cuts = any(PLANS[plan.kind].narrows for plan in decision.plans)
+        settings = Repair(layers="behind" if cuts else "bypass", seed=context.recipe.seed)
+        done = repair_(cut, opened.model, decision.plans, images, settings, context.tell)
         text = (
             f"{len(done.layers)} layers repaired on {done.images} images: error {done.before:.3f} -> {done.after:.3f}"
         )
@@ -40,4 +47,5 @@ def recovered(context: Context, decision: Decision, how: Recovery, samples: int 
             text += f"; {len(done.skipped)} could not be, such as `{path}`: {why}"
         told = Recovered(how, text, len(done.layers), done.before, done.after, done.seconds)
     context.tell(Event("repaired", text=told.text))
-    return replace(decision, tensors=cut.state_dict(), recovered=told)
+    tensors = {name: tensor.clone() for name, tensor in cut.state_dict().items()}  # a tied one is written twice
+    return replace(decision, tensors=tensors, recovered=told)

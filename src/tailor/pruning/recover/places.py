@@ -4,7 +4,7 @@ The plans say it all: a layer that reads a cut axis is one whose weight lost col
 plan was made. Nothing is traced here.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tailor.backbones.walk import within
 from tailor.pruning.blocks import number_after
+from tailor.pruning.bypass import Bypass
 from tailor.pruning.layers import LayerPlan
 from tailor.tracing import WidthPlan
 from tailor.tracing.widths.cut import keep_vectors
@@ -24,7 +25,8 @@ class Place:
     """A linear layer or convolution: `path` in the cut model, `source` in the dense one.
 
     `outputs` and `inputs` are the positions left of the dense weight's rows and columns (None: all), `factor` what the
-    cut multiplied the rows left with. `reads` says that it reads an axis that was cut.
+    cut multiplied the rows left with. `reads` says that it reads an axis that was cut. A `bypass` stands for dropped
+    blocks, the last of which is its source.
     """
 
     path: str
@@ -33,6 +35,7 @@ class Place:
     inputs: Tensor | None = None
     factor: Tensor | None = None
     reads: bool = False
+    bypass: bool = False
 
     def target(self, made: Tensor) -> Tensor:
         """Of what the dense layer made (..., M), channels last, what the cut layer is to make (..., m)."""
@@ -60,16 +63,30 @@ def places(dense: nn.Module, plans: Iterable[Any]) -> Places:
 def left_as(path: str, plans: Iterable[Any]) -> str | None:
     """The path of a dense model's module once the plans are carried out, None where its block was dropped."""
     for plan in plans:
-        dropped = getattr(plan, "dropped", ())
-        if within(path, dropped):
+        ends = [bypass.path for bypass in getattr(plan, "bypasses", ())]
+        if path not in ends and within(path, getattr(plan, "dropped", ())):
             return None
-        path = number_after(f"{path}.weight", dropped).removesuffix(".weight")
+        path = _moved(path, getattr(plan, "gone", ()))
     return path
 
 
+def _moved(path: str, gone: Sequence[str]) -> str:
+    """The path once the blocks have gone from their lists."""
+    return number_after(f"{path}.weight", gone).removesuffix(".weight")
+
+
 def _without_blocks(found: Places, plan: LayerPlan) -> Places:
-    left = (place for place in found if not within(place.path, plan.dropped))
-    return tuple(replace(p, path=number_after(f"{p.path}.weight", plan.dropped).removesuffix(".weight")) for p in left)
+    left = (replace(p, path=_moved(p.path, plan.gone)) for p in found if not within(p.path, plan.dropped))
+    return (*left, *(_bypass(found, plan, bypass) for bypass in plan.bypasses))
+
+
+def _bypass(found: Places, plan: LayerPlan, bypass: Bypass) -> Place:
+    """The place of a linear map: it is to make what is left of what the last of its blocks made."""
+    inside = [place for place in found if within(place.path, (bypass.path,)) and place.outputs is not None]
+    last = next((p.outputs for p in reversed(inside) if p.outputs is not None and len(p.outputs) == bypass.width), None)
+    source = next(p.source for p in found if within(p.path, (bypass.path,)))
+    depth = bypass.path.count(".") + 1
+    return Place(_moved(bypass.path, plan.gone), ".".join(source.split(".")[:depth]), outputs=last, bypass=True)
 
 
 def _narrowed(found: Places, plan: WidthPlan) -> Places:

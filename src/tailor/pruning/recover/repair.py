@@ -82,7 +82,8 @@ def repair_(
     are on one device. DataError where there is no image.
     """
     asked, started, device = settings or Repair(), time.monotonic(), next(cut.parameters()).device
-    line = _Line(cut, dense, {place.path: place for place in places(dense, plans)}, asked)
+    known = {place.path: place for place in places(dense, plans) if place.bypass or asked.layers == "behind"}
+    line = _Line(cut, dense, known, asked)
     with eval_mode(cut), eval_mode(dense):
         shown = next((images[:FIRST].to(device) for images in batches()), None)
         if shown is None:
@@ -130,7 +131,7 @@ class _Line:
         found = []
         for path in (path for path in ours.by_path if path in self.known):
             place, calls = self.known[path], ours.of(path)
-            self.begun = self.begun or place.reads
+            self.begun = self.begun or place.reads or place.bypass
             if not self.begun or (not place.reads and getattr(self.modules[path], "groups", 1) > 1):
                 continue
             why = self._unfit(place, calls, theirs.of(place.source))

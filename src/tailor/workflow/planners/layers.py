@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from tailor.errors import UsageError
 from tailor.events import Event
-from tailor.pruning.settings import Sls
+from tailor.pruning.settings import Bridge, Sls
 from tailor.settings import STRICT, Flag
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ class DropLayers:
 
     alpha: Annotated[float, Flag("share of the last block's class separation that a block must reach to stay")] = 0.3
     samples: Annotated[int, Flag(SAMPLES)] = 1000
+    bypass: Annotated[
+        Bridge,
+        Flag("in place of dropped blocks: the `identity`, or one `linear` map that best gives back what they did"),
+    ] = "identity"
     sls: Sls = Sls()
 
     needs: ClassVar[frozenset[str]] = frozenset({"images", "classes"})
@@ -51,10 +55,12 @@ class DropLayers:
 
     def plan(self, context: "Context") -> "Decision":
         """The layer plan; draws the curve and the maps into the run's folder."""
+        from tailor.pruning.bypass import bypasses
         from tailor.pruning.layers import choose
         from tailor.pruning.sls import measure
         from tailor.training import processes_here
         from tailor.workflow.context import Decision
+        from tailor.workflow.recover import recovered
 
         settings, seed, opened = replace(self.sls, alpha=self.alpha), context.recipe.seed, context.opened
         context.tell(Event("features", text=f"of every block, one pass over {self.samples} images at most"))
@@ -72,7 +78,11 @@ class DropLayers:
         context.tell(Event("layers", text=f"{len(plan.kept)} of {plan.blocks} blocks stay: {plan.facts['reason']}"))
         if processes_here().is_main_process:
             _draw(plan, curve, features, opened.spec.head.classes, context.folder)
-        return Decision((plan,), str(plan.facts["reason"]))
+        decision = Decision((plan,), str(plan.facts["reason"]))
+        if self.bypass == "identity" or not plan.dropped:
+            return decision
+        bridged = replace(plan, bypasses=bypasses(opened.anatomy.blocks, plan.dropped))
+        return recovered(context, replace(decision, plans=(bridged,)), "ridge")
 
 
 def _features(context: "Context", samples: int) -> "Features":
