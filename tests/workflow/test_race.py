@@ -19,7 +19,7 @@ from tailor.workflow.planners.auto import Auto
 from tailor.workflow.race.ledger import LEDGER
 
 SMALL = {"weights": "random", "image_size": 32, "progress": None}
-QUICK = {"depths": 1, "entrants": 2, "samples": 12, "rounding": (8,), "rounds": (0.3,), "finding": 0.001}
+QUICK = {"depths": 1, "entrants": 2, "samples": 12, "rounding": (8,), "rounds": (0.3,), "finding": 0.9}
 
 
 @pytest.fixture(autouse=True)
