@@ -206,6 +206,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     rows, only = Rows(args.store), args.only.split(",")
     rows.get("machine", machine)
+    rows.get("dense", lambda: json.loads((dense(args) / "bundle.json").read_text())["metrics"])
     wanted = []
     if "methods" in only:
         wanted += [(name, 50, "plain", 0) for name in COMPARED] + [(name, 75, "plain", 0) for name in COMPARED]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import methods_on_families, prunability, quality, ranking, storage, widths
+from benchmarks import methods_on_families, palette, prunability, quality, ranking, spvit, storage, widths
 from benchmarks.rows import Rows
 
 ROOT = Path(__file__).parents[1]
@@ -27,9 +27,11 @@ def families(name: str) -> dict[str, dict]:
 
 TABLES = {
     "methods": lambda: methods_on_families.table(families("methods_on_families"), "methods"),
+    "palette": lambda: palette.table(stored("palette")),
     "prunability": lambda: prunability.table(families("prunability")),
     "quality": lambda: quality.table(quality.finished(STORES / "quality.jsonl")),
     "ranking": lambda: ranking.table(families("ranking")),
+    "spvit": lambda: spvit.table(Rows(STORES / "spvit.jsonl")),
     "storage": lambda: storage.table(stored("storage")),
     "widths": lambda: widths.table(Rows(STORES / "widths.jsonl"), list(widths.NETS)),
     "wrappers": lambda: methods_on_families.table(families("methods_on_families"), "wrappers"),
