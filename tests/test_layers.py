@@ -82,3 +82,8 @@ def test_importing_tailor_imports_nothing_heavy():
         n.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for n in [a.name for a in node.names]
     }
     assert names <= {"importlib"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "verbs").glob("*.py")), ids=lambda p: p.name)
+def test_a_verb_only_understands_calls_and_returns(path):
+    assert len(path.read_text().splitlines()) < 150, "what it does lives in workflow/"
