@@ -16,6 +16,7 @@ from tailor.bundle.evidence import (
     Costs,
     Epoch,
     Evidence,
+    Judged,
     Layers,
     Map,
     Network,
@@ -115,6 +116,7 @@ def evidence(**changed):
             for i in range(len(CLASSES))
         ),
         "candidates": candidates(),
+        "judged": Judged("val", 64),
     }
     return Evidence(**(sections | changed))
 

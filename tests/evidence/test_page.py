@@ -235,3 +235,23 @@ def test_text_stands_out_from_its_paper(scheme):
         for paper in ("paper", "panel"):
             light, dark = sorted((luminance(colours[ink]), luminance(colours[paper])), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{ink} on {paper}"
+
+
+def test_only_what_was_trained_is_on_the_front_of_a_race():
+    rows = [
+        Candidate("bare and best", "", 1.0, 10, 10, {"cut": 0.9}),
+        Candidate("small", "1 -> 2", 2.0, 20, 20, {"cut": 0.1, "round 1": 0.5}),
+        Candidate("middle", "", 3.0, 30, 30, {"cut": 0.2, "round 1": 0.4}),
+        Candidate("large", "", 4.0, 40, 40, {"cut": 0.2, "round 1": 0.5, "round 2": 0.7}, True),
+    ]
+    read = Read(page([invented.run(evidence=invented.evidence(candidates=tuple(rows)))]))
+    dots = [attrs for attrs in read.all("g") if attrs.get("class", "").startswith("dot")][:4]
+    assert {d["data-name"]: d["class"].split()[1] for d in dots} == {
+        "large": "chosen",
+        "bare and best": "early",
+        "small": "front",
+        "middle": "other",
+    }
+    assert any(d["data-text"] == "4 milliseconds, 70.0 %, after round 2" for d in dots)
+    assert any(d["data-plans"] == "1 \u2192 2" for d in dots)
+    assert {"milliseconds a batch of 64", "accuracy on val, %"} <= set(read.texts)

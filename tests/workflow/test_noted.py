@@ -46,3 +46,4 @@ def test_candidates_of_a_race_ask_for_their_own_speed(tmp_path):
     assert one.scores == {"cut": 0.5, "round 1": 0.6} and one.chosen and not other.chosen and other.scores == {}
     assert one.made_by.flags == {**given, "speed": "2.35x"} or one.made_by.flags == {**given, "speed": "2.34x"}
     assert one.made_by.words == ("runs/a",)
+    assert read_evidence(tmp_path).judged.split == "val"

@@ -170,6 +170,14 @@ class Candidate:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Judged:
+    """How candidates were compared: scored on which split, their milliseconds those of a batch of so many images."""
+
+    split: str
+    batch: int | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class Evidence:
     """Everything that one run measured; a section that it has not is empty."""
 
@@ -187,6 +195,7 @@ class Evidence:
     chosen: int = 0
     confusion: tuple[tuple[int, ...], ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    judged: Judged | None = None
 
 
 _EVIDENCE: TypeAdapter[Evidence] = TypeAdapter(Evidence)

@@ -25,6 +25,7 @@ from tailor.bundle.evidence import (
     Cost,
     Costs,
     Epoch,
+    Judged,
     Layers,
     Map,
     Network,
@@ -261,8 +262,10 @@ def raced(folder: Path, candidates: Sequence[Mapping[str, Any]]) -> None:
                 made_by=by,
             )
         )
-    if found:
-        note(folder, candidates=tuple(found))
+    if found and run is not None:
+        alone = run.asked is not None and "latency" in run.asked.flags
+        batch = 1 if alone else run.costs.batch if run.costs else None
+        note(folder, candidates=tuple(found), judged=Judged("val", batch))
 
 
 def routes(folder: Path, records: Sequence[RouteRecord], metrics: Mapping[str, Any]) -> None:
@@ -282,7 +285,8 @@ def routes(folder: Path, records: Sequence[RouteRecord], metrics: Mapping[str, A
         found.append(Candidate(one.route, what, ms, one.macs, one.params, scores, one.deployed, pick))
     best = max((one.accuracy for one in records if one.accuracy is not None), default=None)
     score = Score(metric, True, str(metrics["split"]), int(metrics["n"]), best, counted=True)
-    note(folder, candidates=tuple(found), score=score, seconds=metrics["seconds"])
+    judged = Judged(score.split, 1)
+    note(folder, candidates=tuple(found), judged=judged, score=score, seconds=metrics["seconds"])
 
 
 def finite(value: Any) -> float | None:

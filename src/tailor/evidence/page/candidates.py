@@ -71,7 +71,7 @@ def candidates(run: Run) -> Candidates | None:
     rows = tuple(
         Row(
             one.name,
-            one.plans,
+            arrows(one.plans),
             (
                 "" if one.ms is None else f"{one.ms:.2f}",
                 "" if one.macs is None else short(one.macs),
@@ -103,11 +103,15 @@ def _panel(run: Run, known: Sequence[Candidate], key: str, label: str, unit: flo
     times = 100.0 if _percent(run, ylabel) else 1.0
     values = [[times * value for value in one.scores.values()] for one in usable]
     costs = [unit * float(getattr(one, key)) for one in usable]
-    longest = max(len(one) for one in values)
-    ready = [i for i, one in enumerate(values) if len(one) == longest]  # only these were treated alike
+    most = max(len(one) for one in values)
+    ready = [i for i, one in enumerate(values) if len(one) > 1 or most == 1]  # a bare cut says little
     larger = score.larger if score else True
     edge = [ready[i] for i in front([(costs[i], values[i][-1]) for i in ready], larger)]
-    drawn = frame(costs, [v for one in values for v in (one[0], one[-1])], label, ylabel + (", %" if times > 1 else ""))
+    judged = run.evidence.judged
+    on = f" on {judged.split}" if judged and judged.split and ylabel != IMPORTANCE else ""
+    batch = f" a batch of {judged.batch}" if key == "ms" and judged and judged.batch else ""
+    heights = [v for one in values for v in (one[0], one[-1])]
+    drawn = frame(costs, heights, label + batch, ylabel + on + (", %" if times > 1 else ""))
     dots = tuple(
         Dot(
             drawn.x(cost),
@@ -116,9 +120,9 @@ def _panel(run: Run, known: Sequence[Candidate], key: str, label: str, unit: flo
             "chosen" if one.chosen else "front" if i in edge else "other" if i in ready else "early",
             one.name,
             ", ".join(
-                filter(None, (f"{short(cost)} {label}", _said(run, value[-1] / times, ylabel), _stage(one, longest)))
+                filter(None, (f"{short(cost)} {label}", _said(run, value[-1] / times, ylabel), _stage(one, most)))
             ),
-            one.plans,
+            arrows(one.plans),
             made_by(one, run.name),
         )
         for i, (one, cost, value) in enumerate(zip(usable, costs, values, strict=True))
@@ -128,8 +132,14 @@ def _panel(run: Run, known: Sequence[Candidate], key: str, label: str, unit: flo
     return Panel(key, drawn, dots, tuple(edge), path, taken[-1] if taken else len(edge) - 1)
 
 
-def _stage(one: Candidate, longest: int) -> str:
-    return "" if len(one.scores) == longest else f"only {list(one.scores)[-1]}"
+def _stage(one: Candidate, most: int) -> str:
+    """After which stage a score was taken, where there are several."""
+    return "" if most == 1 else f"after {list(one.scores)[-1]}"
+
+
+def arrows(text: str) -> str:
+    """`96 -> 48` in one sign, which no line breaks."""
+    return text.replace("->", "\u2192")
 
 
 def _percent(run: Run, stage: str) -> bool:
