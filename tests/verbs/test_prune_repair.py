@@ -10,6 +10,7 @@ import torch
 import tailor
 from tailor import bundle
 from tailor.errors import UsageError
+from tailor.pruning.sls import Curve
 from tailor.tracing import cut_
 
 VERB = importlib.import_module("tailor.workflow.prune")
@@ -94,3 +95,33 @@ def test_a_resumed_run_repairs_nothing_again(made, adapted, photos, tmp_path, mo
 def test_what_cannot_be_repaired_is_said(adapted, tmp_path, settings, said):
     with pytest.raises(UsageError, match=said):
         tailor.prune(adapted, out=tmp_path / "b", **CUT | settings)
+
+
+def test_a_linear_map_in_place_of_blocks_is_stored_and_read_back(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(VERB, "SECONDS", 0.2)
+    made = {"model": "tailor_mini_ti", "method": "lora-2", "progress": None}
+    adapted = tailor.adapt(photos, out=tmp_path / "a", epochs=1, batch_size=12, **made).bundle
+    curve = Curve((0.1,) * 8 + (0.95, 0.97, 0.98, 1.0), {i: torch.zeros(30, 2).numpy() for i in range(12)})
+    given = torch.cat([X, X, X, X]).view(2, 3, 64, 64)
+    monkeypatch.setattr("tailor.pruning.sls.measure", lambda *_, **__: curve)
+    monkeypatch.setattr("tailor.workflow.planners.layers._draw", lambda *_: None)
+    settings = {"data": photos, "alpha": 0.9, "progress": None}
+    plain = tailor.prune(adapted, out=tmp_path / "b", **settings)
+    made = tailor.prune(adapted, out=tmp_path / "c", bypass="linear", **settings)
+    (plan,) = bundle.read(made.bundle).spec.pruning
+    assert plan.dropped and len(plan.bypasses) == 1 and len(plan.dropped) == made.blocks - made.kept_blocks
+    assert made.repair == "ridge" and made.params_after > plain.params_after
+    assert made.accuracy_cut == plain.accuracy_cut
+    dense = tailor.load(adapted)
+    with torch.no_grad():
+        error = {one.bundle: (tailor.load(one.bundle)(given) - dense(given)).square().mean() for one in (plain, made)}
+    assert error[made.bundle] < error[plain.bundle]
+    assert tailor.evaluate(made.bundle, photos).accuracy == made.accuracy_after
+    merged = tailor.merge(made.bundle, out=tmp_path / "m", progress=None)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            tailor.load(merged.bundle)(given), tailor.load(made.bundle)(given), rtol=1e-4, atol=1e-5
+        )
+    more = {"bypass": "linear", "retrain": "1clr", "epochs": 1, "batch_size": 12}
+    trained = tailor.prune(adapted, out=tmp_path / "d", **more, **settings)
+    assert tailor.evaluate(trained.bundle, photos).accuracy == trained.accuracy_after
