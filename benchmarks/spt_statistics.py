@@ -1,6 +1,6 @@
 """What SPT's plans look like on the minis, beside those of the plans shipped with the paper.
 
-    python -m benchmarks.spt_statistics [--models tailor_mini_s] [--images 800] [--method spt-lora]
+    python -m benchmarks.spt_statistics --store FILE [--models tailor_mini_s] [--images 800] [--method spt-lora]
 
 Sensitivity of 800 training images (per sample, seeded random head) of flowers, cifar10 and digits; one plan for each of
 four budgets, the shares of the backbone that 0.05, 0.2, 0.4 and 1.0 M are of ViT-B/16. Nothing is trained. Also the
@@ -11,17 +11,19 @@ import argparse
 import dataclasses
 import json
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.rows import Rows
 from tailor import backbones
 from tailor.backbones import bundled
 from tailor.data.images import for_training, open_data
 from tailor.data.loading import loader
-from tailor.data.transforms import eval_transform, preprocessing_of
-from tailor.errors import PlanError
+from tailor.data.transforms import eval_transform
+from tailor.preprocessing import Preprocessing
 from tailor.tuning.spt import settings as spt
 from tailor.tuning.spt.allocate import allocate
 from tailor.tuning.spt.candidates import candidates
@@ -41,7 +43,8 @@ def scored(name: str, where: str, images: int) -> tuple[Any, Any, Scores]:
     data = for_training(open_data(where), 0)
     backbones.attach_head_(model, len(data.classes), 0)
     anatomy = backbones.describe(model)
-    transform = eval_transform(preprocessing_of(dataclasses.asdict(backbones.config_of(model))))
+    config = backbones.config_of(model)
+    transform = eval_transform(Preprocessing.of(config.inputs.image[1:], config.mean, config.std, "bicubic"))
     batches = loader(data.splits["train"], transform, batch_size=32, seed=0, epoch=0, shuffle=True)
     return model, anatomy, sensitivity(model, anatomy, batches, samples=images)
 
@@ -86,6 +89,13 @@ def row(name: str, task: str, label: str, found: tuple[Any, Any, Scores], settin
     }
 
 
+def planned(
+    name: str, task: str, label: str, found: tuple[Any, Any, Scores], settings: spt.Spt, facts: dict[str, str]
+) -> dict[str, Any]:
+    """One plan in figures, and of which weights it is."""
+    return {**row(name, task, label, found, settings), **facts}
+
+
 def line(rows: list[dict[str, Any]]) -> str:
     """One line of the table: the mean over the tasks."""
 
@@ -119,40 +129,45 @@ HEADER = (
 )  # fmt: skip
 
 
+def table(rows: Rows) -> str:
+    """Markdown: a line a mini and budget, the mean over the tasks."""
+    lines = ["| " + " | ".join(HEADER) + " |", "|---" * len(HEADER) + "|"]
+    for name in bundled.WIDTHS:
+        for label in SHARES:
+            own = [row for row in rows.known.values() if row.get("model") == name and row["like"] == label]
+            lines += [line(own)] if own else []
+    return "\n".join(lines)
+
+
+def measure(name: str, rows: Rows, args: argparse.Namespace) -> None:
+    """The rows of a mini that are not there yet; a task is scored once for all budgets."""
+    settings = dataclasses.replace(spt.named(args.method), rule=args.rule)
+    for task, where in DATA.items():
+        keys = {label: f"{name} {task} {label} {args.method} {args.rule}" for label in SHARES}
+        if all(key in rows.known for key in keys.values()):
+            continue
+        found = scored(name, where, args.images)
+        facts = {"digest": backbones.digest(backbones.create(name)), "method": args.method, "rule": args.rule}
+        for label, key in keys.items():
+            rows.get(key, partial(planned, name, task, label, found, settings, facts))
+
+
 def main() -> None:
-    """Print a table and one JSON line."""
+    """Measure what is missing, then print the table and one JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", default=",".join(bundled.WIDTHS))
     parser.add_argument("--images", type=int, default=800)
     parser.add_argument("--method", default="spt-lora")
     parser.add_argument("--rule", default="released")
+    parser.add_argument("--store", type=Path, default=Path("runs/benchmarks/spt_statistics.jsonl"))
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    settings = dataclasses.replace(spt.named(args.method), rule=args.rule)
-    rows: list[dict[str, Any]] = []
-    skipped: list[str] = []
-    digests = {}
+    torch.set_num_threads(args.threads)
+    rows = Rows(args.store)
     for name in args.models.split(","):
-        if not bundled.weights(name).is_file():
-            skipped.append(f"{name}: no weights yet")
-            continue
-        for task, where in DATA.items():
-            found = scored(name, where, args.images)
-            digests[name] = backbones.digest(backbones.create(name))
-            for label in SHARES:
-                try:
-                    rows.append(row(name, task, label, found, settings))
-                except PlanError as error:
-                    skipped.append(f"{name} {task} {label}: {error.message}")
-    print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|")
-    for name in args.models.split(","):
-        for label in SHARES:
-            own = [r for r in rows if r["model"] == name and r["like"] == label]
-            if own:
-                print(line(own))
-    for reason in skipped:
-        print(f"skipped {reason}")
-    kind = {"benchmark": "spt_statistics", "method": args.method, "rule": args.rule, "images": args.images}
-    print(json.dumps({**kind, "digests": digests, "rows": rows, "skipped": skipped}))
+        measure(name, rows, args)
+    print(table(rows))
+    print(json.dumps({"benchmark": "spt_statistics", "images": args.images, "rows": len(rows.known)}))
 
 
 if __name__ == "__main__":
