@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,22 +81,27 @@ def key(task: str, method: str, seed: int, epochs: int) -> str:
     return f"{task} {method} seed {seed} epochs {epochs}"
 
 
-def table(rows: Rows, tasks: list[str], epochs: int) -> str:
-    """Markdown: test and, below the means, val accuracy in percent; spread where there are several seeds."""
+def table(rows: Rows, tasks: Sequence[str], epochs: int) -> str:
+    """Markdown: test accuracy by task in percent (spread where there are several seeds), the best mean on val first.
+
+    Means are over the tasks on which there are runs; a method that lacks one of them has none and stands last.
+    """
+    tasks = [task for task in tasks if any(of(rows, task, method, epochs) for method in METHODS)]
     names = [*tasks, "test mean", "val mean", "seeds"]
     lines = ["| placed by | trains | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     scored = []
     for method, label in METHODS.items():
         runs = {task: of(rows, task, method, epochs) for task in tasks}
-        if not all(runs.values()):
+        every = [row for own in runs.values() for row in own]
+        if not every:
             continue
         cells = [spread([100 * row["test"] for row in runs[task]]) for task in tasks]
         test, val = (over_tasks(runs, split) for split in ("test", "val"))
-        seeds = sorted({len(own) for own in runs.values()})
-        trains = sorted({row["trained"] for own in runs.values() for row in own})
+        trains, seeds = sorted({row["trained"] for row in every}), sorted({len(own) for own in runs.values()})
         size = f"{trains[0]:,}" if len(trains) == 1 else f"{trains[0]:,} to {trains[-1]:,}"
-        counted = "-".join(map(str, seeds))
-        scored.append((val, f"| {label} | {size} | {' | '.join(cells)} | {test:.1f} | {val:.1f} | {counted} |"))
+        means = " | ".join("-" if mean is None else f"{mean:.1f}" for mean in (test, val))
+        counted = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+        scored.append((val or 0.0, f"| {label} | {size} | {' | '.join(cells)} | {means} | {counted} |"))
     return "\n".join([*lines, *(line for _, line in sorted(scored, key=lambda item: -item[0]))])
 
 
@@ -105,13 +111,17 @@ def of(rows: Rows, task: str, method: str, epochs: int) -> list[Row]:
     return [row for row in found if "test" in row]
 
 
-def over_tasks(runs: dict[str, list[Row]], split: str) -> float:
-    """The mean over tasks of the mean over seeds, in percent."""
+def over_tasks(runs: dict[str, list[Row]], split: str) -> float | None:
+    """The mean over tasks of the mean over seeds, in percent; None where a task has no run."""
+    if not all(runs.values()):
+        return None
     return statistics.mean(100 * statistics.mean(row[split] for row in own) for own in runs.values())
 
 
 def spread(values: list[float]) -> str:
-    """The mean, and the standard deviation where there are several."""
+    """The mean, and the standard deviation where there are several; a dash where there is none."""
+    if not values:
+        return "-"
     return f"{statistics.mean(values):.1f}" + (f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import shutil
 import statistics
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tailor.pruning.settings import Sls
 
 MODEL, BUDGET, ALPHA, LEAST = "tailor_mini_ti", "2%", 0.3, 0.35
 ADAPTERS = ("convpass", "repadapter")
+FOUR = ("flowers", "cifar10", "digits", "count")
 RETRAININGS = ("none", "1clr", "ft", "tfs")
 IMPORTANCES = ("influence", "taylor", "magnitude", "random")
 """Depth alone (`last`) drops what SLS drops: at the same number of blocks it is the same model."""
@@ -170,7 +172,7 @@ def at_depth(rows: Rows, task: str, depth: int) -> Row:
     return own if own.get("blocks") == depth else rows.known.get(f"{task} depth {depth}", {})
 
 
-def tables(rows: Rows, tasks: list[str]) -> str:
+def tables(rows: Rows, tasks: Sequence[str] = FOUR) -> str:
     """Markdown: the comparison, the retraining of both adapters, the sweep over alpha."""
     lines = ["| cut | " + " | ".join(tasks) + " | mean | faster |", "|---" * (len(tasks) + 3) + "|"]
     first = ADAPTERS[0]
@@ -224,7 +226,7 @@ def main() -> None:
     """Run what is missing, then print the tables and one JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--tasks", default="flowers,cifar10,digits,count")
+    parser.add_argument("--tasks", default=",".join(FOUR))
     parser.add_argument("--store", type=Path, default=Path("runs/benchmarks/layers.jsonl"))
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks/layers"))
     parser.add_argument("--threads", type=int, default=2)

@@ -22,6 +22,7 @@ from benchmarks.rows import Row
 from tailor import backbones
 from tailor.build import Opened
 from tailor.events import silent
+from tailor.recipe import recipe_of
 from tailor.surgery import trainable
 from tailor.tasks import task_for, task_of
 from tailor.training import Recipe
@@ -31,7 +32,6 @@ from tailor.workflow.budgets import allowed, backbone_parameters
 from tailor.workflow.context import Run
 from tailor.workflow.data import divided, in_order, open_checked, score
 from tailor.workflow.opened import with_head
-from tailor.workflow.train import recipe_of
 
 MODEL, SITES = "tailor_mini_ti", ["qkv"]
 START, WARM, EVERY, ORTHOGONAL = 1.5, 0.1, 10, 0.5

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.rows import Rows
 from tailor.criteria.squared_gradient import squared_gradients
 from tailor.measure.machine import machine
 
@@ -190,25 +191,22 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def show(results: list[dict[str, Any]]) -> None:
-    print(f"{'model':24}{'contender':10}{'seconds':>9}{'low':>8}{'high':>8}{'/ours':>8}{'peak MB':>9}{'error':>10}")
-    for r in results:
-        for kind, median in r["seconds"].items():
-            low, high = r["seconds_low_high"][kind]
-            factor = 1 / r["ours_over"][kind] if kind != "ours" else 1.0
-            wrong = f"{r['error_against_loop'][kind]:.1e}" if kind in r["error_against_loop"] else "-"
-            print(
-                f"{r['model']:24}{kind:10}{median:9.2f}{low:8.2f}{high:8.2f}{factor:8.2f}"
-                f"{r['peak_bytes'][kind] / 1e6:9.0f}{wrong:>10}"
+LABELS = {"ours": "**tailor**", "plain": "forward + backward", "loop": "loop over samples", "opacus": "opacus"}
+
+
+def table(rows: Rows) -> str:
+    """Markdown, a line a model and contender."""
+    lines = ["| model | contender | median s [low, high] | times ours | peak MB | off the loop |", "|---" * 6 + "|"]
+    for row in rows.known.values():
+        for kind, median in row["seconds"].items():
+            low, high = row["seconds_low_high"][kind]
+            factor = 1 / row["ours_over"][kind] if kind != "ours" else 1.0
+            wrong = f"{row['error_against_loop'][kind]:.1e}" if kind in row["error_against_loop"] else ""
+            lines.append(
+                f"| {row['model']} | {LABELS[kind]} | {median:.2f} [{low:.2f}, {high:.2f}] | {factor:.2f} | "
+                f"{row['peak_bytes'][kind] / 1e6:.0f} | {wrong} |"
             )
-    for r in results:
-        over = r["ours_over"]
-        if "plain" in over:
-            print(
-                f"{r['model']}: ours takes {over['plain']:.2f} of an ordinary forward and backward (goal: at most 1.35)"
-            )
-        if "loop" in over:
-            print(f"{r['model']}: ours is {1 / over['loop']:.2f} times as fast as the loop (goal: at least 3 on a CPU)")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -221,6 +219,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--store", type=Path, default=Path("runs/benchmarks/sensitivity.jsonl"))
     parser.add_argument("--memory", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -228,14 +227,12 @@ def main() -> None:
     if args.memory:
         print(memory(args))
         return
-    results = [compare(name, args) for name in args.models]
-    show(results)
     facts = {"images": args.images, "batch": args.batch, "rounds": args.rounds, "threads": args.threads}
-    print(
-        json.dumps(
-            {"benchmark": "sensitivity", "device": args.device, **facts, "machine": machine(), "results": results}
-        )
-    )
+    rows = Rows(args.store)
+    for name in args.models:
+        rows.get(f"{name} {args.device}", lambda name=name: {**compare(name, args), **facts, "machine": machine()})  # type: ignore[misc]
+    print(table(rows))
+    print(json.dumps({"benchmark": "sensitivity", "device": args.device, **facts, "rows": len(rows.known)}))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.rows import Rows
 from tailor import backbones
 from tailor.anatomy import Anatomy
 from tailor.data.images import open_data
@@ -147,23 +149,32 @@ def compare(name: str, images: int, data: str) -> dict[str, Any]:
     return row
 
 
+def table(rows: Rows) -> str:
+    """Markdown, a line a case."""
+    lines = ["| case | images | blocks kept, ours / passes | t-SNE runs | difference of SC | CPU s | times faster |",
+             "|---" * 7 + "|"]  # fmt: skip
+    for r in rows.known.values():
+        kept = f"{r['ours_depth']} / {r['passes_depth']} of {r['blocks']}"
+        seconds = f"{r['ours_s']} / {r['passes_s']}"
+        cells = [r["case"], r["images"], kept, f"{r['scored']} / {r['blocks']}", f"{r['difference']:.1e}", seconds]
+        lines.append("| " + " | ".join(map(str, [*cells, r["ratio"]])) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the cases and print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--cases", default="mini,planted")
     parser.add_argument("--data", default="../shared/data/flowers")
+    parser.add_argument("--store", type=Path, default=Path("runs/benchmarks/sls.jsonl"))
     args = parser.parse_args()
     np.random.seed(0)
-    rows = [compare(name, args.images, args.data) for name in args.cases.split(",")]
-    print("| case | images | blocks kept, ours / passes | t-SNE run | largest difference of SC | CPU s | times |")
-    print("|---|---|---|---|---|---|---|")
-    for r in rows:
-        kept = f"{r['ours_depth']} / {r['passes_depth']} of {r['blocks']}"
-        seconds = f"{r['ours_s']} / {r['passes_s']}"
-        cells = [r["case"], r["images"], kept, f"{r['scored']} / {r['blocks']}", f"{r['difference']:.1e}", seconds]
-        print("| " + " | ".join(map(str, [*cells, r["ratio"]])) + " |")
-    print(json.dumps({"sls": rows, "machine": machine()}))
+    rows = Rows(args.store)
+    for name in args.cases.split(","):
+        rows.get(f"{name} {args.images}", lambda name=name: compare(name, args.images, args.data))  # type: ignore[misc]
+    print(table(rows))
+    print(json.dumps({"benchmark": "sls", "rows": len(rows.known), "machine": machine()}))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.rows import Rows
 from benchmarks.storage import random_scores
 from tailor import backbones
 from tailor import build as builder
@@ -132,6 +133,19 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def table(rows: Rows) -> str:
+    """Markdown, a line a model."""
+    lines = ["| model | trains, tailor / peft | s a step, tailor / peft | time ratio [min, max] | peak memory ratio |",
+             "|---" * 5 + "|"]  # fmt: skip
+    for r in rows.known.values():
+        t, s = r["trainable"], r["seconds"]
+        lines.append(
+            f"| {r['model']} | {t['spt-lora']:,} / {t['peft']:,} | {s['spt-lora']:.2f} / {s['peft']:.2f} | "
+            f"{r['ratio']:.3f} [{r['ratio_low']:.3f}, {r['ratio_high']:.3f}] | {r['memory_ratio']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print a table and one JSON line."""
     parser = argparse.ArgumentParser()
@@ -142,22 +156,18 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=0)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--store", type=Path, default=Path("runs/benchmarks/step.jsonl"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory:
         memory(args)
         return
-    rows = [compare(name, args) for name in ([args.model] if args.model else MODELS)]
-    print(f"batch {args.batch}, {args.runs} steps each, in turns, {args.threads} threads\n")
-    print("| model | trainable, ours / peft | s a step, ours / peft | time ratio [min, max] | peak memory ratio |")
-    print("|---|---|---|---|---|")
-    for r in rows:
-        t, s = r["trainable"], r["seconds"]
-        print(
-            f"| {r['model']} | {t['spt-lora']:,} / {t['peft']:,} | {s['spt-lora']:.2f} / {s['peft']:.2f} | "
-            f"{r['ratio']:.3f} [{r['ratio_low']:.3f}, {r['ratio_high']:.3f}] | {r['memory_ratio']:.3f} |"
-        )
-    print(json.dumps({"benchmark": "step", "batch": args.batch, "rows": rows, "machine": machine()}))
+    rows = Rows(args.store)
+    facts = {"batch": args.batch, "runs": args.runs, "threads": args.threads}
+    for name in [args.model] if args.model else MODELS:
+        rows.get(f"{name} batch {args.batch}", lambda name=name: {**compare(name, args), **facts, "machine": machine()})  # type: ignore[misc]
+    print(table(rows))
+    print(json.dumps({"benchmark": "step", **facts, "rows": len(rows.known)}))
 
 
 if __name__ == "__main__":

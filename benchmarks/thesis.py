@@ -129,6 +129,14 @@ def gap(rows: Rows, tasks: list[str]) -> str:
 TABLES = {"gap": gap, "parts": parts, "sites": sites, "samples": samples, "budgets": budgets}
 
 
+def shown(name: str, rows: Rows) -> str:
+    """A table on the tasks that its runs are of; nothing where a run is missing."""
+    tasks = list(USUAL)
+    missing = [run for run in wanted(name, tasks) if "accuracy" not in rows.known.get(key(*run), {})]
+    lacks = name == "gap" and any(f"mmd {task}" not in rows.known for task in TASKS)
+    return "" if missing or lacks else TABLES[name](rows, tasks)
+
+
 def distances(rows: Rows, model: str) -> None:
     """MMD between features of each task's training images and of Tiny ImageNet's validation images."""
     made = builder.base(BackboneRef(model), ClassifierHead(("a", "b")), check=False)
