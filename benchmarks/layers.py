@@ -173,36 +173,40 @@ def at_depth(rows: Rows, task: str, depth: int) -> Row:
 
 
 def tables(rows: Rows, tasks: Sequence[str] = FOUR) -> str:
-    """Markdown: the comparison, the retraining of both adapters, the sweep over alpha."""
-    lines = ["| cut | " + " | ".join(tasks) + " | mean | faster |", "|---" * (len(tasks) + 3) + "|"]
+    """Markdown: the comparison, the retraining of both adapters, the sweep over alpha; of what is there."""
     first = ADAPTERS[0]
-    lines.append(_line("dense", [rows.known.get(f"{t} {first} dense", {}) for t in tasks], "accuracy"))
-    lines.append(
-        _line("SLS, adapters and head retrained", [rows.known.get(f"{t} {first} sls 1clr", {}) for t in tasks])
-    )
-    for label in (*(f"blocks by {criterion}" for criterion in IMPORTANCES), *DEPGRAPH):
-        lines.append(_line(label, [rows.known.get(f"{t} {label}", {}) for t in tasks]))
-    lines += ["", "| after SLS | " + " | ".join(tasks) + " | mean | faster |", "|---" * (len(tasks) + 3) + "|"]
-    for adapter in ADAPTERS:
-        found = [rows.known.get(f"{t} {adapter} dense", {}) for t in tasks]
-        lines.append(_line(f"{adapter}, dense", found, "accuracy"))
-        for how in RETRAININGS:
-            found = [rows.known.get(f"{t} {adapter} sls {how}", {}) for t in tasks]
-            if any("after" in row for row in found):
-                lines.append(_line(f"{adapter}, {how}", found))
-    lines += ["", "| alpha | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    keys = {"dense": f"{first} dense", "SLS, adapters and head retrained": f"{first} sls 1clr"}
+    keys |= {label: label for label in (*(f"blocks by {one}" for one in IMPORTANCES), *DEPGRAPH)}
+    parts = [_compared(rows, "cut", keys, tasks)]
+    after = {
+        f"{a}, {how}": f"{a} {'' if how == 'dense' else 'sls '}{how}"
+        for a in ADAPTERS
+        for how in ("dense", *RETRAININGS)
+    }
+    parts.append(_compared(rows, "after SLS", after, tasks))
+    swept = [task for task in tasks if _swept(rows, task)]
+    lines = ["| alpha | " + " | ".join(swept) + " |", "|---" * (len(swept) + 1) + "|"]
     for alpha in ALPHAS:
         cells = []
-        for task in tasks:
-            depth = (
-                kept(rows.known.get(f"{task} {first} curve", {}).get("curve") or [None], alpha)
-                if _swept(rows, task)
-                else 0
-            )
-            accuracy = at_depth(rows, task, depth) or rows.known.get(f"{task} {first} dense", {})
-            cells.append(f"{depth}: {100 * accuracy.get('after', accuracy.get('accuracy', 0)):.1f}" if depth else "-")
+        for task in swept:
+            curve = rows.known[f"{task} {first} curve"]["curve"]
+            depth = kept(curve, alpha)
+            found = at_depth(rows, task, depth)
+            whole = rows.known.get(f"{task} {first} dense", {}) if depth == len(curve) else {}
+            accuracy = found.get("after", whole.get("accuracy"))
+            cells.append(f"{depth}" + (f": {100 * accuracy:.1f}" if accuracy is not None else ""))
         lines.append(f"| {alpha:.1f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n\n".join([*(part for part in parts if part), *(["\n".join(lines)] if swept else [])])
+
+
+def _compared(rows: Rows, title: str, keys: dict[str, str], tasks: Sequence[str]) -> str:
+    """A line a cut that ran on any task: accuracy by task, the mean over all, the measured speed."""
+    lines = [f"| {title} | " + " | ".join(tasks) + " | mean | faster |", "|---" * (len(tasks) + 3) + "|"]
+    for label, key in keys.items():
+        found = [rows.known.get(f"{task} {key}", {}) for task in tasks]
+        if any(found):
+            lines.append(_line(label, found, "accuracy" if key.endswith("dense") else "after"))
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def _swept(rows: Rows, task: str) -> bool:
