@@ -50,6 +50,8 @@ LARGE, SMALL = "tailor_mini_s", "tailor_mini_ti"
 DATA = {"flowers": "../shared/data/flowers", "cifar10": "../shared/data/cifar10", "digits": "builtin/digits"}
 SHORTER = {"cifar10": 0.5, "digits": 0.5}
 """Of the minutes, for tasks of one seed."""
+LONG = {"evaluate_every": 3, "epochs": 200}
+"""The smaller mini trains for as many epochs as its minutes hold, up to these."""
 SIZE = Inputs.images(3, 64, 64)
 WAYS = ("ours", "smaller", "torch-pruning", "distilled", "int8")
 
@@ -87,7 +89,8 @@ def smaller(task: str, seed: int, minutes: float, args: argparse.Namespace, taug
         weights="pretrained",
         image_size=None,
         init=None,
-        recipe=recipe_of({"evaluate_every": 3}, seed, epochs=200),
+        recipe=recipe_of(LONG, seed),
+        further=LONG,
         given={},
         places={("", "full"): Destination(out, overwrite=True)},
         plan_only=False,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from tailor.events import Event
+from tailor.recipe import recipe_of
 from tailor.run_folder import MANIFEST
 from tailor.workflow import adapt as adapting
 from tailor.workflow.context import CutStep
@@ -13,6 +14,7 @@ from tailor.workflow.destination import Destination
 from tailor.workflow.output import output
 from tailor.workflow.prune import Request, finished, once
 from tailor.workflow.records import Pruned
+from tailor.workflow.train import usual_of
 
 ADAPTED = "adapted"
 """The folder, inside the output folder, of the adapted bundle: what the smaller one is compared with."""
@@ -53,6 +55,7 @@ def adapt_and_prune(request: adapting.Request, planner: Any) -> Pruned:
                 return found.settled(finished(found.folder))  # type: ignore[no-any-return]
         place = Destination(found.folder / ADAPTED, resume=request.resume, inputs=wanted.inputs)
         adapting.adapt(replace(request, places={key: place}, seconds=SHARE * 60 * float(planner.minutes)))
-        spent = time.monotonic() - began
-        made = once(replace(smaller, spent=spent), asked=asked)
+        spent, usual = time.monotonic() - began, usual_of(smaller.name)
+        recipe = recipe_of(request.further, request.recipe.seed, usual, **request.given)
+        made = once(replace(smaller, recipe=recipe, spent=spent), asked=asked)
         return found.settled(replace(made, seconds=round(time.monotonic() - began, 2)))  # type: ignore[no-any-return]
