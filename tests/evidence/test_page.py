@@ -155,6 +155,15 @@ def test_the_rule_of_the_verdict(run, word):
     assert verdict(run).word == word
 
 
+def test_a_palette_says_how_many_models_it_holds():
+    pick = Asked("pick", (HERE,), {"route": "0"})
+    rows = tuple(Candidate(str(i), "", 1.0 + i, 5, 5, {"accuracy": 0.5}, made_by=pick) for i in range(3))
+    found = invented.evidence(
+        candidates=rows, costs=None, score=Score("accuracy", True, "test", 100, 0.5, counted=True)
+    )
+    assert verdict(invented.run(evidence=found)).sentence.startswith("3 models in one file, 50.0 \u00b1 5.0 % accuracy")
+
+
 def test_a_command_is_quoted_word_by_word():
     asked = Asked("prune", (HERE, "a b; rm -rf ~"), {"macs": "33%", "exports": True, "lr": 1e-3, "out": "$(x)"})
     line = command(asked, "runs/my photos")

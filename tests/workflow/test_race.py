@@ -10,6 +10,7 @@ from PIL import Image
 
 import tailor
 from tailor import bundle
+from tailor.bundle.evidence import read_evidence
 from tailor.errors import PlanError, TailorError, UsageError
 from tailor.inputs import Inputs
 from tailor.measure.count import macs
@@ -78,6 +79,8 @@ def test_the_target_is_met_by_depth_and_widths_together(tuned, photos, tmp_path)
     assert len(chosen) == 1 and list(chosen[0]["scores"]) == ["cut", "repaired", "round 1", "round 2"]
     assert len(file["candidates"]) >= 2 and all(one["macs"] > 0 and one["took"] for one in file["candidates"])
     assert [path.name for path in (Path(found.bundle) / RACE).iterdir()] == [LEDGER]
+    shown = {one.name: (one.ms, one.scores) for one in read_evidence(Path(found.bundle)).candidates}
+    assert shown == {one["name"]: (one["ms"], one["scores"]) for one in file["candidates"]}
 
 
 def test_an_interrupted_race_goes_on_and_finds_nothing_anew(tuned, photos, tmp_path):
@@ -112,6 +115,12 @@ def test_adapting_and_pruning_in_one_go(photos, tmp_path):
     adapted = bundle.read(tmp_path / "f" / "adapted")
     assert adapted.manifest.metrics["accuracy"] == pytest.approx(found.accuracy_before)
     assert tailor.evaluate(found.bundle, photos, progress=None).accuracy == pytest.approx(found.accuracy_after)
+    asked = read_evidence(tmp_path / "f").asked
+    assert (asked.verb, asked.words) == ("adapt", (photos,)) and asked.sections == {
+        "race": {**QUICK, "rounding": [8], "rounds": [0.3]}
+    }
+    assert asked.flags.items() >= {"model": "tailor_mini_ti", "speed": "3x", "minutes": 5.0, "epochs": 2}.items()
+    assert f"tailor adapt {photos} --model tailor_mini_ti" in (tmp_path / "f" / "report.html").read_text()
     same = tailor.adapt(
         photos, model="tailor_mini_ti", method="lora-2", out=tmp_path / "f", resume=True, **settings, **SMALL
     )

@@ -85,7 +85,7 @@ def asked(verb: str, words: Sequence[str], given: Mapping[str, Any], usual: Mapp
             (flags if field.name in FLAGS else inner)[field.name] = value
     if inner:
         sections["recipe"] = {k: asdict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in inner.items()}
-    return Asked(verb, tuple(words), flags, _plain(sections))
+    return Asked(verb, tuple(words), flags, plain(sections))
 
 
 def of_planner(verb: str, method: str, planner: Any) -> dict[str, Any]:
@@ -294,8 +294,8 @@ def finite(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it: lists for tuples."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
+        return {str(key): plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, tuple | list) else value

@@ -43,7 +43,7 @@ SECONDS = 10.0
 class Request:
     """One pruning, complete: of what, by which planner, and what trains afterwards. The seed is the recipe's.
 
-    `spent` are seconds of the run's time that went before.
+    `spent` are seconds of the run's time that went before; `said` is the command, where it was another verb's.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Request:
     tell: Tell
     step: CutStep
     spent: float = 0.0
+    said: Asked | None = None
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -94,7 +95,8 @@ def once(request: Request, against: Opened | None = None, asked: Mapping[str, An
         return finished(folder)
     images, opened = open_(request)
     if processes_here().is_main_process:
-        evidence.begun(folder, _said(asked or request.asked, request.recipe), Path(request.name))
+        said = request.said or _said(asked or request.asked, request.recipe)
+        evidence.begun(folder, said, Path(request.name))
     learnt = guide(request.teacher, opened.spec.head) if request.retrain != "none" else None
     dense = ready_to_cut(opened, request)
     decided = _decided(dense, images, request, against, asked or request.asked, started)
@@ -115,7 +117,7 @@ def once(request: Request, against: Opened | None = None, asked: Mapping[str, An
     found = replace(found, bundle_bytes=bundle_bytes(folder), seconds=round(time.monotonic() - started, 2))
     if processes_here().is_main_process:
         forget(folder)
-        leave_page(folder, found.seconds)
+        leave_page(folder, found.seconds + request.spent)
     return found
 
 

@@ -4,10 +4,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from tailor.bundle.evidence import Asked
 from tailor.events import Event
 from tailor.recipe import recipe_of
 from tailor.run_folder import MANIFEST
 from tailor.workflow import adapt as adapting
+from tailor.workflow import evidence
 from tailor.workflow.context import CutStep
 from tailor.workflow.decision import check_asked
 from tailor.workflow.destination import Destination
@@ -46,6 +48,7 @@ def adapt_and_prune(request: adapting.Request, planner: Any) -> Pruned:
             resume=request.resume,
             tell=tell,
             step=CutStep(),
+            said=said(request, planner),
         )
         asked = {**smaller.asked, "name": ADAPTED}
         if request.resume:
@@ -59,3 +62,12 @@ def adapt_and_prune(request: adapting.Request, planner: Any) -> Pruned:
         recipe = recipe_of(request.further, request.recipe.seed, usual, **request.given)
         made = once(replace(smaller, recipe=recipe, spent=spent), asked=asked)
         return found.settled(replace(made, seconds=round(time.monotonic() - began, 2)))  # type: ignore[no-any-return]
+
+
+def said(request: adapting.Request, planner: Any) -> Asked:
+    """The command that asks for both."""
+    ((decoder, method),) = request.places
+    own, more = request.said(method, decoder), evidence.of_planner("prune", planner.method, planner)
+    flags = {name: value for name, value in more.items() if isinstance(value, str | int | float)}
+    sections = {name: evidence.plain(value) for name, value in more.items() if name not in flags}
+    return replace(own, flags={**own.flags, **flags}, sections={**own.sections, **sections})

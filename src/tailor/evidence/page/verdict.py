@@ -19,7 +19,7 @@ class Verdict:
 
 def verdict(run: Run) -> Verdict:
     """Faster and not worse by more than one standard error: keep. Faster and worse: weigh. Not faster: leave."""
-    parts = [_speed(run), _score(run), megabytes(run.bytes)]
+    parts = [_routes(run), _speed(run), _score(run), megabytes(run.bytes)]
     word, why = _judged(run)
     sentence = ", ".join(part for part in parts if part)
     return Verdict(word, sentence[:1].upper() + sentence[1:], why)
@@ -46,6 +46,12 @@ def megabytes(size: int) -> str:
     if not size:
         return ""
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
+
+
+def _routes(run: Run) -> str:
+    """How many models a palette offers, of which the score is the best one's."""
+    count = sum(one.made_by is not None and one.made_by.verb == "pick" for one in run.evidence.candidates)
+    return f"{count} models in one file" if count else ""
 
 
 def _speed(run: Run) -> str:
