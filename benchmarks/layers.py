@@ -81,7 +81,7 @@ def as_fast(task: str, wanted: Row, args: argparse.Namespace, settings: dict[str
 
     With the adapters left alone the embedding stays whole, and less than `LEAST` of the MACs is out of reach.
     """
-    common = {"method": "uniform", "criterion": "taylor", "adapters": settings["adapters"]}
+    common = {"method": "uniform", "criterion": "taylor", "repair": "none", "adapters": settings["adapters"]}
     least = LEAST if settings["adapters"] == "keep" else 0.08
     share = min(0.95, max(least, wanted["macs"]))
     for _ in range(TRIES):

@@ -1,8 +1,9 @@
 """Isomorphic pruning against one global ranking, uniform and random widths, on four small nets. Resumable.
 
 Each net is tuned in full on one task, cut to 75, 50 and 25 % of its MACs by each method with the same criterion, and
-retrained equally: the accuracy before and after retraining, and the measured speed beside the MACs. Three seeds at
-50 %, one elsewhere. The ViT is bundled, the other three come from `benchmarks.small_nets`.
+retrained equally, without the closed-form repair between: the accuracy before and after retraining, and the measured
+speed beside the MACs. Three seeds at 50 %, one elsewhere. The ViT is bundled, the other three come from
+`benchmarks.small_nets`.
 
     python -m benchmarks.widths --store FILE [--epochs 20] [--nets vit,small_swin] [--seeds 3]
 """
@@ -48,7 +49,7 @@ def cut(net: str, method: str, share: int, seed: int, args: argparse.Namespace) 
     out = args.work / f"{net}-{method}-{share}-{seed}"
     made = tailor.prune(
         str(args.work / net), method=method, data=DATA, macs=f"{share}%", retrain="1clr", epochs=args.epochs,
-        lr=RATE, out=out, overwrite=True, seed=seed, recipe={"evaluate_every": 5},
+        lr=RATE, out=out, overwrite=True, seed=seed, recipe={"evaluate_every": 5}, repair="none",
     )  # fmt: skip
     shutil.rmtree(out)
     return {
