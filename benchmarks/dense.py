@@ -9,7 +9,7 @@ each one's own loss, in turns. Rows are stored and not run again.
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +118,17 @@ def high_resolution(rows: Rows, side: int, batch: int, rounds: int, kinds: Seque
         rows.get(f"high_resolution/time/{size}", lambda: _times(side, batch, rounds))
 
 
-def memory_table(rows: Mapping[str, Row], size: str) -> str:
-    """Markdown: the peak of a training step at `SIDExBATCH`, and its ratio to attention to all pixels."""
-    found = {kind: rows.get(f"high_resolution/{kind}/memory/{size}", {}).get("peak_bytes") for kind in FINE}
-    lines = ["| finest level read by | peak MB of a training step | of attention to all pixels |", "|---|---|---|"]
-    for kind, peak in found.items():
-        if peak:
-            ratio = f"{peak / found['vanilla']:.2f}" if found["vanilla"] else "-"
-            lines.append(f"| {NAMES[kind]} | {peak / 1e6:,.0f} | {ratio} |")
+def memory_table(rows: Rows) -> str:
+    """Markdown: the peak of a training step at each side and batch, and its ratio to attention to all pixels."""
+    lines = ["| FASeg's decoder, finest level read by | side x batch | peak MB of a training step | of all pixels' |"]
+    lines.append("|---|---|---|---|")
+    sizes = sorted({key.rpartition("/")[2] for key in rows.known if "/memory/" in key and "x" in key})
+    for size in reversed(sizes):
+        found = {kind: rows.known.get(f"high_resolution/{kind}/memory/{size}", {}).get("peak_bytes") for kind in FINE}
+        for kind, peak in found.items():
+            if peak:
+                ratio = f"{peak / found['vanilla']:.2f}" if found["vanilla"] else "-"
+                lines.append(f"| {NAMES[kind]} | {size} | {peak / 1e6:,.0f} | {ratio} |")
     return "\n".join(lines)
 
 

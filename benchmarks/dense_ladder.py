@@ -8,21 +8,28 @@ cell. Rows are stored and not run again; the two bundles of the figure stay in `
 """
 
 import argparse
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw
 
 import tailor
+from benchmarks.dense import in_turns
 from benchmarks.rows import Row, Rows
+from tailor import build
 from tailor.bundle import read
 from tailor.data.images import open_data
-from tailor.dense import drawing
+from tailor.dense import DECODERS, drawing
+from tailor.dense.high_resolution import HighResolution
 from tailor.measure.count import macs
-from tailor.measure.speed import latency
+from tailor.measure.machine import machine
+from tailor.spec import BackboneRef
+from tailor.tasks.segmentation import SegmenterHead
 
 STORE, KEPT = Path("docs/benchmarks/dense_ladder.jsonl"), Path("runs/benchmarks/dense_ladder")
 SCENES, CELLS = "../shared/data/camvid", "../shared/data/bccd"
@@ -83,11 +90,11 @@ def adapted(data: str, out: Path, settings: argparse.Namespace, **asked: Any) ->
 
 
 def described(made: Any) -> Row:
-    """What a run came to: the metric, the bytes of its bundle, and what a picture costs."""
+    """What a run came to: the metric, the bytes of its bundle, and the MACs of a picture."""
     model, loaded = tailor.load(made.bundle), read(Path(made.bundle))
     inputs = loaded.spec.inputs
     row = {name: getattr(made, name) for name in ("trainable_params", "head_params", "bundle_bytes", "seconds")}
-    return {made.metric: made.score, **row, "ms": latency(model, inputs).median, "macs": macs(model, inputs)}
+    return {made.metric: made.score, **row, "macs": macs(model, inputs)}
 
 
 def segmenter(model: str, decoder: str, sizes: Mapping[str, Any], method: str, settings: argparse.Namespace) -> Row:
@@ -101,6 +108,23 @@ def segmenter(model: str, decoder: str, sizes: Mapping[str, Any], method: str, s
         made = adapted(SCENES, kept if shown else Path(folder) / "run", settings, **asked, **more)
         row = described(made)
     return {**row, "seed": settings.seed, "epochs": settings.epochs, "wall": time.monotonic() - began}
+
+
+def times(model: str, settings: argparse.Namespace) -> Row:
+    """Milliseconds of one image through each decoder, in turns, so that what else the machine does meets all alike."""
+    heads = {}
+    for decoder, sizes in LADDER.items():
+        head = SegmenterHead(tuple(map(str, range(11))), DECODERS[decoder](**_plain(sizes)), (240, 320))
+        opened = build.base(BackboneRef(model, "random", image_size=SIDE), head, check=False)
+        heads[decoder] = opened.model.eval()
+    image = torch.randn(1, *opened.spec.inputs.image)
+    with torch.inference_mode():
+        found = in_turns({name: lambda m=made: m(image) for name, made in heads.items()}, 15)
+    return {"ms": {name: 1e3 * statistics.median(values) for name, values in found.items()}, "machine": machine()}
+
+
+def _plain(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: HighResolution(**value) if isinstance(value, dict) else value for name, value in sizes.items()}
 
 
 def shortened(data: str, task: str, model: str, decoder: str, settings: argparse.Namespace) -> Row:
@@ -127,6 +151,8 @@ def shortened(data: str, task: str, model: str, decoder: str, settings: argparse
 
 def wanted(seeds: int) -> Iterator[tuple[str, Any]]:
     """Every row's key and how it is made, the most telling first."""
+    for model in (MINI, LITE):
+        yield f"ms/{model}", (times, model, 0)
     yield from _decoders(MINI)
     for method in METHODS[:3]:
         yield f"ladder/{MINI}/masks/{method}", (segmenter, MINI, "masks", LADDER["masks"], method, 0)
@@ -151,18 +177,22 @@ def _decoders(model: str) -> Iterator[tuple[str, Any]]:
         yield f"ladder/{model}/{decoder}/linear", (segmenter, model, decoder, sizes, "linear", 0)
 
 
-def ladder_table(rows: Mapping[str, Row]) -> str:
+def ladder_table(stored: Rows) -> str:
     """Markdown: decoders on frozen backbones."""
+    rows = stored.known
     lines = ["| decoder, frozen backbone | mIoU, mini-S | ms | KB a task | mIoU, EfficientNet-Lite0 | ms | KB a task |"]
     lines.append("|---|---|---|---|---|---|---|")
     for decoder in LADDER:
-        found = [rows.get(f"ladder/{model}/{decoder}/linear") for model in (MINI, LITE)]
-        lines.append(f"| {decoder} | " + " | ".join(map(_cells, found)) + " |")
+        if not any(f"ladder/{model}/{decoder}/linear" in rows for model in (MINI, LITE)):
+            continue
+        cells = [_cells(rows, model, decoder) for model in (MINI, LITE)]
+        lines.append(f"| {decoder} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def freezing_table(rows: Mapping[str, Row]) -> str:
+def freezing_table(stored: Rows) -> str:
     """Markdown: methods in the default decoder, and by how much each is better than the frozen backbone."""
+    rows = stored.known
     lines = ["| `masks`, tuned by | mIoU, mini-S | over frozen | KB a task | mIoU, Lite0 | over frozen | KB a task |"]
     lines.append("|---|---|---|---|---|---|---|")
     for method in ("linear", *METHODS):
@@ -178,9 +208,10 @@ def freezing_table(rows: Mapping[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def parts_table(rows: Mapping[str, Row]) -> str:
+def parts_table(stored: Rows) -> str:
     """Markdown: FASeg's parts, and each variant of them."""
-    lines = ["| mini-S, frozen | mIoU | parameters of the decoder | GMACs | ms |", "|---|---|---|---|---|"]
+    rows = stored.known
+    lines = ["| mini-S, frozen | mIoU | parameters of the decoder | GMACs |", "|---|---|---|---|"]
     for name in PARTS:
         same = {"Mask2Former": "mask2former", "FASeg: both": "faseg"}.get(name)
         first = rows.get(f"ladder/{MINI}/{same}/linear") if same else rows.get(f"parts/{MINI}/{name}/0")
@@ -196,8 +227,9 @@ def parts_table(rows: Mapping[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def sls_table(rows: Mapping[str, Row]) -> str:
+def sls_table(stored: Rows) -> str:
     """Markdown: depth kept, accuracy before, after the cut and after training again, and speed."""
+    rows = stored.known
     lines = ["| SLS on regions | alpha | blocks | before | cut | trained again | times as fast |"]
     lines.append("|---|---|---|---|---|---|---|")
     for task in ("detection", "segmentation"):
@@ -209,14 +241,20 @@ def sls_table(rows: Mapping[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def _cells(row: Row | None) -> str:
-    if row is None or "miou" not in row:
+TABLES = {"decoders": ladder_table, "freezing": freezing_table, "focus": parts_table, "regions": sls_table}
+"""By the name that marks its place in the docs."""
+
+
+def _cells(rows: Mapping[str, Row], model: str, decoder: str) -> str:
+    row = rows.get(f"ladder/{model}/{decoder}/linear", {})
+    if "miou" not in row:
         return "- | - | -"
-    return f"{100 * row['miou']:.1f} | {row['ms']:.0f} | {row['bundle_bytes'] / 1e3:,.0f}"
+    ms = rows.get(f"ms/{model}", {}).get("ms", {}).get(decoder)
+    return f"{100 * row['miou']:.1f} | {f'{ms:.0f}' if ms else '-'} | {row['bundle_bytes'] / 1e3:,.0f}"
 
 
 def _sizes(row: Row) -> str:
-    return f"{row['head_params']:,} | {row['macs'] / 1e9:.2f} | {row['ms']:.0f}"
+    return f"{row['head_params']:,} | {row['macs'] / 1e9:.2f}"
 
 
 def figure(out: Path, kept: Path, count: int = 3) -> None:
@@ -272,8 +310,8 @@ def main() -> None:
         if key.startswith(begun):
             settings = argparse.Namespace(**{**vars(arguments), "seed": seed})
             rows.get(key, lambda make=make, given=given, settings=settings: make(*given, settings))
-    for table in (ladder_table, freezing_table, parts_table, sls_table):
-        print(f"\n{table(rows.known)}")
+    for table in TABLES.values():
+        print(f"\n{table(rows)}")
     if arguments.figure is not None:
         figure(arguments.figure, arguments.kept)
 

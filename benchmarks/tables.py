@@ -13,6 +13,8 @@ from pathlib import Path
 
 from benchmarks import (
     controls,
+    dense,
+    dense_ladder,
     hierarchical,
     layers,
     methods_on_families,
@@ -74,6 +76,10 @@ def _own(name: str, make: Callable[[Path], str], page: str = "benchmarks.md") ->
 
 TABLES = {
     "controls": _own("controls", kept(lambda rows: controls.table(rows, controls.FOUR, 20))),
+    **{name: Table("benchmarks.md", "dense_ladder", kept(make), "python -m benchmarks.dense_ladder")
+       for name, make in dense_ladder.TABLES.items()},
+    "finest-level": Table("benchmarks.md", "dense", kept(dense.memory_table),
+                          "python -m benchmarks.dense --batch 4 --rounds 0"),
     "hierarchical": _own("hierarchical", kept(hierarchical.table)),
     "layers": _own("layers", kept(layers.tables)),
     "methods": Table("tunability.md", "methods_on_families",

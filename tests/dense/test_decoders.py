@@ -1,19 +1,28 @@
 """What every decoder does, over the table; then each one's own."""
 
+from dataclasses import replace
+
 import pytest
+import timm
 import torch
 from pydantic import TypeAdapter
 from torch.testing import assert_close
 
 import tiny
+from tailor import backbones
 from tailor.anatomy import Feature
 from tailor.dense import DECODERS, decode, losses
+from tailor.dense.attach import attach_
 from tailor.dense.linear import Linear
 from tailor.dense.predictions import MaskPredictions, PixelPredictions
 from tailor.dense.pyramid import Pyramid, chosen, rungs
 from tailor.dense.setr_pup import SetrPup
 from tailor.errors import ModelError, PlanError
 from tailor.tasks.segmentation import Segmentation
+from tailor.tuning.apply import apply_
+from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.scores import Scores
+from tailor.tuning.spt.settings import SPT
 
 PLAIN = [Feature(f"blocks.{i}", 32, 8) for i in range(4)]
 STAGES = [Feature(f"stages.{i}", 8 * 2**i, 4 * 2**i) for i in range(4)]
@@ -104,6 +113,25 @@ def test_published_sizes_of_setr_pup_and_linear():
         small = [Feature(f"blocks.{i}", 384, 16) for i in range(12)]
         linear = Linear().build(Linear().select(small), 150)
         assert sum(p.numel() for p in linear.parameters()) == 58_518
+
+
+@pytest.mark.slow
+def test_a_budget_of_1_45_m_on_vit_l_trains_14_6_m_with_setr_pup():
+    with torch.device("meta"):
+        model = timm.create_model("vit_large_patch16_384", img_size=512)
+    anatomy = backbones.describe(model)
+    generator = torch.Generator().manual_seed(0)
+    scores = {}
+    for name, tensor in model.named_parameters():  # one score a row
+        drawn = torch.rand(tensor.shape[0], *[1] * (tensor.ndim - 1), generator=generator)
+        scores[name] = drawn.expand(tensor.shape) * float(torch.rand((), generator=generator))
+    settings = replace(SPT["spt-lora"], parts="structured")
+    plan = allocate(Scores(scores, {}), anatomy, model, settings, 1_450_000)
+    attached = attach_(model, SetrPup(), 150, seed=0)
+    apply_(attached, plan, anatomy.heads)
+    trains = sum(p.numel() for p in attached.parameters() if p.requires_grad)
+    assert plan.tunes and plan.cost <= 1_450_000 and trains == plan.cost + 13_143_640
+    assert round(trains / 1e6, 1) == 14.6
 
 
 PATCHES = [(8, [1, 0, -1, -2], 32), (16, [2, 1, 0, -1], 32), (14, [2, 1, 0, -1], 28)]

@@ -3,7 +3,7 @@
 import torch
 
 from tailor.dense import decode
-from tailor.dense.measures import Borders, Confusion, figures, mean_iou
+from tailor.dense.measures import Borders, Confusion, _dilated, figures, mean_iou
 from tailor.dense.predictions import IGNORE, PixelPredictions
 
 
@@ -62,3 +62,10 @@ def test_scores_are_resized_before_the_choice(monkeypatch):
     assert torch.equal(wide, resized[0].argmax(0))
     monkeypatch.setattr(decode, "BAND", 1)
     assert torch.equal(decode.label_maps(found, [(1, 8)])[0], wide)
+
+
+def test_lines_grow_as_a_maximum_over_squares():
+    line = torch.rand(23, 41, generator=torch.Generator().manual_seed(0)) > 0.97
+    for reach in (1, 3, 30):
+        wanted = torch.nn.functional.max_pool2d(line[None, None].float(), 2 * reach + 1, stride=1, padding=reach)[0, 0]
+        assert torch.equal(_dilated(line, reach), wanted > 0)

@@ -12,7 +12,10 @@ import toys
 from safetensors.torch import save_file
 from torch import nn
 
+from tailor.dense.linear import Linear
+from tailor.dense.predictions import IGNORE
 from tailor.errors import BundleError, TrainingError
+from tailor.tasks.segmentation import Segmentation, SegmenterHead
 from tailor.training import Recipe, by_main, fit
 from tailor.training.processes import processes_here
 from tailor.workflow.destination import Destination
@@ -57,9 +60,28 @@ def by_number():
     return step
 
 
+SEGMENTER = SegmenterHead(("low", "high"), Linear())
+
+
+class Scenes(toys.Data):
+    """The same images with a map each, of which the brightness of a pixel tells the class; some pixels are unknown."""
+
+    def __init__(self, batch_size, count):
+        super().__init__(batch_size, count)
+        bright = self.images.mean(1)
+        self.labels = torch.where(bright.abs() < 0.05, IGNORE, (bright > 0).long())
+
+
+def segmenter():
+    model = Segmentation(Linear()).attach_(vit(), SEGMENTER)
+    model.norm.requires_grad_(False)  # comes after the maps that a decoder reads
+    return model
+
+
 PLAIN = Recipe(epochs=5, batch_size=16, lr=0.01, drop_path=0.0, select="last")  # 20 updates, the last of an epoch of 2
 CASES = {
     # name: model, recipe, batch size, images, own step
+    "segmenter": (segmenter, PLAIN, 16, 50, None),
     "vit": (vit, PLAIN, 16, 50, None),
     "delta": (lambda: toys.model(dropout=0.0, norm=False), PLAIN, 16, 50, None),
     # The last batch of an epoch has one image, so one of two processes has none.
@@ -80,16 +102,18 @@ def begin(name):
 def train(name, folder):
     _, recipe, batch_size, count, step = CASES[name]
     model = begin(name)
-    data = toys.Data(batch_size, count)
+    dense = name == "segmenter"
+    data = (Scenes if dense else toys.Data)(batch_size, count)
+    task, head = (Segmentation(Linear()), SEGMENTER) if dense else (toys.TASK, toys.HEAD)
     fit(
         model,
         recipe,
-        toys.TASK,
+        task,
         batches=data,
         steps_per_epoch=data.steps,
         run=folder / name,
         step=step and step(),
-        validate=toys.validator(data) if name != "unused" else lambda _: {},
+        validate=toys.validator(data, task, head) if name != "unused" else lambda _: {},
     )
     return toys.everything(model)
 

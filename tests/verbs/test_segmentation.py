@@ -170,7 +170,7 @@ def test_several_decoders_and_methods_are_compared(scenes, tmp_path, capsys):
     assert len(lines) == 2 and lines[1].startswith("cost of freezing of `faseg`: miou 0.") and "lora-2" in lines[1]
     assert (tmp_path / "o/faseg/lora-2/bundle.json").is_file()
     settings = [yaml.safe_load((tmp_path / f"o/{name}/lora-2/config.yaml").read_text())["recipe"] for name in SIDE]
-    assert [one["clip_norm"] for one in settings] == [None, 0.01] and [one["lr"] for one in settings] == [1e-3, 1e-4]
+    assert [one["clip_norm"] for one in settings] == [1.0, 0.01] and [one["lr"] for one in settings] == [1e-3, 1e-4]
     assert [one["batch_size"] for one in settings] == [8, 8]  # the flag wins
     assert rows[0]["head_params"] == 64 * 2 + 2 + 2 * 64
 
@@ -226,6 +226,16 @@ def test_widths_go_from_backbone_and_decoder_and_the_bundle_is_read_again(scenes
     head = tailor.load(cut.bundle).head.decoder
     assert sum(p.numel() for p in head.parameters()) < made.head_params
     assert tailor.evaluate(cut.bundle, scenes, progress=None).miou == cut.miou_after
+
+
+@pytest.mark.slow
+def test_a_narrower_segmenter_exports_and_its_masks_agree(scenes, tmp_path, hurried):
+    made = tailor.adapt(scenes, method="linear", out=tmp_path / "a", **SHORT)
+    cut = tailor.prune(
+        made.bundle, method="isomorphic", macs="70%", criterion="l2", data=scenes, out=tmp_path / "b", progress=None
+    )
+    file = tailor.export(cut.bundle, out=tmp_path / "b.onnx", data=scenes, progress=None)
+    assert file.agreement >= 0.999 and (tmp_path / "b.onnx").stat().st_size > 1000
 
 
 def test_sls_compares_what_regions_show(scenes, tmp_path, hurried):

@@ -27,9 +27,9 @@ def stored(labels: np.ndarray) -> Image.Image:
 def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
     """The image under the colours of its label map, with the names of the classes that occur at its left edge."""
     paint = colours(len(classes))
-    mixed = (1 - OPACITY) * np.asarray(image.convert("RGB"), dtype=np.float64) + OPACITY * paint[labels]
-    picture = Image.fromarray(mixed.round().astype(np.uint8))
-    legend(picture, [(classes[i], paint[i]) for i in np.unique(labels)])
+    picture = Image.blend(image.convert("RGB"), Image.fromarray(paint[labels]), OPACITY)
+    shown = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(classes)))
+    legend(picture, [(classes[i], paint[i]) for i in shown.tolist()])
     return picture
 
 

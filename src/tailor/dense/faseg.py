@@ -14,11 +14,12 @@ from pydantic.dataclasses import dataclass
 from tailor.anatomy import Feature
 from tailor.dense.focus import Focus, Start
 from tailor.dense.high_resolution import HighResolution
-from tailor.dense.mask2former import RECIPE, MaskHead
+from tailor.dense.mask2former import MaskHead
 from tailor.dense.mask_decoder import MaskDecoder
 from tailor.dense.pixel_decoder import PixelDecoder
 from tailor.dense.positions import Kind
 from tailor.dense.pyramid import Pyramid, chosen
+from tailor.dense.recipes import MASK2FORMER
 from tailor.dense.sizes import check_sizes
 from tailor.settings import STRICT
 
@@ -46,7 +47,7 @@ class FaSeg:
     start: Start = "foreground"
     fine: HighResolution = field(default_factory=HighResolution)
 
-    recipe: ClassVar[Mapping[str, Any]] = RECIPE
+    recipe: ClassVar[Mapping[str, Any]] = MASK2FORMER
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.heads, self.queries, self.blocks, self.threshold)

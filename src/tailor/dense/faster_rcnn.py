@@ -5,9 +5,9 @@ from; of the proposals as they are, as many as torchvision takes are drawn for t
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -23,6 +23,7 @@ from tailor.dense import box_pyramid
 from tailor.dense.box_pyramid import BoxPyramid
 from tailor.dense.boxes import Found, Size
 from tailor.dense.pyramid import chosen
+from tailor.dense.recipes import BOXES
 from tailor.dense.sizes import check_width
 from tailor.settings import STRICT
 
@@ -126,6 +127,8 @@ class FasterRcnn:
     hidden: int = 512
     least: float = 0.05
     norm: bool = True
+
+    recipe: ClassVar[Mapping[str, Any]] = BOXES
 
     def __post_init__(self) -> None:
         check_width(self.width)

@@ -1,8 +1,8 @@
 """FCOS (Tian et al. 2019), torchvision's, on any backbone's maps: each cell says class, box and how central it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -15,6 +15,7 @@ from tailor.dense import box_pyramid
 from tailor.dense.box_pyramid import BoxPyramid
 from tailor.dense.boxes import Found, Size
 from tailor.dense.pyramid import chosen
+from tailor.dense.recipes import BOXES
 from tailor.dense.sizes import check_width
 from tailor.settings import STRICT
 
@@ -81,6 +82,8 @@ class Fcos:
     width: int = 128
     least: float = 0.05
     norm: bool = True
+
+    recipe: ClassVar[Mapping[str, Any]] = BOXES
 
     def __post_init__(self) -> None:
         check_width(self.width, multiple=64)

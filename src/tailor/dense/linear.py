@@ -1,7 +1,7 @@
 """The smallest decoder: a norm and one linear layer on each cell of the last map (D C + C + 2 D parameters)."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 from timm.layers import LayerNorm2d
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Feature
 from tailor.dense.predictions import PixelPredictions
+from tailor.dense.recipes import LIGHT
 from tailor.settings import STRICT
 
 
@@ -31,6 +32,8 @@ class Linear:
     """One linear layer: what the backbone's features hold as they are."""
 
     kind: Literal["linear"] = "linear"
+
+    recipe: ClassVar[Mapping[str, Any]] = LIGHT
 
     def select(self, features: Sequence[Feature]) -> tuple[Feature, ...]:
         """The last map."""

@@ -11,23 +11,9 @@ from tailor.dense.mask_decoder import MaskDecoder
 from tailor.dense.pixel_decoder import PixelDecoder
 from tailor.dense.predictions import MaskPredictions
 from tailor.dense.pyramid import Pyramid, chosen
+from tailor.dense.recipes import MASK2FORMER
 from tailor.dense.sizes import check_sizes
 from tailor.settings import STRICT
-
-RECIPE: Mapping[str, Any] = {
-    "optimizer": "adamw",
-    "lr": 1e-4,
-    "weight_decay": 0.05,
-    "backbone_lr": 0.1,
-    "clip_norm": 0.01,
-    "schedule": "poly",
-    "decay_rate": 0.9,
-    "min_lr": 0.0,
-    "warmup_epochs": 0.0,
-    "batch_size": 16,
-    "augment": "crop",
-}
-"""How the published models were trained; crops are of 35 to 100 % of an image instead of fixed ones of a scaled one."""
 
 
 class MaskHead(nn.Module):
@@ -67,7 +53,7 @@ class Mask2Former:
     threshold: float = 0.5
     norm: bool = True
 
-    recipe: ClassVar[Mapping[str, Any]] = RECIPE
+    recipe: ClassVar[Mapping[str, Any]] = MASK2FORMER
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.heads, self.queries, self.blocks, self.threshold)

@@ -6,8 +6,8 @@ masks are read off. Losses, matching and inference are Mask2Former's.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 from timm.layers import LayerNorm2d
@@ -20,6 +20,7 @@ from tailor.dense.pixel_decoder import Pixels
 from tailor.dense.positions import Sine
 from tailor.dense.predictions import MaskPredictions
 from tailor.dense.pyramid import FINEST
+from tailor.dense.recipes import LIGHT
 from tailor.dense.sizes import check_sizes
 from tailor.settings import STRICT
 
@@ -70,6 +71,8 @@ class Masks:
     heads: int = 4
     hidden: int = 512
     threshold: float = 0.5
+
+    recipe: ClassVar[Mapping[str, Any]] = LIGHT
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.heads, self.queries, self.blocks, self.threshold)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -113,8 +112,15 @@ def _border(maps: Tensor) -> Tensor:
 
 
 def _dilated(line: Tensor, reach: int) -> Tensor:
-    grown = F.max_pool2d(line[None, None].float(), 2 * reach + 1, stride=1, padding=reach)
-    return grown[0, 0] > 0
+    """(H, W) bool: where a pixel of `line` is at most `reach` rows and columns away; its cost does not grow with it."""
+    for axis in (0, 1):
+        count = line.to(torch.int32).cumsum(axis, dtype=torch.int32)
+        place = torch.arange(line.shape[axis], device=line.device)
+        until = count.index_select(axis, (place + reach).clamp(max=len(place) - 1))
+        before = count.index_select(axis, (place - reach - 1).clamp(min=0))
+        first = (place <= reach).view(-1, *[1] * (1 - axis))
+        line = until - before.masked_fill(first, 0) > 0
+    return line
 
 
 def _eroded(known: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 On a plain vision transformer the maps are those of four blocks, evenly spread; on one with stages, the last of each.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from tailor.anatomy import Feature
 from tailor.dense.pixel_decoder import group_norm
 from tailor.dense.predictions import PixelPredictions
 from tailor.dense.pyramid import COUNT, chosen
+from tailor.dense.recipes import LIGHT
 from tailor.dense.sizes import check_width
 from tailor.settings import STRICT
 
@@ -74,6 +75,8 @@ class Mlp:
 
     kind: Literal["mlp"] = "mlp"
     width: int = 256
+
+    recipe: ClassVar[Mapping[str, Any]] = LIGHT
 
     def __post_init__(self) -> None:
         check_width(self.width)

@@ -4,9 +4,9 @@ Maps of the blocks at 10, 15, 20 and 24 of 24, as in mmsegmentation; at the same
 The auxiliary heads are read by the loss alone, yet their parameters are part of the task, as in the published budgets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tailor.anatomy import Feature
 from tailor.dense.mlp import several, spread
 from tailor.dense.predictions import PixelPredictions
+from tailor.dense.recipes import LIGHT
 from tailor.dense.sizes import check_width
 from tailor.settings import STRICT
 
@@ -67,6 +68,8 @@ class SetrPup:
 
     kind: Literal["setr-pup"] = "setr-pup"
     width: int = 256
+
+    recipe: ClassVar[Mapping[str, Any]] = LIGHT
 
     def __post_init__(self) -> None:
         check_width(self.width)
