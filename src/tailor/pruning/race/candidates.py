@@ -101,10 +101,17 @@ def front(candidates: Iterable[Candidate], judge: Judge) -> list[Candidate]:
 
 
 def table(candidates: Sequence[Candidate], judge: Judge, metric: str) -> list[str]:
-    """Candidates in lines: times faster, score on val, how far it is from the dense model's, MACs, name."""
-    heads = ("times faster", f"{metric} on val", f"against {judge.dense:.3f}", "MACs", "model")
+    """Candidates in lines: times faster, score on val, how far it is from the dense model's, epochs, MACs."""
+    heads = ("times faster", f"{metric} on val", f"against {judge.dense:.3f}", "epochs", "MACs", "model")
     rows = [
-        (f"{c.speed:.2f}x", f"{c.score:.3f}", f"{-judge.behind(c.score):+.3f}", f"{c.macs:,}", c.name)
+        (
+            f"{c.speed:.2f}x",
+            f"{c.score:.3f}",
+            f"{-judge.behind(c.score):+.3f}",
+            str(sum(c.epochs.values())),
+            f"{c.macs:,}",
+            c.name,
+        )
         for c in candidates
     ]
     wide = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads) - 1)]

@@ -26,6 +26,8 @@ SLACK = 0.05
 """How far below its limit a candidate's time may be before it is given more units."""
 MENDED, REPAIRED = 0.6, "repaired"
 """The share of the time after which nothing is repaired any more, and the name of that stage."""
+MILDER = "-milder"
+"""What the name of a candidate ends with that is not to meet the target."""
 TURNS = 3
 """How often widths are put right by a measurement."""
 
@@ -86,8 +88,9 @@ def find(arena: Arena) -> list[Found]:
             hint="ask for less",
         )
     found = {draft.name: _foretold(arena, draft, foretold) for draft in drafts}
-    found = _measured(arena, {draft.name: draft for draft in drafts}, found)
-    return [_repaired(arena, one) if one.candidate.measured else one for one in found.values()]
+    found, right = _measured(arena, {draft.name: draft for draft in drafts}, found)
+    mended = [_repaired(arena, one) if one.candidate.measured else one for one in found.values()]
+    return [*mended, *_milder(arena, whole, right, [one.candidate for one in mended], measure)]
 
 
 def _measure(arena: Arena, whole: Shallow, foretold: Foretold) -> Measure:
@@ -146,8 +149,26 @@ def _scored(arena: Arena, draft: Draft, ms: float, speed: float, meets: bool = T
     return Found(scored, plans)
 
 
-def _measured(arena: Arena, drafts: dict[str, Draft], found: dict[str, Found]) -> dict[str, Found]:
-    """With those that are to train measured, and their widths put right."""
+def _milder(
+    arena: Arena, whole: Shallow, drafts: Mapping[str, Draft], found: Sequence[Candidate], measure: Measure
+) -> list[Found]:
+    """The best candidate half of the way to the target, on the scale of ratios: for the front."""
+    ready = [one for one in found if one.measured and one.meets]
+    draft = drafts[arena.judge.best(ready, 1)[0].name]
+    half = replace(measure, limit=(measure.of(whole.load(whole.whole)) * measure.limit) ** 0.5)
+    counts = draft.base.solved(draft.settings, half)
+    if counts is None or counts == draft.counts:
+        return []
+    milder = replace(draft, name=f"{draft.name}{MILDER}", counts=counts)
+    models = {DENSE: arena.opened.model, milder.name: arena.cut(milder.plans).model}
+    times = arena.timed(models, arena.batch, arena.seconds / 2)
+    return [_scored(arena, milder, *times[milder.name], meets=False, measured=True)]
+
+
+def _measured(
+    arena: Arena, drafts: dict[str, Draft], found: dict[str, Found]
+) -> tuple[dict[str, Found], dict[str, Draft]]:
+    """With those that are to train measured, and their widths put right; and the drafts as they are then."""
     entrants = arena.judge.entrants([one.candidate for one in found.values()], arena.settings.entrants)
     names: list[str] = [one.name for one in entrants]
     times: dict[str, tuple[float, float]] = {}
@@ -166,7 +187,7 @@ def _measured(arena: Arena, drafts: dict[str, Draft], found: dict[str, Found]) -
     if not any(found[one.name].candidate.meets for one in entrants):
         fastest = max(found[one.name].candidate.speed for one in entrants)
         raise PlanError(f"no candidate meets the target: the fastest is {fastest:.2f}x faster", hint="ask for less")
-    return found
+    return found, drafts
 
 
 def _repaired(arena: Arena, found: Found) -> Found:

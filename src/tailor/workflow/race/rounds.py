@@ -15,10 +15,12 @@ from tailor.pruning.race.clock import Round, epochs, part, rounds
 from tailor.workflow.decision import RACE
 from tailor.workflow.foretell import seconds_an_epoch
 from tailor.workflow.race.arena import Arena
-from tailor.workflow.race.find import REPAIRED, find
+from tailor.workflow.race.find import MILDER, REPAIRED, find
 from tailor.workflow.race.ledger import Ledger, opened
 from tailor.workflow.train import fit_
 
+FEWEST = 3
+"""Epochs of a first round that are worth a round."""
 RESERVED = 0.06
 """Share of the time that is kept for comparing the winner with the dense model at the end."""
 
@@ -50,18 +52,27 @@ def race(arena: Arena) -> Won:
 
 
 def _starting(arena: Arena, ledger: Ledger) -> int:
-    """How many start."""
-    meeting = sum(one.meets and one.measured for one in ledger.candidates)
-    return len(ledger.planned[0]) if ledger.planned else min(arena.settings.entrants, meeting)
+    """How many start: as many as can train for some epochs each, so that the round says something."""
+    if ledger.planned:
+        return sum(ledger.of(name).candidate.meets for name in ledger.planned[0])
+    meeting = arena.judge.entrants([one for one in ledger.candidates if one.measured], arena.settings.entrants)
+    if not arena.settings.rounds or len(meeting) == 1:
+        return 1
+    seconds = arena.settings.rounds[0] * max(0.0, arena.clock.left - RESERVED * arena.clock.limit)
+    return max(1, min(len(meeting), int(seconds / (FEWEST * _foretold(arena, ledger, meeting[0].name)))))
 
 
 def _planned(arena: Arena, ledger: Ledger, plan: tuple[Round, ...], number: int) -> dict[str, int]:
     """Who runs in this round, best first, and for how many epochs."""
-    running = [ledger.of(name).candidate for name in (ledger.planned[number - 1] if number else ())]
+    before = [ledger.of(name).candidate for name in (ledger.planned[number - 1] if number else ())]
+    running = [one for one in before if one.meets]
     count = plan[number].entrants
     measured = [one for one in ledger.candidates if one.measured]
     chosen = arena.judge.best(running, count) if number else arena.judge.entrants(measured, count)
     seconds = part(plan, number, max(0.0, arena.clock.left - RESERVED * arena.clock.limit))
+    if len(plan) > 1 and not number:  # what else could be had trains as long as those that start
+        milder = [one for one in measured if not one.meets and one.name.endswith(MILDER)]
+        seconds, chosen = seconds * count / (count + len(milder)), [*chosen, *milder]
     most = arena.context.recipe.epochs
     return {one.name: epochs(seconds, one.each or _foretold(arena, ledger, one.name), most) for one in chosen}
 
