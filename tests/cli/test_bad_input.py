@@ -66,6 +66,8 @@ MODEL = ("--model", "tailor_mini_s", "--weights", "random", "--epochs", "1")
         (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "101%"), "above 100 %", "100%"),
         (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "5ms"), "is a time", "0.4%"),
         (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "10"), "too small", "--budget"),
+        (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "0.000001%"), "less than one", "0.4%"),
+        (("prune", "x", "--method", "isomorphic", "--macs", "50"), "leaves next to nothing", "`--macs 50%`"),
         (("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "1e400"), "no number", "0.4%"),
         (
             ("adapt", "builtin/digits", *MODEL, "--method", "lora", "--budget", "999G"),

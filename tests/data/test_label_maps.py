@@ -184,3 +184,10 @@ def test_camvid_is_read_as_it_lies(shared):
     assert data.splits["test"].name == "val"  # as the folder is called
     values = torch.cat([data.splits["train"].target(i).unique() for i in range(5)]).unique()
     assert set(values.tolist()) <= {*range(11), IGNORE}
+
+
+@pytest.mark.shared_data
+def test_a_model_of_classes_is_not_measured_on_masks(shared):
+    """Their folders, `images` and `labels`, would pass for classes."""
+    with pytest.raises(DataError, match=r"is data for segmentation \(.*\), the model is for classification"):
+        open_data(shared / "camvid", kind="classes", classes=("cat", "dog"))

@@ -59,6 +59,11 @@ def pruned(adapted, photos, tmp_path_factory):
         return tailor.prune(adapted.bundle, data=photos, alpha=0.9, out=tmp_path_factory.mktemp("run") / "b")
 
 
+def test_inspect_says_a_digest_once(adapted):
+    found = tailor.inspect(adapted.bundle, progress=None)
+    assert found["digest"] and str(found).count(found["digest"]) == 1
+
+
 def test_where_nothing_is_dropped_no_speed_is_measured(adapted, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(SLS, "measure", lambda *_, **__: Curve((*[0.1] * 11, 1.0), half_way(*_).planes))
     monkeypatch.setattr(VERB, "throughput", None)

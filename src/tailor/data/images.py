@@ -3,6 +3,7 @@
 The types are in `records`, the division in `splits`; both are offered here, so that callers import from one place.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ __all__ = [
     "with_classes",
 ]
 
+TASKS_OF = {"classes": "classification", "masks": "segmentation", "boxes": "detection", "instances": "detection"}
+"""The task that data of each kind are usually for, where a folder's layout says it."""
 LONGEST = 200
 """Characters of a name that an error shows."""
 
@@ -44,6 +47,8 @@ def open_data(
         raise DataError("the name of the data is empty", hint="give a folder, a CSV file or `builtin/digits`")
     if name.lower().startswith("builtin/") and name.lower() not in BUILTIN:
         raise DataError(f"there is no `{name}`", hint=nearest(name.lower(), BUILTIN))
+    if kind is not None and classes is not None:
+        _check_kind(name, kind)
     try:
         data = KINDS[kind_of(name) if kind is None else _known(kind)](name, seed)
     except OSError as error:  # a name too long, a folder without permission, a disk that fails
@@ -67,6 +72,22 @@ def kind_of(where: str | Path) -> str:
             hint="name a folder of class folders",
         )
     return layout.kind
+
+
+def _check_kind(name: str, kind: str) -> None:
+    """DataError where a folder is plainly for another task than the model's; its folders would pass for classes."""
+    folder = Path(name).expanduser()
+    if kind not in TASKS_OF or form(name) not in PLACES or not os.path.isdir(folder):
+        return
+    try:
+        layout = recognise(folder)
+    except DataError:  # of several readings one may be right
+        return
+    if TASKS_OF.get(layout.kind, TASKS_OF[kind]) != TASKS_OF[kind]:
+        raise DataError(
+            f"`{name}` is data for {layout.task} ({layout.seen}), the model is for {TASKS_OF[kind]}",
+            hint="name data like those that the model was adapted to",
+        )
 
 
 def _known(kind: str) -> str:

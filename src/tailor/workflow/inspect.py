@@ -36,6 +36,10 @@ def facts(name: str, groups: bool, image_size: int | None, seed: int, tell: Tell
     if is_bundle(name):
         chain = _chain(place)
         found = bundle.summary(bundle.read(place).manifest)
+        for plan in found["plans"]:  # whose facts say of which backbone they are: here it is this one
+            facts = plan.get("facts")
+            if isinstance(facts, dict) and facts.get("backbone") == found["digest"]:
+                plan["facts"] = {name: value for name, value in facts.items() if name != "backbone"}
         return {"kind": "bundle", **found, "goes_on_from": chain, "diagram": _hybrid(found["plans"])}
     if (place / PLAN).is_file() or place.name == PLAN:
         return _plan(place)
