@@ -8,7 +8,6 @@ child is not distilled before: routes and LoRA bring it along. On one core an ep
 """
 
 import argparse
-import copy
 import json
 import random
 from pathlib import Path
@@ -46,8 +45,8 @@ def instructions(count: int, seed: int = 0) -> list[dict[str, str]]:
 
 def child(folder: Path, every: int = 2) -> str:
     """SmolLM2 with one decoder layer of so many, saved where `causal:DIR` finds it."""
-    loaded, tokeniser = causal.load(NAME)
-    model: Any = copy.deepcopy(loaded)
+    model: Any = causal.create(NAME)
+    tokeniser = causal.tokeniser(NAME)
     kept = range(0, len(model.model.layers), every)
     model.model.layers = torch.nn.ModuleList(model.model.layers[i] for i in kept)
     for number, layer in enumerate(model.model.layers):

@@ -35,15 +35,21 @@ class Opened:
     whole: int = 0
 
 
-def base(reference: BackboneRef, head: Head, *, interpolation: Interpolation = "bicubic", check: bool = True) -> Opened:
-    """The backbone with a fresh head, before any plan.
+def base(
+    reference: BackboneRef,
+    head: Head,
+    *,
+    interpolation: Interpolation = "bicubic",
+    longest: int = 256,
+    check: bool = True,
+) -> Opened:
+    """The backbone with a fresh head, before any plan; images are resized by `interpolation`, texts cut at `longest`.
 
     With `check`, the weights must have the digest that the reference records; a reference without a digest gets one.
     ModelError where the backbone cannot be made; BundleError on other weights.
     """
     model = backbones.create(reference.name, reference.weights, reference.image_size, reference.seed)
-    config = backbones.config_of(model)
-    preprocessing = Preprocessing.of(config.inputs.image[1:], config.mean, config.std, interpolation)
+    preprocessing = backbones.input_of(model, reference.name, interpolation, longest)
     return _headed(model, Spec(reference, head, preprocessing), check)
 
 
@@ -74,11 +80,13 @@ def _headed(model: nn.Module, spec: Spec, check: bool) -> Opened:
             )
     task = task_of(spec.head)
     task.attach_(without_decoder_(model), spec.head)
-    size = task.size(spec.head, spec.preprocessing.size, reference.image_size)
+    preprocessing = spec.preprocessing
+    if isinstance(preprocessing, Preprocessing):
+        size = task.size(spec.head, preprocessing.size, reference.image_size)
+        preprocessing = replace(preprocessing, size=size)
     anatomy = backbones.describe(model)
     roots = tuple(f"{path}." for path in anatomy.heads)
     whole = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(roots))
-    preprocessing = replace(spec.preprocessing, size=size)
     spec = replace(spec, backbone=replace(reference, digest=digest), preprocessing=preprocessing)
     return Opened(spec, model, anatomy, reference.weights == "random", whole=whole)
 

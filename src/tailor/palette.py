@@ -143,7 +143,7 @@ def build_language(palette: LanguagePalette) -> Routed:
     """The routed language model, nothing wrapped; BundleError where an anchor's weights are others than recorded."""
     anchors = []
     for anchor in palette.anchors:
-        model, _ = causal.load(anchor.backbone.name)
+        model = causal.create(anchor.backbone.name)
         digest = backbones.digest(model)
         if anchor.backbone.digest and digest != anchor.backbone.digest:
             raise BundleError(

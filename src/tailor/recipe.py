@@ -59,8 +59,9 @@ class Recipe:
     replaces them in validation and at the end. `select` takes the epoch that validates best (on val, never on test) or
     the last. `evaluate_every` and `checkpoint_every` count epochs, `checkpoint_steps` (0: never) updates within one.
     `backbone_lr` is a factor on the rate of the backbone's own weights, not of what was put in or of the head.
-    The transforms read `augment` and `interpolation`, the builder reads `drop_path`. With `repeats` an epoch has as
-    many updates, but sees one image in so many, that often, each time drawn anew (Hoffer et al. 2020).
+    The transforms read `augment` and `interpolation`, of texts `longest` (tokens); the builder reads `drop_path`. With
+    `repeats` an epoch has as many updates, but sees one image in so many, that often, each time drawn anew (Hoffer et
+    al. 2020).
     """
 
     epochs: int = 100
@@ -90,6 +91,7 @@ class Recipe:
     augment: str = "none"
     repeats: int = 1
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    longest: int = 256
     drop_path: float = 0.1
     select: Literal["best", "last"] = "best"
     evaluate_every: int = 1
@@ -98,7 +100,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "repeats", "evaluate_every", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "accumulate", "repeats", "longest", "evaluate_every", "checkpoint_every"):
             _within(name, getattr(self, name), 1, math.inf)
         for name in (
             "weight_decay",

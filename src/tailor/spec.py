@@ -11,7 +11,7 @@ from tailor import plans as kinds
 from tailor.errors import PlanError
 from tailor.inputs import Inputs
 from tailor.plans import AnyPlan
-from tailor.preprocessing import Preprocessing
+from tailor.preprocessing import Input
 from tailor.settings import STRICT
 from tailor.tasks.heads import AnyHead
 from tailor.tuning.plan import TunePlan
@@ -51,7 +51,7 @@ class Spec:
 
     backbone: BackboneRef
     head: AnyHead
-    preprocessing: Preprocessing
+    preprocessing: Input
     plans: tuple[AnyPlan, ...] = ()
 
     @property

@@ -5,37 +5,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-transformers = pytest.importorskip("transformers")
-from tailor.errors import PlanError  # noqa: E402
-from tailor.stitching.language.join import along, check  # noqa: E402
-
-WORDS, END = 61, 2
-
-
-def llama(seed=0, layers=4, width=32, heads=4, kv=2, head_dim=8, theta=1e4, tied=False, **more):
-    config = transformers.LlamaConfig(
-        vocab_size=WORDS,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv,
-        head_dim=head_dim,
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-        tie_word_embeddings=tied,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=END,
-        **more,
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            spread = 0.3 if parameter.ndim == 1 else 1.5 * parameter.shape[-1] ** -0.5
-            parameter.copy_(float(parameter.ndim == 1) + spread * torch.randn(parameter.shape, generator=generator))
-    return model
-
+pytest.importorskip("transformers")
+from tailor.errors import PlanError
+from tailor.stitching.language.join import along, check
+from tiny_language import ids, llama
 
 FAMILIES = {
     "same heads": lambda: (llama(0), llama(1, layers=6, width=48)),
@@ -54,10 +27,6 @@ def route(name, legs):
         stitch.weight.normal_(generator=torch.Generator().manual_seed(3)).mul_(a.config.hidden_size**-0.5)
     leave, enter = LEGS[legs]
     return (a, b, stitch), along((a, b), (a.model.layers[:leave], b.model.layers[enter:]), (stitch,)).eval()
-
-
-def ids(batch=2, length=7, seed=5):
-    return torch.randint(3, WORDS, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
@@ -82,11 +51,11 @@ def by_hand(parts, legs, tokens):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_route_is_its_legs_and_the_anchors_stay_as_they_are(name, legs):
     parts, model = route(name, legs)
-    before = [anchor(ids()).logits for anchor in parts[:2]]
-    assert_close(model(ids()).logits, by_hand(parts, legs, ids()), rtol=0, atol=1e-5)
+    before = [anchor(ids()) for anchor in parts[:2]]
+    assert_close(model(ids()), by_hand(parts, legs, ids()), rtol=0, atol=1e-5)
     model.generate(ids(), max_new_tokens=2, do_sample=False, pad_token_id=0)
     for anchor, logits in zip(parts[:2], before, strict=True):
-        assert_close(anchor(ids()).logits, logits, rtol=0, atol=0)
+        assert_close(anchor(ids()), logits, rtol=0, atol=0)
     assert model.config.num_hidden_layers == LEGS[legs][0] + 6 - LEGS[legs][1]
     assert {id(p) for p in model.parameters()} <= {id(p) for part in parts for p in part.parameters()}
 
@@ -135,7 +104,7 @@ def test_padding_on_the_left_changes_nothing(name, legs):
 @pytest.mark.parametrize("legs", LEGS)
 def test_logits_of_a_cached_step_are_those_of_the_whole(legs):
     _, model = route("same heads", legs)
-    whole = model(ids()).logits
+    whole = model(ids())
     first = model(ids()[:, :4], use_cache=True)
     second = model(ids()[:, 4:], past_key_values=first.past_key_values, use_cache=True)
     assert_close(torch.cat([first.logits, second.logits], 1), whole, rtol=0, atol=1e-5)

@@ -9,7 +9,7 @@ from torch import nn
 from tailor.anatomy import Anatomy
 from tailor.backbones import causal, convnext, efficientnet, generic, resnet, swin, vit, walk
 from tailor.backbones.composition import Part, Parts
-from tailor.backbones.create import Config, attach_head_, config_of, create, names, set_drop_path_
+from tailor.backbones.create import Config, attach_head_, config_of, create, input_of, names, set_drop_path_
 from tailor.backbones.levels import Features
 from tailor.backbones.local import local
 from tailor.backbones.weights import digest
@@ -72,6 +72,7 @@ __all__ = [
     "describe",
     "digest",
     "features",
+    "input_of",
     "local",
     "names",
     "parts",

@@ -9,6 +9,8 @@ import copy
 import importlib
 import importlib.util
 import io
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,38 +34,81 @@ def is_causal(name: str) -> bool:
     return name in PACKAGED or name.startswith(PREFIX)
 
 
-def load(name: str) -> tuple[nn.Module, Any]:
-    """The model, in float32 and eval mode, and its tokeniser; ModelError where package, file or folder is missing."""
+def create(name: str, source: str = "pretrained", seed: int = 0) -> nn.Module:
+    """The model, in float32 and eval mode; `source` is `pretrained`, or `random`: as it is configured, drawn from
+    `seed`.
+
+    ModelError where package, file or folder is missing, or holds another kind of model.
+    """
     transformers = _transformers()
     folder, file = place(name)
     more = {"gguf_file": file} if file else {}
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+    with _reasons(name), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **more)
+        if config.model_type != "llama":
+            raise ModelError(f"`{name}` is a `{config.model_type}`", hint="take a model of the Llama family")
+        if source == "pretrained":
             model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **more)
-            tokeniser = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
-    except (OSError, ValueError, ImportError) as error:
+            model = _unquantised(model) if file else model.float()
+        else:
+            model = _plain(transformers.LlamaForCausalLM, config, seed)
+    from tailor.backbones.llama import LlamaForCausalLM  # transformers is there, as was seen above
+
+    model.__class__ = LlamaForCausalLM
+    model.config.use_cache, model.generation_config.use_cache = False, True
+    return model.eval()  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=4)
+def tokeniser(name: str) -> Any:
+    """The tokeniser that comes with the model of that name; ModelError as in `create`."""
+    transformers = _transformers()
+    folder, file = place(name)
+    with _reasons(name), contextlib.redirect_stderr(io.StringIO()):
+        found = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, **({"gguf_file": file} if file else {})
+        )
+    if found.eos_token_id is None:
+        raise ModelError(f"the tokeniser of `{name}` has no end-of-text", hint="set `eos_token` in its configuration")
+    return found
+
+
+def padding(tokens: Any) -> int:
+    """The number that fills up rows of tokens."""
+    return int(tokens.pad_token_id if tokens.pad_token_id is not None else tokens.eos_token_id)
+
+
+@contextlib.contextmanager
+def _reasons(name: str) -> Iterator[None]:
+    """What transformers cannot make is a ModelError with its first line."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         hint = "pip install 'tailor-models[llm]'" if isinstance(error, ImportError) else "check the path"
         raise ModelError(f"`{name}` cannot be made: {reason}", hint=hint) from None
-    if not matches(model):
-        raise ModelError(f"`{name}` is a `{type(model).__name__}`", hint="take a model of the Llama family")
-    plain: Any = _unquantised(model) if file else model.float()
-    plain.config.use_cache = False  # a plain forward gives scores alone, so it can be traced
-    plain.generation_config.use_cache = True
-    return plain.eval(), tokeniser
 
 
-def _unquantised(model: Any) -> nn.Module:
-    """The same model as one that never was quantised: transformers refuses to move or save what it once was."""
-    config = copy.deepcopy(model.config)
+def _plain(kind: Any, config: Any, seed: int = 0) -> Any:
+    """A fresh model of the configuration, in float32, as if it never had been quantised.
+
+    transformers refuses to move or save what it once was.
+    """
+    config = copy.deepcopy(config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config.dtype = torch.float32
     with torch.random.fork_rng(devices=[]):
-        plain = type(model)(config)
+        torch.manual_seed(seed)
+        return kind(config).float()
+
+
+def _unquantised(model: Any) -> nn.Module:
+    """The same model in plain float32."""
+    plain = _plain(type(model), model.config)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
-    return plain.float()  # type: ignore[no-any-return]
+    return plain  # type: ignore[no-any-return]
 
 
 def place(name: str) -> tuple[str, str]:
@@ -89,23 +134,26 @@ def matches(model: nn.Module) -> bool:
 
 
 def describe(model: Any) -> Anatomy:
-    """Decoder layers and their linear layers. A language model keeps its head: none is named."""
-    config = model.config
-    blocks = tuple(
-        Block(f"model.layers.{i}", 0, config.hidden_size, f"model.layers.{i}.self_attn", f"model.layers.{i}.mlp")
-        for i in range(len(model.model.layers))
-    )
+    """Decoder layers and their linear layers. A language model keeps its head: none is named.
+
+    A layer in which a route enters another anchor stands in a module of its own, `inner`.
+    """
+    blocks = []
+    for i, layer in enumerate(model.model.layers):
+        inner = f"model.layers.{i}" + (".inner" if hasattr(layer, "inner") else "")
+        width = int(model.get_submodule(f"{inner}.input_layernorm").weight.numel())
+        blocks.append(Block(f"model.layers.{i}", 0, width, f"{inner}.self_attn", f"{inner}.mlp"))
     excluded = ("model.embed_tokens", "lm_head")
     return Anatomy(
         family="llama",
-        blocks=blocks,
+        blocks=tuple(blocks),
         sites=walk.sites_of(model, blocks, excluded),
         vectors=walk.vectors_of(model, blocks, excluded),
         operations=walk.operations_of(model, excluded),
         features=(),
         heads=(),
-        width=config.hidden_size,
-        inputs=Inputs.tokens(min(EXAMPLE, config.max_position_embeddings), config.vocab_size),
+        inputs=Inputs.tokens(min(EXAMPLE, model.config.max_position_embeddings), model.config.vocab_size),
+        width=int(model.model.norm.weight.numel()),
         final_norm="model.norm",
         rotary=True,
     )

@@ -1,7 +1,7 @@
 """Making a backbone from its name: timm, `hf-hub:`, `local-dir:`, the minis; pre-trained, from a file, or random.
 
-The only place where timm's factory is called. The classifier is always remade (`attach_head_`), because timm's two ways
-of making one start differently and the start changes what a sensitivity pass sees.
+Language models are made in `causal`; timm's factory is called only here. The classifier is always remade
+(`attach_head_`), because timm's two ways of making one start differently, which a sensitivity pass sees.
 """
 
 import textwrap
@@ -17,10 +17,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.layers import DropPath
 from torch import nn
 
-from tailor.backbones import bundled, packaged, walk, weights
+from tailor.backbones import bundled, causal, packaged, walk, weights
 from tailor.errors import ModelError, nearest
 from tailor.hub import within_reach
 from tailor.inputs import Inputs
+from tailor.preprocessing import Input, Interpolation, Preprocessing, Tokens
 
 TRIED = 1024
 """Pixels a side up to which an image size is tried at once; above, one image takes seconds and gigabytes."""
@@ -43,6 +44,8 @@ def create(name: str, source: str = "pretrained", image_size: int | None = None,
     ModelError for an unknown name (with the nearest), an unreachable hub, a file that does not fit, or a size that the
     backbone does not take.
     """
+    if causal.is_causal(name):
+        return _causal(name, source, image_size, seed)
     file = packaged.file_of(name) if source == "pretrained" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -62,6 +65,14 @@ def create(name: str, source: str = "pretrained", image_size: int | None = None,
     return model
 
 
+def _causal(name: str, source: str, image_size: int | None, seed: int) -> nn.Module:
+    """A language model, which takes tokens."""
+    if image_size is not None:
+        raise ModelError(f"`{name}` reads text, not images of {image_size} pixels", hint="leave `--image-size` out")
+    model = causal.create(name, "pretrained" if source == "pretrained" else "random", seed)
+    return model if source in ("pretrained", "random") else weights.load_(model, Path(source))
+
+
 def _try(model: nn.Module, name: str, image_size: int) -> None:
     """One image through the model: what a size is too small for, or not a multiple of, shows in no other way."""
     like = next(p for p in model.parameters() if p.is_floating_point())
@@ -79,7 +90,7 @@ def _try(model: nn.Module, name: str, image_size: int) -> None:
 
 def names() -> tuple[str, ...]:
     """Every name that needs no path: the minis first, then timm's."""
-    return (*bundled.WIDTHS, *timm.list_models())
+    return (*bundled.WIDTHS, *causal.PACKAGED, *timm.list_models())
 
 
 def _architecture(name: str, pretrained: bool, image_size: int | None) -> nn.Module:
@@ -139,6 +150,15 @@ def config_of(model: nn.Module) -> Config:
         interpolation=str(raw.get("interpolation") or "bicubic"),
         crop_pct=float(raw.get("crop_pct") or 1.0),
     )
+
+
+def input_of(model: nn.Module, name: str, interpolation: Interpolation = "bicubic", longest: int = 256) -> Input:
+    """How images or texts become what the backbone of that name takes."""
+    if causal.is_causal(name):
+        sizes: Any = model.config
+        return Tokens(name, int(sizes.vocab_size), min(longest, int(sizes.max_position_embeddings)))
+    config = config_of(model)
+    return Preprocessing.of(config.inputs.image[1:], config.mean, config.std, interpolation)
 
 
 def attach_head_(model: Any, classes: int, seed: int = 0) -> nn.Module:

@@ -11,7 +11,7 @@ import huggingface_hub
 import timm
 import torch
 
-from tailor.backbones import bundled, packaged
+from tailor.backbones import bundled, causal, packaged
 from tailor.errors import ModelError
 
 REMOTE = ("hf-hub:", "hf_hub:")
@@ -32,6 +32,8 @@ def local(name: str, source: str) -> tuple[str, str]:
         if source == "pretrained" and _cached(repository, _FILES, revision) is None:
             raise _missing(name, f"`{_FILES[0]}` of huggingface.co/{repository}")
         return f"local-dir:{config.parent}", source
+    if causal.is_causal(name):  # from disk or not at all
+        return name, source
     if source != "pretrained" or name in bundled.WIDTHS or name.startswith("local-dir:") or packaged.file_of(name):
         return name, source
     try:

@@ -27,8 +27,7 @@ _CARD = """\
 | backbone | `{{ spec.backbone.name }}`, weights `{{ spec.backbone.weights }}` |
 | weights' digest | `{{ spec.backbone.digest }}` |
 | task | {{ task }} |
-| input | {{ spec.preprocessing.size[0] }} x {{ spec.preprocessing.size[1] }} px, \
-{{ spec.preprocessing.interpolation }}, {{ spec.preprocessing.crop }} |
+| input | {{ spec.preprocessing }} |
 {% for plan in plans -%}
 | plan {{ loop.index }} | {{ plan }} |
 {% endfor -%}
@@ -55,7 +54,7 @@ import tailor
 model = tailor.load("path/to/this/folder")  # an ordinary nn.Module in eval mode
 ```
 
-or `tailor predict path/to/this/folder IMAGE...`.
+or `tailor predict path/to/this/folder {{ {"images": "IMAGE", "texts": "PROMPT"}[spec.preprocessing.reads] }}...`.
 
 ## Made by
 

@@ -50,7 +50,8 @@ def print_prediction(one: Any, as_json: bool) -> None:
         return
     score = f"  {values['score']:.1%}" if "score" in values else ""
     score = f"  on {values['share']:.1%} of the pixels" if "share" in values else score
-    print(visible(f"{values['path']}  {values.get('label', values.get('value'))}{score}"), flush=True)
+    said = next((values[name] for name in ("label", "value", "answer") if name in values), None)
+    print(visible(f"{values['path']}  {said}{score}"), flush=True)
 
 
 def print_people(verb: str, result: Any) -> None:

@@ -29,9 +29,10 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """The same image several times: `bytes` where the files are equal, `pixels` where only the pictures are."""
+    """The same image several times, `bytes` where the files are equal, `pixels` where only the pictures are; `texts` is
+    the same instruction, its answers in the place of classes."""
 
-    same: Literal["bytes", "pixels"]
+    same: Literal["bytes", "pixels", "texts"]
     sources: tuple[str, ...]
     splits: tuple[str, ...]
     classes: tuple[str, ...]
@@ -79,6 +80,7 @@ class Report:
     imbalance: tuple[Imbalance, ...] = ()
     single: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    what: str = "images"
 
     @property
     def clean(self) -> bool:
@@ -109,7 +111,7 @@ class Report:
             *_line("classes with one image", list(self.single)),
             *_line("classes without an image to train on", list(self.absent)),
         ]
-        return found or [f"{sum(self.images.values())} images, nothing to remark"]
+        return found or [f"{sum(self.images.values())} {self.what}, nothing to remark"]
 
 
 def check(data: ImageData, *, deep: bool = True, progress: Progress | None = None) -> Report:
@@ -119,11 +121,13 @@ def check(data: ImageData, *, deep: bool = True, progress: Progress | None = Non
     classes counted.
     """
     images = {name: len(split) for name, split in data.splits.items()}
+    texts = data.kind == "texts"
     seen = _Seen(deep, data.classes if data.kind == "classes" else ())
+    look = seen.look_text if texts else seen.look
     total, done = sum(images.values()), 0
     for split in data.splits.values():
         for index in range(len(split)):
-            seen.look(split, index)
+            look(split, index)
             done += 1
             if progress:
                 progress(done, total)
@@ -138,6 +142,7 @@ def check(data: ImageData, *, deep: bool = True, progress: Progress | None = Non
         imbalance=_imbalance(data),
         single=tuple(name for name, count in zip(data.classes, counts) if count == 1),
         absent=_absent(data),
+        what="examples" if texts else "images",
     )
 
 
@@ -192,12 +197,20 @@ class _Seen:
         named = self.classes[record.target] if self.classes else ""
         self.places.setdefault(pixels, []).append((record.source, split.name, named, file))
 
+    def look_text(self, split: Split, index: int) -> None:
+        """An example, read already: the same instruction twice is worth knowing, above all with two answers."""
+        record = split.records[index]
+        asked = hashlib.sha256(record.target.prompt.encode()).digest()
+        self.places.setdefault(asked, []).append((record.source, split.name, record.target.output, b""))
+
     def duplicates(self) -> tuple[Duplicate, ...]:
         found = []
         for places in self.places.values():
             if len(places) > 1:
                 sources, splits, classes, files = zip(*places)
-                same: Literal["bytes", "pixels"] = "bytes" if len(set(files)) == 1 else "pixels"
+                same: Literal["bytes", "pixels", "texts"] = "bytes" if len(set(files)) == 1 else "pixels"
+                if not files[0]:
+                    same = "texts"
                 found.append(Duplicate(same, sources, splits, classes))
         return tuple(found)
 
@@ -248,7 +261,11 @@ def _imbalance(data: ImageData) -> tuple[Imbalance, ...]:
 
 
 def _names(duplicates: Iterable[Duplicate]) -> list[str]:
-    return [" = ".join(d.sources) for d in duplicates]
+    return [" = ".join(d.sources[:SHOWN]) + _others(len(d.sources)) for d in duplicates]
+
+
+def _others(count: int) -> str:
+    return f" and {count - SHOWN} more" if count > SHOWN else ""
 
 
 def _line(what: str, names: list[str]) -> list[str]:
@@ -256,5 +273,4 @@ def _line(what: str, names: list[str]) -> list[str]:
 
 
 def _some(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(names[:SHOWN]) + _others(len(names))

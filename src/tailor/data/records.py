@@ -13,12 +13,13 @@ from tailor.data.pixels import read_image
 from tailor.data.targets import check_size
 from tailor.errors import DataError
 
-Opener = Callable[[str], Image.Image]
+Opener = Callable[[str], Any]
+"""From a source to an RGB image, or to a text's example."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image: where it is (a file, or a name such as `builtin/digits#17`, as errors print it), and its target.
+    """One sample: where it is (a file, or a name such as `builtin/digits#17`, as errors print it), and its target.
 
     A target is plain data: the index of a class, a number, or what the split's `annotate` makes a target of, such as
     the file of a mask or the boxes of a drawing.
@@ -37,9 +38,10 @@ def as_stored(record: Record) -> Any:
 class Split:
     """The records of `train`, `val`, `test` or, in a data set that is not divided, `all`.
 
-    `opener` turns a record's source into an RGB image, `annotate` a record into its target; both must be picklable,
-    since loader workers may call them. `memory` belongs to `loading`: decoded images live exactly as long as the split
-    they came from. Where it is `tolerant`, a loader leaves unreadable images out and notes their sources in `left_out`.
+    `opener` turns a record's source into an RGB image (or a text's example), `annotate` a record into its target; both
+    must be picklable, since loader workers may call them. `memory` belongs to `loading`: decoded images live exactly as
+    long as the split they came from. Where it is `tolerant`, a loader leaves unreadable images out and notes their
+    sources in `left_out`.
     """
 
     name: str

@@ -1,5 +1,7 @@
 """From an RGB image to a normalised tensor: what a bundle stores (`Preprocessing`), what training adds (`AUGMENTS`).
 
+Of texts (`Tokens`) see `encoded`.
+
 A transform has two steps. `frame` is the same for every epoch (resize to a fixed size, uint8), so `loading` may keep
 its result; `rest` draws (crop, flip, ...) and normalises. Masks and boxes move with their image. Draws come from
 torch's default generator, which `loading` seeds.
@@ -7,6 +9,7 @@ torch's default generator, which `loading` seeds.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,9 +19,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from tailor.data.encoded import Encoded
 from tailor.data.targets import inside, is_placed, moved
 from tailor.errors import DataError, nearest
-from tailor.preprocessing import Interpolation, Preprocessing
+from tailor.preprocessing import Input, Interpolation, Preprocessing
 
 FGVC_MARGIN = 256 / 224  # VPT's FGVC protocol resizes to 256 and crops 224
 
@@ -100,16 +104,29 @@ class Transform:
         return image.as_subclass(Tensor), inside(placed)
 
 
-def eval_transform(pre: Preprocessing) -> Transform:
-    """The transform of validation, test and deployment: no draw."""
-    return Transform(_eval_frame(pre), v2.Compose(_normalise(pre)))
+def eval_transform(pre: Input) -> Callable[[Any], Tensor]:
+    """The transform of validation, test and deployment: no draw. Of texts it gives tokens and labels (2, N)."""
+    return _still(pre) if isinstance(pre, Preprocessing) else Encoded(pre)
 
 
-def train_transform(pre: Preprocessing, augment: str = "none") -> Transform:
-    """The transform of training, by a name in `AUGMENTS`."""
+def scoring_transform(pre: Input) -> Callable[[Any], Tensor]:
+    """The same where targets stay as they are stored: masks and boxes are compared with at full size."""
+    return replace(_still(pre), moves=False) if isinstance(pre, Preprocessing) else Encoded(pre)
+
+
+def train_transform(pre: Input, augment: str = "none") -> Callable[[Any], Tensor]:
+    """The transform of training, by a name in `AUGMENTS`; texts have but one."""
     if augment not in AUGMENTS:
         raise DataError(f"there is no augmentation `{augment}`", hint=nearest(augment, tuple(AUGMENTS)))
-    return AUGMENTS[augment](pre)
+    if isinstance(pre, Preprocessing):
+        return AUGMENTS[augment](pre)
+    if augment != "none":
+        raise DataError(f"texts have no augmentation `{augment}`", hint="leave `augment` out of the recipe")
+    return Encoded(pre)
+
+
+def _still(pre: Preprocessing) -> Transform:
+    return Transform(_eval_frame(pre), v2.Compose(_normalise(pre)))
 
 
 def _eval_frame(pre: Preprocessing) -> Frame:
@@ -170,7 +187,7 @@ VIEWS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
 """By augmentation, all the looks that it gives to images (..., H, W) without masks or boxes, where these are few."""
 
 AUGMENTS: dict[str, Callable[[Preprocessing], Transform]] = {
-    "none": eval_transform,
+    "none": _still,
     "flip": _flip,
     "fgvc": _fgvc,
     "crop": _crop,

@@ -1,6 +1,6 @@
 """A bundle ready to use: its model, the way to its input, and names for what comes out. Loads once, predicts often."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from tailor import bundle
+from tailor.backbones.prompts import Example
 from tailor.data.images import read_image
 from tailor.data.transforms import eval_transform
 from tailor.dense.views import ONCE, Views
@@ -22,6 +23,8 @@ from tailor.training import processes_here
 
 Picture = str | Path | Image.Image | np.ndarray
 """A file, an image, or an array (H, W, 3) of uint8."""
+Asked = str | Mapping[str, str] | Example
+"""An instruction as text, or with its `input`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Prediction:
 
 
 class Predictor:
-    """`Predictor("runs/a")("photo.jpg")`: what the bundle's model finds in an image, or in each of several.
+    """`Predictor("runs/a")("photo.jpg")`: what the bundle's model finds in an image, or in each of several; a language
+    model's answer to an instruction.
 
     BundleError where the folder is no bundle. `top` is how many of the likeliest classes are named, `download`
     whether what the backbone lacks on this machine may be fetched, `route` the one of a palette, `views` how a
@@ -73,44 +77,59 @@ class Predictor:
         """Names of what is told apart."""
         return self.spec.head.classes
 
-    def __call__(self, images: Picture | Sequence[Picture]) -> Any:
-        """A prediction, or a list of them for several images."""
-        several = isinstance(images, list | tuple)
-        chosen: Sequence[Any] = images if several else [images]  # type: ignore[assignment]
+    def __call__(self, given: Picture | Asked | Sequence[Picture | Asked]) -> Any:
+        """A prediction, or a list of them for several images or instructions."""
+        several = isinstance(given, list | tuple)
+        chosen: Sequence[Any] = given if several else [given]  # type: ignore[assignment]
         names = [str(one) if isinstance(one, str | Path) else "" for one in chosen]
-        found = self._predicted(names, [self.transform(opened(one)) for one in chosen])
+        found = self._predicted(names, [self._opened(one) for one in chosen])
         return found if several else found[0]
 
     def stream(
         self,
-        files: Sequence[str],
+        files: Iterable[str] | Mapping[str, Any],
         batch_size: int = 32,
         strict: bool = False,
         tell: Tell = silent,
         pictures: Path | None = None,
     ) -> Iterator[Prediction]:
-        """Predictions for files, batch by batch; one that cannot be read is told and left out, or, `strict`, fatal.
+        """Predictions for files, or for what has these names, batch by batch; one that cannot be read is told and left
+        out, or, `strict`, fatal.
 
         Where the task draws, its pictures go to the folder `pictures`, and each prediction names its own.
         """
         batch_size = self.views.share(batch_size)
-        for start in range(0, len(files), batch_size):
-            names, tensors = [], []
-            for name in files[start : start + batch_size]:
+        given = files if isinstance(files, Mapping) else dict.fromkeys(files)
+        whole = list(given)
+        for start in range(0, len(whole), batch_size):
+            names, things = [], []
+            for name in whole[start : start + batch_size]:
                 try:
-                    tensors.append(self.transform(read_image(name)))
+                    things.append(self._opened(name if given[name] is None else given[name]))
                     names.append(name)
                 except DataError as error:
                     if strict:
                         raise
                     tell(Event("left out", text=error.message))
-            if tensors:
-                yield from self._predicted(names, tensors, pictures)
-            tell(Event("predicting", min(start + batch_size, len(files)), len(files)))
+            if things:
+                yield from self._predicted(names, things, pictures)
+            tell(Event("predicting", min(start + batch_size, len(whole)), len(whole)))
+
+    def _opened(self, one: Any) -> Any:
+        """An image as a tensor; an instruction as an example."""
+        return asked(one) if self.responds else self.transform(opened(one))
+
+    @property
+    def responds(self) -> bool:
+        """Whether the task answers texts, rather than finding something in images."""
+        return hasattr(self.task, "respond")
 
     @torch.inference_mode()
-    def _predicted(self, names: Sequence[str], tensors: list[Tensor], pictures: Path | None = None) -> list[Prediction]:
-        output = computed(self.model, torch.stack(tensors).to(self.device), self.path)
+    def _predicted(self, names: Sequence[str], things: list[Any], pictures: Path | None = None) -> list[Prediction]:
+        if self.responds:
+            found = self.task.respond(self.model, things, self.spec.preprocessing)  # type: ignore[attr-defined]
+            return [Prediction(name, one) for name, one in zip(names, found, strict=True)]
+        output = computed(self.model, torch.stack(things).to(self.device), self.path)
         found = self.task.decode(output, self.spec.head, self.top)
         if pictures is not None:
             drawn = self.task.draw(output, self.spec.head, [read_image(name) for name in names])  # type: ignore[attr-defined]
@@ -158,6 +177,17 @@ def opened(picture: Picture) -> Image.Image:
             hint="convert it, or give a file",
         )
     return Image.fromarray(array)
+
+
+def asked(given: Asked) -> Example:
+    """The instruction; DataError where it is none."""
+    if isinstance(given, Example):
+        return given
+    if isinstance(given, str) and given.strip():
+        return Example(given)
+    if isinstance(given, Mapping) and given.get("instruction") and all(isinstance(v, str) for v in given.values()):
+        return Example(given["instruction"], given.get("input", ""))
+    raise DataError(f"a {type(given).__name__} is no instruction", hint='write a text, or `{"instruction": "..."}`')
 
 
 def load(

@@ -20,7 +20,7 @@ from tailor.tasks.task import Head, Task
 if TYPE_CHECKING:  # names of tasks are told before torch is loaded
     from torch import nn
 
-    from tailor.preprocessing import Preprocessing
+    from tailor.preprocessing import Input
 
 TASKS: Rows[type[Task]] = Rows(
     {
@@ -29,6 +29,7 @@ TASKS: Rows[type[Task]] = Rows(
         "segmentation": "tailor.tasks.segmentation.Segmentation",
         "detection": "tailor.tasks.detection.Detection",
         "instances": "tailor.tasks.instances.InstanceSegmentation",
+        "language": "tailor.tasks.language.Language",
     }
 )
 """Every task by the name that `--task` knows."""
@@ -80,9 +81,7 @@ def usual_recipe(chosen: Task | Head) -> Mapping[str, Any]:
     return getattr(getattr(chosen, "decoder", None), "recipe", {})
 
 
-def viewed(
-    task: Task, model: "nn.Module", head: Head, pre: "Preprocessing", views: Views
-) -> "tuple[nn.Module, Preprocessing]":
+def viewed(task: Task, model: "nn.Module", head: Head, pre: "Input", views: Views) -> "tuple[nn.Module, Input]":
     """The model as one that looks at an image as `views` says, and how images are read for it.
 
     UsageError for a task whose answers are no scores, of which there is a mean.
@@ -90,9 +89,10 @@ def viewed(
     if views == ONCE:
         return model, pre
     several = getattr(task, "viewed", None)
-    if several is None:
+    if several is None or pre.reads != "images":
         raise UsageError(f"{task.kind} looks at an image once", hint="leave `--scales`, `--flip` and `--windows` out")
-    return several(model, head, views, pre.size), replace(pre, size=views.size(pre.size))
+    size = views.size(pre.size)
+    return several(model, head, views, pre.size), replace(pre, size=size)  # type: ignore[arg-type]  # images, as seen
 
 
 def check(named: str | None) -> None:

@@ -71,8 +71,10 @@ class Classification:
         """Images."""
         return len(targets)
 
-    def learn(self, output: Tensor, taught: Tensor, hard: bool, temperature: float) -> Tensor:
+    def learn(self, output: Tensor, taught: Tensor, targets: Tensor, hard: bool, temperature: float) -> Tensor:
         """(B,): how far logits (B, K) are from a teacher's: cross-entropy with its choice, or KL divergence.
+
+        What the images really show, `targets`, makes no difference.
 
         TrainingError where the teacher tells another number of classes apart.
         """

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tailor.criteria.samples import placed
 from tailor.surgery import eval_mode, get_module, trainable
 from tailor.training.objective import Batch
 
@@ -59,7 +60,7 @@ def head_only(model: nn.Module, head: str, images: Tensor) -> tuple[nn.Module, n
     frozen = _without(model, head)
     modes = {module: module.training for module in model.modules()}
     place = next(p for p in model.parameters() if p.is_floating_point())
-    images = images.to(place.device, place.dtype)
+    images = placed(images, place.device, place.dtype)
     with torch.random.fork_rng(devices=[place.device] if place.device.type == "cuda" else []), torch.no_grad():
         try:
             whole = model.eval()(images)
@@ -86,7 +87,7 @@ def collect(frozen: nn.Module, batches: Iterable[Batch], precision: str = "fp32"
         for batch in batches:
             # Not inference mode: its tensors could not take part in the head's training.
             with torch.no_grad(), torch.autocast(place.device.type, dtype=dtype, enabled=dtype is not None):
-                values.append(frozen(batch.images.to(place.device, place.dtype)).cpu())
+                values.append(frozen(placed(batch.images, place.device, place.dtype)).cpu())
             targets.append(batch.targets)
             indices.append(batch.indices)
             sources += batch.sources

@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import send_to_device
 from torch import nn
 
+from tailor.criteria.samples import placed
 from tailor.errors import TrainingError
 from tailor.surgery import eval_mode
 from tailor.tasks import Head, Task
@@ -35,7 +36,7 @@ def evaluate_each(
         for batch in batches:
             if len(batch.images) == 0:
                 continue
-            images = batch.images.to(first.device, first.dtype, non_blocking=True)
+            images = placed(batch.images, first.device, first.dtype)
             targets = send_to_device(batch.targets, first.device)
             for metric, route in zip(metrics, routes, strict=True):
                 task.update_(metric, route()(images), targets)

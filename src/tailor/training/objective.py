@@ -14,6 +14,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from tailor.backbones.distilled import both_heads
+from tailor.criteria.samples import placed
 from tailor.errors import TrainingError
 from tailor.recipe import Recipe
 from tailor.tasks import Task
@@ -78,9 +79,9 @@ Step = Callable[[nn.Module, Share], Tensor]  # the mean loss over the images of 
 
 
 def place(batch: Batch, device: torch.device, dtype: torch.dtype) -> Share:
-    """The batch on `device`, its images in the model's `dtype`."""
+    """The batch on `device`, its images in the model's `dtype`; tokens stay whole numbers."""
     targets = send_to_device(batch.targets, device)
-    images = batch.images.to(device, dtype, non_blocking=True)
+    images = placed(batch.images, device, dtype)
     return Share(images, targets, batch.indices, tuple(batch.sources), targets)
 
 
@@ -137,7 +138,8 @@ def supervised(task: Task, recipe: Recipe, teacher: Teacher | None = None) -> St
                 output, taught = model(share.images)
         else:
             output = taught = model(share.images)
-        learnt = learn(taught, wanted, distil.kind != "soft", distil.temperature).mean()
+        learnt = learn(taught, wanted, share.targets, distil.kind != "soft", distil.temperature).sum()
+        learnt = learnt / max(task.weight(share.targets), 1)
         return (1 - distil.weight) * share.loss(labelled, output) + distil.weight * learnt
 
     def step(model: nn.Module, share: Share) -> Tensor:

@@ -1,4 +1,4 @@
-"""`tailor predict BUNDLE FILE...`: what is in files, folders and globs."""
+"""`tailor predict BUNDLE FILE...`: what is in files, folders and globs; of a language model its answers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,8 @@ from tailor.dense.views import read_views
 from tailor.errors import DataError, UsageError, check_choice
 from tailor.events import Tell
 from tailor.workflow.destination import check_apart, weights_file
-from tailor.workflow.predictions import folder_, images_in, table, write_table
+from tailor.workflow.given import files_of, inputs_in
+from tailor.workflow.predictions import folder_, table, write_table
 from tailor.workflow.telling import SHOWN, told
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def predict(
 
     Args:
         path: the bundle.
-        files: image files, folders, globs.
+        files: image files, folders, globs; for a language model instructions as text, or `.json` files of them.
         out: a `.csv` or `.jsonl` file to write them to as well; of masks and boxes a folder for pictures.
         top_k: how many of the likeliest classes are named.
         route: of a palette, by name; by default the dearest that is deployed.
@@ -65,13 +66,13 @@ def predict(
     target = None if out is None else Path(out)
     rows = table(target, overwrite) if target is not None and target.suffix else None
     pictures = target if rows is None else None
-    found = images_in(tuple(map(str, files)))
+    found = inputs_in(path, tuple(map(str, files)))
     with told(progress) as tell:
         from tailor.deploy.predictor import Predictor
         from tailor.workflow.place import placed
 
         if target is not None:
-            check_apart(target, (path, *found, weights_file(weights)))
+            check_apart(target, (path, *files_of(found), weights_file(weights)))
         with placed(device):
             made = []
             predictor = Predictor(path, weights, top_k, download, route, views)

@@ -35,7 +35,8 @@ def course(model: nn.Module, head: str, spec: Spec, run: Run) -> Course:
 
     Not so where the model is taught: a teacher has to see the images.
     """
-    if run.teacher is None and still(run.recipe) and all(name.startswith(head + ".") for name in trainable(model)):
+    plain = run.teacher is None and still(run.recipe) and bool(head)
+    if plain and all(name.startswith(head + ".") for name in trainable(model)):
         first = next(iter(in_order(run.images.splits["val"], spec.preprocessing, spec.head, batch_size=2)))
         parts = head_only(model, head, first.images)
         if parts is not None:

@@ -10,14 +10,15 @@ from torch import nn
 from tailor.data.check import check, without_unreadable
 from tailor.data.images import ImageData, Split, for_training, open_data
 from tailor.data.loading import Batch, loader
-from tailor.data.transforms import eval_transform
+from tailor.data.transforms import scoring_transform
 from tailor.errors import DataError, check_choice
 from tailor.events import Event, Tell, silent
-from tailor.preprocessing import Preprocessing
+from tailor.preprocessing import Input
 from tailor.tasks import Head, task_of
 from tailor.training import evaluate_each
 
-_BATCH = 64
+BATCH = {"images": 64, "texts": 8}
+"""Samples of a pass, by what is read: of a text every token has an output for every word."""
 LOOKED_OVER = 20_000
 """Data sets of more images are not decoded in advance: unreadable images are met, and left out, while training."""
 
@@ -79,15 +80,15 @@ def reported(data: ImageData) -> tuple[str, Split]:
     return split.name, split
 
 
-def in_order(split: Split, preprocessing: Preprocessing, head: Head, batch_size: int = _BATCH) -> Iterable[Batch]:
+def in_order(split: Split, preprocessing: Input, head: Head, batch_size: int | None = None) -> Iterable[Batch]:
     """The whole split, once, in its own order, without augmentation, its targets those of the head's task.
 
     Masks and boxes stay as they are stored: they are compared with at full size.
     """
     return loader(
         split,
-        replace(eval_transform(preprocessing), moves=False),
-        batch_size=batch_size,
+        scoring_transform(preprocessing),
+        batch_size=batch_size or BATCH[preprocessing.reads],
         seed=0,
         epoch=0,
         shuffle=False,
@@ -99,7 +100,7 @@ def score(
     model: nn.Module,
     head: Head,
     split: Split,
-    preprocessing: Preprocessing,
+    preprocessing: Input,
     tell: Tell = silent,
     stage: str = "scoring",
 ) -> dict[str, Any]:
@@ -112,12 +113,12 @@ def score_each(
     routes: Sequence[Callable[[], nn.Module]],
     head: Head,
     split: Split,
-    preprocessing: Preprocessing,
+    preprocessing: Input,
     tell: Tell = silent,
     stage: str = "scoring",
 ) -> list[dict[str, Any]]:
     """The figures of every route through one model on the split; see `training.evaluate_each`."""
-    total = -(-len(split) // _BATCH)
+    total = -(-len(split) // BATCH[preprocessing.reads])
 
     def watched() -> Iterable[Batch]:
         for index, batch in enumerate(in_order(split, preprocessing, head)):

@@ -17,9 +17,9 @@ from tailor.deploy.predictor import computed
 from tailor.events import Event, Tell
 from tailor.tasks import task_of, viewed
 from tailor.training import evaluate, processes_here
-from tailor.workflow.data import Corrupt, in_order, open_checked
+from tailor.workflow.data import BATCH, Corrupt, in_order, open_checked
 
-WORST, BATCH = 5, 64
+WORST = 5
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def scored(
     split = for_evaluation(images)
     plain = bundle.restore(loaded, weights, download)
     seen, preprocessing = viewed(task, plain, spec.head, spec.preprocessing, views)
-    size = views.share(BATCH)
+    size = views.share(BATCH[preprocessing.reads])
     model = _Watched(seen, path).to(processes_here().device).eval()
     wrong: list[Wrong] = []
     total = -(-len(split) // size)

@@ -9,7 +9,7 @@ import timm
 
 from tailor import backbones, bundle
 from tailor.anatomy import Anatomy
-from tailor.backbones import bundled
+from tailor.backbones import bundled, causal
 from tailor.bundle.palette import is_palette, read_palette
 from tailor.bundle.plan_file import PLAN, read_plan
 from tailor.data.check import check
@@ -52,7 +52,7 @@ def _is_backbone(name: str) -> bool:
         return False
     plain = name.split(".")[0]
     remote = name.startswith(REMOTE)
-    known = remote or plain in bundled.WIDTHS or timm.is_model(plain)
+    known = remote or plain in bundled.WIDTHS or causal.is_causal(name) or timm.is_model(plain)
     return known or ("/" not in name and not name.endswith(".csv"))
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tailor import backbones
-from tailor.backbones import causal
+from tailor.backbones import causal, prompts
+from tailor.backbones.prompts import Example
 from tailor.bundle.evidence import Asked
 from tailor.bundle.files import dumps, sha256, write_text
 from tailor.bundle.palette import (
@@ -22,13 +25,14 @@ from tailor.bundle.palette import (
     write_base,
     write_palette,
 )
+from tailor.data.images import open_data
+from tailor.data.loading import Batch
 from tailor.errors import BundleError, UsageError
 from tailor.events import Event, Tell
 from tailor.palette import LanguageAnchor, LanguagePalette
 from tailor.run_folder import MANIFEST
 from tailor.spec import BackboneRef
 from tailor.stitching.adapt import Adapt
-from tailor.stitching.language import instructions as texts
 from tailor.stitching.language import palette as languages
 from tailor.stitching.language.settings import INTERVALS
 from tailor.stitching.picked import picked
@@ -38,6 +42,7 @@ from tailor.stitching.sampler import Sampler, Sampling
 from tailor.stitching.step import Course
 from tailor.strangers import read_json
 from tailor.surgery import trainable
+from tailor.tasks.language import Language
 from tailor.training import Recipe, fit, processes_here
 from tailor.tuning.plan import TunePlan
 from tailor.workflow import evidence
@@ -106,17 +111,15 @@ def stitch_language(request: Request) -> Stitched:
             check_palette(request.folder, request.recipe)
             request.tell(Event("done", text=f"`{request.folder}` is finished already"))
             return told(request.folder)
-    examples = texts.read(request.data)
-    every = max(HELD_OUT, -(-len(examples) // MOST_HELD_OUT))
-    held, learnt = examples[::every], [one for i, one in enumerate(examples) if i % every or len(examples) == 1]
+    learnt, held = _examples(request)
     if processes_here().is_main_process:
         write_text(file, dumps(request.asked()))
         evidence.begun(request.folder, request.said())
-    models: list[tuple[Any, Any, str]] = [(*causal.load(name), name) for name in request.models]
-    models.sort(key=lambda one: one[0].num_parameters())
-    tokeniser = models[0][1]
-    rows = [texts.encode(example, tokeniser, request.longest) for example in learnt]
-    rows = texts.packed(rows, request.longest) if request.packing else rows
+    models = [(causal.create(name), name) for name in request.models]
+    models.sort(key=lambda one: one[0].num_parameters())  # type: ignore[operator]
+    tokeniser = causal.tokeniser(models[0][1])
+    rows = [prompts.encode(example, tokeniser, request.longest) for example in learnt]
+    rows = prompts.packed(rows, request.longest) if request.packing else rows
     made = _make(request, models, rows)
     sampler = _train(request, made, rows)
     if processes_here().is_main_process:
@@ -125,13 +128,31 @@ def stitch_language(request: Request) -> Stitched:
     return told(request.folder)
 
 
+def _examples(request: Request) -> tuple[list[Example], list[Example]]:
+    """What is learnt, and what is kept for scoring: a split for it where there is one, else some of all."""
+    found = {n: [r.target for r in split.records] for n, split in open_data(request.data, kind="texts").splits.items()}
+    for name in ("test", "val"):
+        if name in found and "train" in found:
+            return found["train"], found[name][:MOST_HELD_OUT]
+    examples = next(iter(found.values()))
+    every = max(HELD_OUT, -(-len(examples) // MOST_HELD_OUT))
+    return [one for i, one in enumerate(examples) if i % every or len(examples) == 1], examples[::every]
+
+
+def _batches(rows: Sequence[Any], order: Sequence[int], size: int) -> Iterable[Batch]:
+    """Batches of rows in that order."""
+    for start in range(0, len(order), size):
+        chosen = list(order[start : start + size])
+        ids, labels = Language().collate([torch.tensor(rows[i]) for i in chosen], chosen)
+        yield Batch(ids, labels, torch.tensor(chosen), tuple(f"example {i}" for i in chosen))
+
+
 def _make(request: Request, models: Sequence[Any], rows: Sequence[Any]) -> _Made:
     """Join the anchors, start the joints on examples, wrap what trains."""
-    model = languages.joined([one for one, *_ in models])
+    model = languages.joined([one for one, _ in models])
     model.to(processes_here().device)
-    tokeniser = models[0][1]
     anchors = tuple(
-        LanguageAnchor(BackboneRef(name, "pretrained", backbones.digest(anchor))) for anchor, _, name in models
+        LanguageAnchor(BackboneRef(name, "pretrained", backbones.digest(anchor))) for anchor, name in models
     )
     if len({anchor.backbone.digest for anchor in anchors}) < len(anchors):
         raise UsageError("two anchors are the same model", hint="name two sizes of one family")
@@ -140,7 +161,8 @@ def _make(request: Request, models: Sequence[Any], rows: Sequence[Any]) -> _Made
     if not (folder / BASE_JSON).is_file():
         chosen = rows[: request.samples]
         request.tell(Event("joints", text=f"least squares over {len(chosen)} examples"))
-        fits = languages.started_(model, texts.batches(chosen, range(len(chosen)), 8, _pad(tokeniser)))
+        batches = _batches(chosen, range(len(chosen)), 8)
+        fits = languages.started_(model, ((batch.images, batch.targets) for batch in batches))
         facts = {"data": str(request.data), "explained": [round(fit.explained, 4) for fit in fits.values()]}
         joints = list(zip(model.plan.layers, model.layers, strict=True))
         if processes_here().is_main_process:
@@ -155,52 +177,62 @@ def _make(request: Request, models: Sequence[Any], rows: Sequence[Any]) -> _Made
     share = sum(explained) / max(len(explained), 1)
     reference = BaseRef(BASE, sha256(folder / BASE_JSON))
     return _Made(
-        model, tokeniser, replace(palette, tune=tune, biases=biases), reference, params, products, whole, share
+        model,
+        causal.tokeniser(models[0][1]),
+        replace(palette, tune=tune, biases=biases),
+        reference,
+        params,
+        products,
+        whole,
+        share,
     )
-
-
-def _pad(tokeniser: Any) -> int:
-    return int(tokeniser.pad_token_id if tokeniser.pad_token_id is not None else tokeniser.eos_token_id)
 
 
 def _train(request: Request, made: _Made, rows: Sequence[Any]) -> Sampler:
     """Train the palette; the sampler with the routes' scores."""
-    recipe, task = request.recipe, texts.Responses()
+    recipe, task = request.recipe, Language()
     size = recipe.batch_size
     per_epoch = -(-len(rows) // size)
     sampler = Sampler(made.products, len(made.model.anchors), per_epoch * recipe.epochs, request.sampling, recipe.seed)
     course = Course(
         made.model,
         sampler,
-        lambda output, share: task.loss(output, share.targets),
-        learn=lambda output, taught, share: task.learn(output, taught, share.targets),
+        lambda output, share: _mean(task, task.loss(output, share.targets), share.targets),
+        learn=lambda output, taught, share: _mean(
+            task, task.learn(output, taught, share.targets, True, 1.0), share.targets
+        ),
         weigh=lambda share: task.weight(share.targets),
         call=lambda model, share: languages.logits(model, share.images),
         reduce=summed_over_processes,
     )
 
-    def shares(epoch: int, start: int, process: int, processes: int) -> Iterable[texts.Batch]:
+    def shares(epoch: int, start: int, process: int, processes: int) -> Iterable[Batch]:
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(rows)).tolist()
         for step in range(start, per_epoch):
             mine = order[step * size : (step + 1) * size][process::processes]
-            yield from texts.batches(rows, mine, max(len(mine), 1), _pad(made.tokeniser))
+            yield from _batches(rows, mine, max(len(mine), 1))
 
     fit(
         made.model,
         recipe,
-        task,  # type: ignore[arg-type]  # of a task the engine asks the weight, and whether more is better
-        batches=shares,  # type: ignore[arg-type]  # tokens in the images' place
+        task,
+        batches=shares,
         steps_per_epoch=per_epoch,
         run=request.folder,
         step=course.step,
         companion=course,
         resume=request.resume,
-        report=training_report(request.tell, task.metric),
+        report=training_report(request.tell, "loss"),
     )
     return sampler
 
 
-def _write(request: Request, made: _Made, sampler: Sampler, held: Sequence[texts.Example]) -> None:
+def _mean(task: Language, losses: Tensor, targets: Tensor) -> Tensor:
+    """Over the tokens that are learnt."""
+    return losses.sum() / max(task.weight(targets), 1)
+
+
+def _write(request: Request, made: _Made, sampler: Sampler, held: Sequence[Example]) -> None:
     """Score routes by exact match on the examples held out, keep what they answered, write the palette."""
     from tailor.evidence.palette import palette_plot
 
@@ -210,8 +242,8 @@ def _write(request: Request, made: _Made, sampler: Sampler, held: Sequence[texts
     for done, number in enumerate(which):
         request.tell(Event("scoring routes", done, len(which), records[number].route))
         plain = picked(made.model, made.palette.tune, number)
-        said[records[number].route] = languages.answers(plain, made.tokeniser, [example.prompt for example in held])
-        share = languages.exact_match(said[records[number].route], [example.output for example in held])
+        said[records[number].route] = prompts.answers(plain, made.tokeniser, [example.prompt for example in held])
+        share = prompts.exact_match(said[records[number].route], [example.output for example in held])
         records[number] = replace(records[number], accuracy=share)
     lines = [
         {"instruction": e.instruction, "input": e.input, "expected": e.output, **{r: said[r][i] for r in said}}

@@ -190,7 +190,7 @@ def _train(run: Run, model: Nested, opened: Opened, task: Task) -> Sandwich:
         model,
         lambda output, share: share.loss(labelled, output),
         run.recipe.seed,
-        learn=lambda output, taught, share: learn(output, taught, True, 1.0).mean(),
+        learn=lambda output, taught, share: learn(output, taught, share.targets, True, 1.0).mean(),
     )
     train_(on_images(model, opened.spec, run), run, task, step=sandwich.step, companion=sandwich)
     return sandwich

@@ -64,7 +64,7 @@ def with_head(
     reference = BackboneRef(name, weights, image_size=image_size, seed=recipe.seed)
     if is_bundle(name):
         return bundle.continued(Path(name), head, recipe.seed)
-    opened = builder.base(reference, head, interpolation=recipe.interpolation)
+    opened = builder.base(reference, head, interpolation=recipe.interpolation, longest=recipe.longest)
     if own:
         stock = backbones.create(name, weights, image_size, recipe.seed)
         _take_classifier_(opened.model, stock, opened.anatomy.heads, name)

@@ -237,7 +237,7 @@ def _train(request: Request, run: Run, task: Task, made: _Made) -> Sampler:
         lambda output, share: share.loss(labelled, output),
         teacher=request.teacher,
         distil=request.distil,
-        learn=lambda output, taught, share: learn(output, taught, True, 1.0).mean(),
+        learn=lambda output, taught, share: learn(output, taught, share.targets, True, 1.0).mean(),
         weigh=lambda share: task.weight(share.targets),
         reduce=summed_over_processes,
     )

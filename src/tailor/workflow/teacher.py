@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from tailor import backbones, bundle
+from tailor.backbones import causal
 from tailor.build import Opened
 from tailor.errors import UsageError
 from tailor.plans import PLANS, AnyPlan
 from tailor.preprocessing import Preprocessing
 from tailor.spec import BackboneRef, Spec
 from tailor.tasks import Head
-from tailor.tasks.classification import ClassifierHead
 from tailor.tracing import WidthPlan, remaining
 from tailor.training import Teacher
 from tailor.training.teacher import Memory
@@ -41,6 +41,8 @@ class Guide:
         spec, model = self.opened.spec, self.opened.model
         channels = self._shared(student, head) if features and spec.backbone.name == student.backbone.name else None
         ours, own = student.preprocessing, spec.preprocessing
+        if not (isinstance(ours, Preprocessing) and isinstance(own, Preprocessing)):  # tokens are what they are
+            return Teacher(model, channels, None)
         size = None if own.size == ours.size else own.size
         if (own.mean, own.std) == (ours.mean, ours.std):
             return Teacher(model, channels, size)
@@ -66,8 +68,9 @@ def guide(teacher: str | None, head: Head) -> Guide | None:
     backbone by name with its own classifier, which must have as many outputs (in the order of the classes)."""
     if teacher is None:
         return None
-    if not Path(teacher).exists() and (teacher.startswith(REMOTE) or "/" not in teacher):
-        return _expert(teacher, len(head.classes))
+    named = teacher.startswith(REMOTE) or causal.is_causal(teacher) or "/" not in teacher
+    if not Path(teacher).exists() and named:
+        return _expert(teacher, head)
     loaded = bundle.read(Path(teacher))
     if (loaded.spec.head.kind, loaded.spec.head.classes) != (head.kind, tuple(head.classes)):
         raise UsageError(
@@ -79,8 +82,9 @@ def guide(teacher: str | None, head: Head) -> Guide | None:
     return Guide(Opened(loaded.spec, model, backbones.describe(model)))
 
 
-def _expert(name: str, classes: int) -> Guide:
+def _expert(name: str, head: Head) -> Guide:
     """A pre-trained backbone as it is, if it tells so many classes apart; that is looked at before its weights are."""
+    classes = len(head.classes)
     with torch.device("meta"):
         outputs = int(getattr(backbones.create(name, "random"), "num_classes", 0))
     if outputs != classes:
@@ -89,10 +93,8 @@ def _expert(name: str, classes: int) -> Guide:
             hint=f"adapt it first: `tailor adapt DATA --model {name} -o runs/teacher`, then `--teacher runs/teacher`",
         )
     model = backbones.create(name)
-    config = backbones.config_of(model)
-    preprocessing = Preprocessing.of(config.inputs.image[1:], config.mean, config.std, "bicubic")
-    head = ClassifierHead(tuple(map(str, range(classes))))
-    return Guide(Opened(Spec(BackboneRef(name), head, preprocessing), model, backbones.describe(model)))
+    spec = Spec(BackboneRef(name), head, backbones.input_of(model, name))  # type: ignore[arg-type]
+    return Guide(Opened(spec, model, backbones.describe(model)))
 
 
 def _channels(plans: Sequence[AnyPlan], head: str) -> Tensor | None:

@@ -16,6 +16,7 @@ from tailor.data.sources import (
     digits,
     folder,
     hub,
+    instructions,
     label_maps,
     shapes,
     shapes_instances,
@@ -58,5 +59,6 @@ KINDS: dict[str, Callable[[str, int], ImageData]] = {
     "masks": label_maps.load,
     "boxes": boxes.load,
     "instances": _instances,
+    "texts": instructions.load,
 }
 """How data are opened whose targets are of a kind, by (DATA, seed)."""

@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tailor import backbones
+from tailor.backbones.prompts import IGNORED
 from tailor.errors import PlanError
 from tailor.ridge import Fit
 from tailor.stitching.adapt import Adapt, adapt_, bias_plan, tune_plan
-from tailor.stitching.language.instructions import Batch
 from tailor.stitching.language.join import check
 from tailor.stitching.plan import RouteBiasPlan, StitchPlan
 from tailor.stitching.routed import Routed
@@ -37,16 +36,19 @@ def joined(anchors: Sequence[Any], space: Space = SPACE) -> Routed:
     return Routed(anchors, anatomies, _checked(stitch_plan(shapes, space))).eval()
 
 
-def started_(model: Routed, batches: Iterable[Batch]) -> dict[int, Fit]:
-    """Start the stitching layers on the tokens that are there, by one least-squares problem each."""
+def started_(model: Routed, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[int, Fit]:
+    """Start the stitching layers on tokens (B, N) and their labels, by one least-squares problem each.
+
+    What stands behind the last label of a row fills it up, and is left out.
+    """
     device = next(model.parameters()).device
 
-    def run(anchor: nn.Module, batch: Batch) -> None:
-        tokens = batch.images.to(device)
-        anchor(input_ids=tokens.ids, attention_mask=tokens.mask)
+    def run(anchor: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        anchor(input_ids=batch[0].to(device), use_cache=False)
 
-    def there(batch: Batch) -> Tensor:
-        return batch.images.mask.to(device).bool()
+    def there(batch: tuple[Tensor, Tensor]) -> Tensor:
+        labelled = (batch[1].to(device) != IGNORED).flip(1).cumsum(1).flip(1)
+        return labelled > 0
 
     return start_(model, sums_of(model, batches, run, there))
 
@@ -60,9 +62,9 @@ def adapted_(model: Routed, settings: Adapt | None = None, seed: int = 0) -> tup
     return tune, biases
 
 
-def logits(model: nn.Module, tokens: Any) -> Tensor:
-    """(B, N, V) of a routed model, or of any language model."""
-    found: Tensor = model(input_ids=tokens.ids, attention_mask=tokens.mask).logits
+def logits(model: nn.Module, ids: Tensor) -> Tensor:
+    """(B, N, V) of a routed model, or of any language model, for tokens (B, N) filled up on the right."""
+    found: Tensor = model(input_ids=ids, use_cache=False).logits
     return found
 
 
@@ -83,31 +85,6 @@ def products(model: Routed) -> tuple[int, ...]:
         embedding = view.model.embed_tokens.weight
         found.append(size if view.lm_head.weight is embedding else size - embedding.numel())
     return tuple(found)
-
-
-@torch.no_grad()
-def answers(model: Any, tokeniser: Any, prompts: Sequence[str], new: int = 32, **how: Any) -> list[str]:
-    """What a language model says to each prompt, greedily unless told otherwise, in one batch padded on the left."""
-    pad = tokeniser.pad_token_id if tokeniser.pad_token_id is not None else tokeniser.eos_token_id
-    rows = [tokeniser(prompt)["input_ids"] for prompt in prompts]
-    longest = max(len(row) for row in rows)
-    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    device = next(model.parameters()).device
-    how = {
-        "do_sample": False,
-        "max_new_tokens": new,
-        "pad_token_id": pad,
-        "eos_token_id": tokeniser.eos_token_id,
-        **how,
-    }
-    found = model.generate(ids.to(device), attention_mask=mask.to(device), **how)
-    return [tokeniser.decode(row[longest:], skip_special_tokens=True).strip() for row in found]
-
-
-def exact_match(said: Sequence[str], expected: Sequence[str]) -> float:
-    """The share of answers that are the expected one, spaces at the ends aside."""
-    return sum(a.strip() == b.strip() for a, b in zip(said, expected, strict=True)) / max(len(expected), 1)
 
 
 def _checked(plan: StitchPlan) -> StitchPlan:

@@ -1,0 +1,26 @@
+"""transformers' Llama, called like every other model here: token numbers alone in, logits out.
+
+Told more (masks, caches, as `generate` tells it) it answers as transformers' own does. The class adds nothing that is
+stored, and has the name of the stock class, so that what it saves is read by transformers anywhere.
+"""
+
+from typing import Any
+
+import transformers
+from torch import Tensor
+
+
+class LlamaForCausalLM(transformers.LlamaForCausalLM):
+    """Logits (B, N, V) for tokens (B, N) padded on the right: what stands behind a token does not change its logits."""
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **more: Any,
+    ) -> Any:
+        """Logits where tokens alone are given; else transformers' output."""
+        if attention_mask is None and position_ids is None and not more:
+            return super().forward(input_ids, use_cache=False).logits
+        return super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, **more)
