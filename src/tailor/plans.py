@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Field
 from torch import nn
 
+from tailor import backbones
 from tailor.errors import PlanError
 from tailor.pruning.blocks import number_after
 from tailor.pruning.convolve.convert import apply_swaps_
@@ -144,7 +145,7 @@ PLANS: dict[str, PlanKind] = {
     ),
     "layers": PlanKind(
         LayerPlan,
-        lambda model, plan, setting: apply_layers_(model, plan, setting.most),
+        lambda model, plan, setting: backbones.follow_(apply_layers_(model, plan, setting.most)),
         _layers_line,
         _layers_summary,
         _add_layers,
@@ -152,7 +153,7 @@ PLANS: dict[str, PlanKind] = {
     ),
     "width": PlanKind(
         WidthPlan,
-        lambda model, plan, setting: cut_(model, plan),
+        lambda model, plan, setting: backbones.follow_(cut_(model, plan)),
         _width_line,
         _width_summary,
         _add_width,

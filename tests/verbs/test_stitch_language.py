@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import tailor
 from tailor.bundle.live import live
 from tailor.bundle.palette import read_palette
-from tailor.errors import BundleError, DataError, PlanError, TailorError
+from tailor.errors import BundleError, DataError, TailorError
 
 pytest.importorskip("transformers")
 from tiny_language import WORDS, saved
@@ -65,8 +65,26 @@ def test_a_palette_of_language_models_comes_back(made):
     assert tailor.stitch(data, out=root / "p", resume=True, progress=None, **settings) == found
     with pytest.raises(BundleError, match="begun with another request"):
         tailor.stitch(data, out=root / "p", resume=True, progress=None, **{**settings, "samples": 9})
-    with pytest.raises(PlanError, match="no stock class holds"):
-        tailor.pick(root / "p", route="0.0-1.1", out=root / "c", progress=None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("route", ["0", "0.0-1.1", "0.1-1.3"])
+def test_a_picked_route_is_a_bundle_of_its_own_that_answers_as_the_route(made, tmp_path, route):
+    root, data, _, found = made
+    palette = live(read_palette(root / "p"))
+    number = next(n for n, one in enumerate(found.routes) if one.route == route)
+    tailor.pick(root / "p", route=route, out=tmp_path / "c", progress=None)
+    ids = torch.tensor([[3, 4, 7, 8, 9, 3, 5, 7]])
+    model = tailor.load(tmp_path / "c")
+    assert_close(model(ids), palette.model.set_route_(number)(ids), rtol=0, atol=1e-4)
+    cached = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert torch.equal(cached, model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0, use_cache=False))
+    assert model.config.num_hidden_layers == len(model.model.layers)
+    said = tailor.predict(tmp_path / "c", data, progress=None)
+    assert said == tailor.predict(root / "p", data, route=route, progress=None)
+    told = tailor.evaluate(tmp_path / "c", data, progress=None)
+    right = sum(one.answer == letter for one, letter in zip(said, "abcd" * 12, strict=True)) / 48
+    assert told.exact_match == pytest.approx(right)
 
 
 def test_what_makes_no_palette_of_language_models_is_refused(made, tmp_path):

@@ -56,6 +56,12 @@ def features(model: nn.Module, at: Sequence[int] | None = None) -> Features:
     return Features(model, tuple(known[i] for i in sorted(i % len(known) for i in at)) if at else known, family.maps)
 
 
+def follow_(model: nn.Module) -> nn.Module:
+    """The model, what it says of itself (numbers of layers, widths) as it stands after something was taken from it."""
+    follow = getattr(_family(model), "follow_", None)
+    return model if follow is None else follow(model)  # type: ignore[no-any-return]
+
+
 def _family(model: nn.Module) -> Any:
     return next(family for family in FAMILIES.values() if family.matches(model))
 
@@ -72,6 +78,7 @@ __all__ = [
     "describe",
     "digest",
     "features",
+    "follow_",
     "input_of",
     "local",
     "names",

@@ -159,6 +159,34 @@ def describe(model: Any) -> Anatomy:
     )
 
 
+def follow_(model: Any) -> nn.Module:
+    """Layers numbered as they stand now, and the configuration as deep and wide as the model is, where one number says
+    it.
+
+    A cache has a slot for each number: with the old ones it would be read in the wrong place. What is as wide in every
+    layer is read by transformers again once it was saved.
+    """
+    config, layers = model.config, model.model.layers
+    for number, layer in enumerate(layers):
+        getattr(layer, "inner", layer).self_attn.layer_idx = number
+    config.num_hidden_layers = len(layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = ["full_attention"] * len(layers)
+    inner = [getattr(layer, "inner", layer) for layer in layers]
+    size = int(config.head_dim)
+    found = {
+        "hidden_size": {one.input_layernorm.weight.numel() for one in inner}
+        | {model.model.embed_tokens.weight.shape[1]},
+        "intermediate_size": {one.mlp.gate_proj.weight.shape[0] for one in inner},
+        "num_attention_heads": {one.self_attn.q_proj.weight.shape[0] // size for one in inner},
+        "num_key_value_heads": {one.self_attn.k_proj.weight.shape[0] // size for one in inner},
+    }
+    for name, sizes in found.items():
+        if len(sizes) == 1:
+            setattr(config, name, int(sizes.pop()))
+    return model  # type: ignore[no-any-return]
+
+
 def _transformers() -> Any:
     try:
         return importlib.import_module("transformers")

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from tailor import backbones
 from tailor.bundle.manifest import FORMAT, Manifest, pack
 from tailor.bundle.palette import Read, declared_of, load_base_, load_part_, read_palette, read_part
 from tailor.bundle.read import Bundle, read_tensors
@@ -29,10 +30,11 @@ from tailor.spec import Spec
 from tailor.stitching.adapt import adapt_
 from tailor.stitching.nested import cut_out
 from tailor.stitching.picked import picked
-from tailor.stitching.route import route_plans
+from tailor.stitching.route import Continuation, route_plans
 from tailor.stitching.routed import Routed
 from tailor.strangers import AGAIN
 from tailor.surgery import changed, load_changed_
+from tailor.tasks.language import LanguageHead
 from tailor.tuning.apply import cost
 
 
@@ -99,13 +101,21 @@ def _language(found: Read, routes: tuple[int, ...], download: bool) -> Live:
     load_changed_(model, read_tensors(found.path / TENSORS, found.manifest.tensors))
 
     def spec(number: int) -> Spec:
-        raise PlanError(
-            f"route `{palette.plan.routes[number].name}` is of two language models, which no stock class holds",
-            hint="use it from its palette: `tailor.bundle.palette.live(read_palette(PATH)).plain(NUMBER)`",
-        )
+        anchors = [anchor.backbone for anchor in palette.anchors]
+        front = anchors[palette.plan.routes[number].front]
+        plans = route_plans(model, number, [Continuation(one.name) for one in anchors])
+        if plans:  # layers of this family have no bias by themselves
+            plans = (*plans[:-1], replace(plans[-1], biased=_biased(picked(model, palette.tune, number))))
+        return Spec(front, LanguageHead(), backbones.input_of(model.view(number), front.name), plans)
 
     numbers = {number: number for number in routes}
     return Live(model.eval(), numbers, lambda number: picked(model, palette.tune, number), spec)
+
+
+def _biased(plain: nn.Module) -> tuple[str, ...]:
+    """The layers in blocks that have a bias, stitching layers aside."""
+    linear = ((path, m) for path, m in plain.named_modules() if isinstance(m, nn.Linear) and m.bias is not None)
+    return tuple(path for path, _ in linear if not path.endswith(".stitch"))
 
 
 _LIVE: dict[str, Callable[[Read, tuple[int, ...], bool], Live]] = {

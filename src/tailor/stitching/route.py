@@ -80,11 +80,12 @@ def go_on_(model: nn.Module, plan: RoutePlan, most: int | None = None) -> nn.Mod
     if most is not None and size > most:
         raise PlanError(f"{most:,} stored numbers do not fit the plan, whose joint has {size:,} parameters")
     tail = backbones.create(plan.tail.name, "random", plan.tail.image_size)
-    backbones.attach_head_(tail, int(getattr(model, "num_classes", 0)))
+    own = hasattr(model, "generate")  # a language model keeps its head
+    if not own:
+        backbones.attach_head_(tail, int(getattr(model, "num_classes", 0)))
     for shape in plan.tail.plans:
-        _SHAPES[shape.kind](tail, shape)
-    leave, enter = get_module(model, plan.leave), get_module(tail, plan.enter)
-    view = joined(model, leave, stitching_layer(plan.layer), tail, enter)
+        backbones.follow_(_SHAPES[shape.kind](tail, shape))
+    view = (_spoken if own else _seen)(model, tail, plan)
     model.__dict__.update({name: value for name, value in vars(view).items() if name != "training"})
     for path in plan.biased:
         layer = get_module(model, path)
@@ -92,3 +93,18 @@ def go_on_(model: nn.Module, plan: RoutePlan, most: int | None = None) -> nn.Mod
             raise PlanError(f"`{path}` takes no bias", hint="pick the route again")
         layer.bias = nn.Parameter(torch.zeros(len(layer.weight), dtype=layer.weight.dtype))
     return model.eval()
+
+
+def _seen(model: nn.Module, tail: nn.Module, plan: RoutePlan) -> nn.Module:
+    leave, enter = get_module(model, plan.leave), get_module(tail, plan.enter)
+    return joined(model, leave, stitching_layer(plan.layer), tail, enter)
+
+
+def _spoken(model: nn.Module, tail: nn.Module, plan: RoutePlan) -> nn.Module:
+    """Of language models, whose layers are told positions and have a slot of the cache each."""
+    from tailor.stitching.language.join import along
+
+    legs = [list(one.model.layers) for one in (model, tail)]  # type: ignore[union-attr, arg-type]
+    at = (get_module(model, plan.leave), get_module(tail, plan.enter))
+    before, behind = (next(i for i, layer in enumerate(leg) if layer is one) for leg, one in zip(legs, at, strict=True))
+    return along((model, tail), (legs[0][: before + 1], legs[1][behind:]), (stitching_layer(plan.layer),))

@@ -24,7 +24,10 @@ def reads_text(path: str | Path) -> bool:
     try:
         if file.stat().st_size > LARGEST:
             return False
-        return json.loads(file.read_text(encoding="utf-8"))["spec"]["preprocessing"]["kind"] == "tokens"  # type: ignore[no-any-return]
+        said = json.loads(file.read_text(encoding="utf-8"))
+        if said.get("kind") == "palette":
+            return said["palette"]["kind"] == "language"  # type: ignore[no-any-return]
+        return said["spec"]["preprocessing"]["kind"] == "tokens"  # type: ignore[no-any-return]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 

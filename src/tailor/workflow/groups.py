@@ -28,7 +28,7 @@ def describe_groups(name: str, image_size: int | None, seed: int, tell: Tell) ->
     tell(Event("tracing", text="which widths shrink together"))
     traced = trace(model, example)
     tell(Event("tracing", text="a trial cut, compared with the masked model"))
-    found = settle(model, traced, example).groups
+    found = settle(model, traced, example, record_modules=not hasattr(model, "generate")).groups
     return {
         "kind": "groups",
         "name": name,

@@ -17,6 +17,7 @@ from tailor.spec import BackboneRef
 from tailor.surgery import get_module
 from tailor.tasks import Task
 from tailor.tasks.classification import ClassifierHead
+from tailor.tasks.language import LanguageHead
 from tailor.training import Recipe
 from tailor.tuning import planner
 from tailor.tuning.apply import apply_, merges
@@ -39,6 +40,8 @@ def own_head(name: str, weights: str, image_size: int | None, seed: int = 0) -> 
     """A backbone with the classifier that it came with, its classes numbered; UsageError where it has none."""
     reference = BackboneRef(name, weights, image_size=image_size, seed=seed)
     stock = backbones.create(name, weights, image_size, seed)
+    if hasattr(stock, "generate"):
+        return replace(builder.base(reference, LanguageHead(seed)), complete=True)
     classes = int(getattr(stock, "num_classes", 0) or 0)
     if classes < 2:
         raise UsageError(f"`{name}` has no classifier of its own", hint="add `--data DATA`, or adapt it first")

@@ -10,7 +10,6 @@ from tailor.bundle.live import dearest, live
 from tailor.bundle.palette import Read, RouteRecord, read_palette
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
-from tailor.spec import Spec
 from tailor.workflow.records import Picked
 from tailor.workflow.routes import milliseconds
 from tailor.workflow.wanted import Wanted
@@ -94,13 +93,11 @@ def _said(cost: float) -> str:
 
 def _timed(found: Read, deployed: Sequence[int], tell: Tell) -> dict[int, float]:
     """Milliseconds of the deployed routes, on this machine."""
-    made, spec = live(found, deployed), found.palette.anchors[0]
-    if not isinstance(spec, Spec):
-        raise UsageError("routes of language models are not timed here", hint="choose by `--macs` or `--route`")
+    made = live(found, deployed)
     times = {}
     for done, number in enumerate(deployed):
         tell(Event("timing routes", done, len(deployed), found.manifest.routes[number].route))
-        times[number] = milliseconds(made.plain(number), spec)
+        times[number] = milliseconds(made.plain(number), made.spec(number))
     return times
 
 

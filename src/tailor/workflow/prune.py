@@ -299,7 +299,7 @@ def _timed(models: dict[str, nn.Module], inputs: Inputs, batch: int | None, seco
 
 def _was_trained(dense: Opened, request: Request) -> bool:
     """Whether a score says anything: not of a fresh head that nothing has trained."""
-    return is_bundle(request.name) or request.classifier == "own"
+    return is_bundle(request.name) or request.classifier == "own" or not dense.anatomy.heads
 
 
 def finished(folder: Path) -> Pruned:

@@ -72,6 +72,9 @@ def check(configs: Sequence[Any]) -> None:
 def _numbered(layer: nn.Module, number: int) -> nn.Module:
     """The decoder layer with another slot of the cache, sharing all modules and tensors."""
     shell = _shell(layer)
+    if isinstance(layer, Entered):
+        shell._modules["inner"] = _numbered(layer.inner, number)
+        return shell  # type: ignore[no-any-return]
     attention: Any = copy.copy(layer.self_attn)
     attention.layer_idx = number
     shell._modules["self_attn"] = attention

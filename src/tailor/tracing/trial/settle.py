@@ -61,7 +61,7 @@ def _settled(model: nn.Module, traced: Traced, example: Example, record_modules:
             return traced
         paths = _siblings(model, verdict.module)
         if not sum(_record(tools, path) for path in paths) and not sum(
-            _pin_module(traced.analysis, traced.names, path, verdict.cause) for path in paths
+            _pin_module(traced.analysis, traced.names, path, verdict.cause, not record_modules) for path in paths
         ):
             break
     raise ModelError(
@@ -162,15 +162,22 @@ def _siblings(model: nn.Module, path: str) -> list[str]:
     return [other for other, module in model.named_modules() if type(module) is kind]
 
 
-def _pin_module(analysis: Analysis, names: Iterable[Atom], path: str, cause: str) -> bool:
-    """Pin what a module's code fixes: first what it reshapes, then all it touches, then all inside it."""
+def _pin_module(analysis: Analysis, names: Iterable[Atom], path: str, cause: str, sizes: bool = False) -> bool:
+    """Pin what a module's code fixes: first what it reshapes, then all it touches, then all inside it.
+
+    With `sizes` its head dims go before all: code with one size for queries and values may take any number of heads.
+    """
     free = {atom for atom in names if not atom.pins}
     nodes = [node for node in analysis.program.graph.nodes if node.op == "call_function"]
     own = [node for node in nodes if module_path(node).split("@")[0] == path]
     shaped = [node for node in own if operator_name(node) in SHAPE]
     inside = [node for node in nodes if module_path(node).startswith(f"{path}." if path else "")]
-    for tier in (shaped, own, inside):
-        found = {atom for node in tier for atom in _atoms(analysis, node)} & free
+    dims = {
+        atom for node in (*own, *inside) for atom in _atoms(analysis, node) if atom.tags & {"head dim", "value dim"}
+    }
+    touched = ({atom for node in tier for atom in _atoms(analysis, node)} for tier in (shaped, own, inside))
+    for tier in (dims, *touched) if sizes else touched:
+        found = tier & free
         for atom in found:
             atom.pin(f"the code of `{path or 'the model'}` fixes its size ({cause})")
         if found:

@@ -172,7 +172,8 @@ class CutWidths:
         from tailor.workflow.tunes_beside import trace_beside
 
         if self.adapters == "merge":
-            traced = settle(opened.model, trace(opened.model, example), example)
+            cached = hasattr(opened.model, "generate")  # a recording of a module's graph knows no cache
+            traced = settle(opened.model, trace(opened.model, example), example, record_modules=not cached)
         else:
             traced = trace_beside(opened.model, opened.spec, opened.anatomy.heads, example, self.adapters)
         if self.settings.strict == "paper":
