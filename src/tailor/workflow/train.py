@@ -99,7 +99,7 @@ def fit_(opened: Opened, run: Run) -> Result:
     roots = tuple(f"{path}." for path in opened.anatomy.heads)
     adapted = any(not name.startswith(roots) for name in trainable(model))
     backbones.set_drop_path_(model, recipe.drop_path if adapted else 0.0)
-    plan = course(model, opened.anatomy.heads[0], spec, run)
+    plan = course(model, _head(opened), spec, run)
     teacher = _taught(opened, run, run.teacher) if run.teacher else None
     settings = _config(spec, recipe, run.source)
     heard = started(run.trackers, run.folder, {**settings, **settings["recipe"]})
@@ -113,6 +113,11 @@ def fit_(opened: Opened, run: Run) -> Result:
     return result
 
 
+def _head(opened: Opened) -> str:
+    """The path of the classifier; nothing of a language model, which has none beside itself."""
+    return next(iter(opened.anatomy.heads), "")
+
+
 def _own_weights(model: nn.Module, spec: Spec, heads: tuple[str, ...]) -> list[nn.Parameter]:
     """What trains of the backbone as it came: neither the head nor what a tune put in."""
     names = names_of(spec.tuning)
@@ -122,8 +127,9 @@ def _own_weights(model: nn.Module, spec: Spec, heads: tuple[str, ...]) -> list[n
 def _taught(opened: Opened, run: Run, guide: Guide) -> Teacher:
     """The teacher of the model; it looks at images only once where they have one look in training, or two."""
     spec, recipe, features = opened.spec, run.recipe, run.recipe.distil.features > 0
-    teacher, train = guide.towards(spec, opened.anatomy.heads[0], features), run.images.splits["train"]
-    if recipe.augment in VIEWS and unmixed(recipe) and len(train) <= REMEMBERED:
+    teacher, train = guide.towards(spec, _head(opened), features), run.images.splits["train"]
+    images = spec.preprocessing.reads == "images"  # of a text there is an answer a token, for every word
+    if images and recipe.augment in VIEWS and unmixed(recipe) and len(train) <= REMEMBERED:
         known = (spec.preprocessing, features, recipe.augment)
         if known not in guide.known:
             teacher.to(processes_here().device).eval()
