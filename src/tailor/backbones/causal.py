@@ -19,6 +19,7 @@ from torch import nn
 
 from tailor.anatomy import Anatomy, Block
 from tailor.backbones import walk
+from tailor.backbones.composition import Parts
 from tailor.errors import ModelError
 from tailor.inputs import Inputs
 
@@ -159,6 +160,11 @@ def describe(model: Any) -> Anatomy:
     )
 
 
+def parts(model: Any, size: tuple[int, int]) -> Parts:
+    """ModelError: what a layer is given besides the stream (positions, masks, a cache) is not a part's to hand on."""
+    raise ModelError("a language model is not taken apart into blocks", hint="leave `--repair` out")
+
+
 def follow_(model: Any) -> nn.Module:
     """Layers numbered as they stand now, and the configuration as deep and wide as the model is, where one number says
     it.
@@ -168,7 +174,9 @@ def follow_(model: Any) -> nn.Module:
     """
     config, layers = model.config, model.model.layers
     for number, layer in enumerate(layers):
-        getattr(layer, "inner", layer).self_attn.layer_idx = number
+        attention = getattr(layer, "inner", layer).self_attn
+        attention.layer_idx = number
+        attention.num_key_value_groups = len(attention.q_proj.weight) // len(attention.k_proj.weight)
     config.num_hidden_layers = len(layers)
     if getattr(config, "layer_types", None):
         config.layer_types = ["full_attention"] * len(layers)

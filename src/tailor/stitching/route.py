@@ -56,13 +56,16 @@ def route_plans(model: Routed, route: int, anchors: Sequence[Continuation]) -> t
     chosen = model.plan.routes[route]
     view = model.view(route)
     paths = {id(module): path for path, module in view.named_modules()}
-    made = []
+    along = [block.path for block in backbones.describe(view).blocks]
+    made, done = [], 0
     for number, layer in enumerate(chosen.layers):
         before, behind = chosen.legs[number], chosen.legs[number + 1]
+        done += before.stop - before.start
+        last = id(model.block(before.anchor, before.stop - 1))
         made.append(
             RoutePlan(
                 anchors[behind.anchor],
-                paths[id(model.block(before.anchor, before.stop - 1))],
+                paths.get(last) or along[done - 1],  # layers that are numbered are other modules along a route
                 model.anatomies[behind.anchor].blocks[behind.start].path,
                 model.plan.layers[layer],
                 chosen.name,

@@ -163,7 +163,8 @@ class CutWidths:
         if settings.blocks:
             layers = choose_blocks(opened, plan, scores.elements, settings.blocks, example, context.recipe.seed)
             decision = Decision((plan, layers), f"{why}; {layers.facts['reason']}")
-        default: Recovery = "none" if beside or context.images is None else "ridge"
+        images = context.images is not None and opened.spec.preprocessing.reads == "images"
+        default: Recovery = "none" if beside or not images else "ridge"
         return recovered(context, decision, self.repair or default)
 
     def _traced(self, opened: "Opened", example: "Example") -> "Traced":
