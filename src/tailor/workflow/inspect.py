@@ -115,7 +115,7 @@ def _backbone(name: str, image_size: int | None) -> dict[str, Any]:
         "family": anatomy.family,
         "params": parameters(model),
         "macs": macs(model, anatomy.inputs),
-        "input_size": list(anatomy.inputs.image),
+        "input_size": list(anatomy.inputs.shapes[0]),
         "blocks": len(anatomy.blocks),
         "sites": _by_operation(anatomy),
         "vectors": len(anatomy.vectors),
