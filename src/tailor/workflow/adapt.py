@@ -134,10 +134,8 @@ def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, A
         made = finished(folder, given=request.given)
         run.tell(Event("done", text=f"`{folder}` is finished already"))
         return made
-    if processes_here().is_main_process:
-        evidence.begun(folder, said)
     if request.init is not None:
-        return train_(_going_on(request.init, run, task), run)
+        return _train(_going_on(request.init, run, task), run, said)
     if begun is None:
         opened = with_head(request.model, request.weights, request.image_size, run.images, task, run.recipe)
         context = Context(
@@ -153,7 +151,14 @@ def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, A
     opened = replace(builder.apply_plans_(opened, added), spec=spec)
     if request.seconds is not None and request.given.get("epochs") is None:
         run = replace(run, recipe=replace(run.recipe, epochs=_fitting(opened, run, request.seconds)))
-    return replace(train_(opened, run), diagram=diagram)
+    return replace(_train(opened, run, said), diagram=diagram)
+
+
+def _train(opened: Opened, run: Run, said: Asked) -> Trained:
+    """Train; what was asked is noted only now, since what is refused leaves nothing."""
+    if processes_here().is_main_process:
+        evidence.begun(run.folder, said)
+    return train_(opened, run)
 
 
 def _fitting(opened: Opened, run: Run, seconds: float) -> int:

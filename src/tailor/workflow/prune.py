@@ -94,9 +94,6 @@ def once(request: Request, against: Opened | None = None, asked: Mapping[str, An
     if request.resume and (folder / bundle.MANIFEST).is_file():
         return finished(folder)
     images, opened = open_(request)
-    if processes_here().is_main_process:
-        said = request.said or _said(asked or request.asked, request.recipe)
-        evidence.begun(folder, said, Path(request.name))
     learnt = guide(request.teacher, opened.spec.head) if request.retrain != "none" else None
     dense = ready_to_cut(opened, request)
     decided = _decided(dense, images, request, against, asked or request.asked, started)
@@ -150,6 +147,7 @@ def _decided(
         found = _compare(dense, spec, decision, images, request, against)
         if state.is_main_process:
             blocks = [block.path for block in dense.anatomy.blocks]
+            evidence.begun(folder, request.said or _said(asked, request.recipe), Path(request.name))
             evidence.taken(folder, blocks, decision.plans, request.step.whole)
             evidence.raced(folder, decision.candidates)
             seconds = round(time.monotonic() - began, 2)
