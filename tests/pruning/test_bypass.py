@@ -84,6 +84,24 @@ def test_the_map_is_least_squares_of_what_the_blocks_did(family):
     assert moved and all(name.startswith(inside) for name in moved)
 
 
+@pytest.mark.parametrize(("dropped", "repaired"), [((2,), ("blocks.2", "blocks.3", "head")), ((3, 4), ("head",))])
+def test_without_a_map_the_layers_behind_dropped_blocks_make_up_for_them(dropped, repaired):
+    model = tiny.vit(depth=5).eval()
+    kept = tuple(i for i in range(5) if i not in dropped)
+    plan = LayerPlan(kept, tuple(f"blocks.{i}" for i in dropped))
+    short = apply_layers_(copy.deepcopy(model), plan)
+
+    def error():
+        with torch.no_grad():
+            return sum(float((short.eval()(x) - model(x)).square().sum()) for x in images(model)())
+
+    before = error()
+    done = repair_(short, model, [plan], images(model))
+    assert {layer.path.removesuffix(".mlp.fc2") for layer in done.layers} >= set(repaired)
+    assert all(layer.path.startswith(repaired) for layer in done.layers)
+    assert error() < 0.5 * before
+
+
 def test_behind_a_cut_it_makes_the_channels_that_are_left():
     model = tiny.vit(depth=4).eval()
     example = (tiny.images(model),)

@@ -118,7 +118,8 @@ class Repair:
 
     In `parallel` it is given what the dense model gives it: a fifth of the time, but nothing makes up for the errors of
     others. `ridge` is a share of the inputs' mean variance; of one image `positions` tokens or pixels a layer count.
-    Repaired are the `layers` from the first that reads a cut axis on, or only what stands in place of dropped blocks.
+    Repaired are the `layers` from the first that reads a cut axis or follows a dropped block, or only what stands in
+    place of such blocks.
     """
 
     order: Literal["sequential", "parallel"] = "sequential"

@@ -20,8 +20,8 @@ SAMPLES = 512
 def recovered(context: Context, decision: Decision, how: Recovery, samples: int = SAMPLES) -> Decision:
     """The decision with the tensors that recovery leaves of the context's model.
 
-    After a cut of widths, of which a bundle holds every tensor, all layers behind it are repaired; after one of blocks
-    only what stands in their place.
+    All layers behind a cut of widths are repaired, and behind one of blocks where nothing stands in their place and
+    the bundle is to hold every tensor; else only what stands there.
     """
     if how == "none":
         return decision
@@ -37,7 +37,9 @@ def recovered(context: Context, decision: Decision, how: Recovery, samples: int 
         told = Recovered(how, f"statistics of {norms} batch norms estimated anew on {len(part)} images")
     else:
         cuts = any(PLANS[plan.kind].narrows for plan in decision.plans)
-        settings = Repair(layers="behind" if cuts else "bypass", seed=context.recipe.seed)
+        bridged = any(getattr(plan, "bypasses", ()) for plan in decision.plans)
+        behind = cuts or (opened.complete and not bridged)
+        settings = Repair(layers="behind" if behind else "bypass", seed=context.recipe.seed)
         done = repair_(cut, opened.model, decision.plans, images, settings, context.tell)
         text = (
             f"{len(done.layers)} layers repaired on {done.images} images: error {done.before:.3f} -> {done.after:.3f}"

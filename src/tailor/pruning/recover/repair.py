@@ -1,9 +1,10 @@
 """Weights of a cut model that give back, as well as its units can, what the dense layers made: ridge regression.
 
-Of each layer from the first that reads a cut axis on: min over W, c of |X W' + c - Y|^2 + eps |W - W_kept|^2, X what
-the layer is given, Y the outputs left of the dense layer, over a few hundred images without labels. In order, X is that
-of the model repaired so far, so a layer also makes up for what those before it could not. Depthwise convolutions stay:
-they reduce no inputs. Batch norms keep the dense statistics, which are those of the targets, but for the mean's shift.
+Of each layer from the first that reads a cut axis or follows a dropped block: min over W, c of
+|X W' + c - Y|^2 + eps |W - W_kept|^2, X what the layer is given, Y the outputs left of the dense layer, over a few
+hundred images without labels. In order, X is that of the model repaired so far, so a layer also makes up for what those
+before it could not. Depthwise convolutions stay: they reduce no inputs. Batch norms keep the dense statistics, which
+are those of the targets, but for the mean's shift.
 """
 
 import time
@@ -127,6 +128,7 @@ class _Line:
             made = segment.ours(state[0])
         with watching(self.dense, {place.source for place in self.known.values()}) as theirs:
             aim = segment.theirs(state[1])
+        self.begun = self.begun or segment.shortened
         reader = {id(call.entered): path for path in self.norms for call in ours.of(path)}
         found = []
         for path in (path for path in ours.by_path if path in self.known):

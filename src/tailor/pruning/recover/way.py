@@ -27,15 +27,19 @@ HELD = 1 << 30
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of the way: what the cut model computes in it, and the dense one, dropped blocks included."""
+    """A part of the way: what the cut model computes in it, and the dense one, dropped blocks included.
+
+    `shortened` says that there are any.
+    """
 
     ours: Run
     theirs: Run
+    shortened: bool = False
 
 
 def segments(cut: nn.Module, dense: nn.Module, plans: Sequence[Any], images: Tensor) -> tuple[Segment, ...]:
     """Stem, a segment a block, and tail, where both models can be taken apart so; else the whole models as one."""
-    whole = (Segment(cut, dense),)
+    whole = (Segment(cut, dense, any(getattr(plan, "dropped", ()) for plan in plans)),)
     size = (int(images.shape[-2]), int(images.shape[-1]))
     try:
         ours, theirs = backbones.parts(cut, size), backbones.parts(dense, size)
@@ -51,9 +55,10 @@ def segments(cut: nn.Module, dense: nn.Module, plans: Sequence[Any], images: Ten
         return whole
     found = [Segment(ours.stem, theirs.stem)]
     for part, start, end in zip(ours.blocks, [-1, *ends], ends):
-        found.append(Segment(part, partial(_chained, [*theirs.blocks[start + 1 : end + 1]])))
+        found.append(Segment(part, partial(_chained, [*theirs.blocks[start + 1 : end + 1]]), end > start + 1))
     last = ends[-1] if ends else -1
-    return (*found, Segment(ours.tail, partial(_chained, [*theirs.blocks[last + 1 :], theirs.tail])))
+    behind = [*theirs.blocks[last + 1 :]]
+    return (*found, Segment(ours.tail, partial(_chained, [*behind, theirs.tail]), bool(behind)))
 
 
 def _chained(runs: Sequence[Run], x: Tensor) -> Any:
