@@ -15,7 +15,7 @@ import tailor
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WIDE, TALL = 1200, 1290
-COLOURS = 96
+COLOURS = 256
 
 
 def draw(bundles: list[str]) -> None:
