@@ -16,7 +16,7 @@ from tailor.preprocessing import Preprocessing
 from tailor.spec import SPEC, BackboneRef, Spec
 from tailor.tasks import TASKS, task_for, task_of, task_of_kind
 
-EACH = pytest.mark.parametrize("name", TASKS)
+EACH = pytest.mark.parametrize("name", sorted(set(TASKS) - {"language"}))  # texts: tests/tasks/test_language_task.py
 COUNT, SIZE = 4, 32
 
 

@@ -171,7 +171,8 @@ def test_a_target_is_met_in_the_paper_s_parts():
 @pytest.mark.parametrize("name", [n for n in recipes.names() if n.startswith("isomorphic/")])
 def test_a_configuration_is_complete_and_every_key_is_known(name):
     settings = recipes.read(name)
-    flags = {"name", "classifier", "method", "criterion", "samples", "widths", "retrain", "teacher", "recipe", *FLAGS}
+    flags = {"name", "classifier", "method", "criterion", "samples", "widths", "retrain", "repair", "teacher", "recipe"}
+    flags |= set(FLAGS)
     assert settings.keys() <= flags
     assert timm.is_model(settings["name"].split(".")[0])
     assert settings_of(settings["method"], settings["widths"]).strict == "paper"

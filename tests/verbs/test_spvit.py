@@ -120,6 +120,7 @@ def test_the_released_arithmetic_is_a_table_too(searched, photos, tmp_path):
         )
 
 
+@pytest.mark.slow  # what is measured is this machine, busy or not
 def test_a_latency_is_searched_for(photos, tmp_path, monkeypatch):
     import importlib
 

@@ -235,7 +235,9 @@ def sources(path: Path) -> list[Path]:
     """
     found = [path]
     while (found[-1] / MANIFEST).is_file():
-        weights = str(read_manifest(found[-1]).spec.get("backbone", {}).get("weights", ""))
+        spec: Any = read_manifest(found[-1]).spec
+        backbone = spec.get("backbone") if isinstance(spec, dict) else None
+        weights = str(backbone.get("weights", "")) if isinstance(backbone, dict) else ""
         if not weights.startswith(BUNDLE):
             break
         found.append(Path(weights.removeprefix(BUNDLE)))

@@ -86,7 +86,6 @@ class Widths:
     """
 
     ranking: str = "isomorphic"
-    drawn: bool = False
     round_to: int = 8
     rounding: Rounding = "nearest"
     keep_at_least: int = 1
@@ -96,6 +95,7 @@ class Widths:
     attention: Literal["class", "all", "layer"] = "class"
     parts: tuple[Part, ...] = ("embedding", "heads", "hidden")
     blocks: Mapping[str, int] = Field(default_factory=dict)
+    drawn: bool = False
 
     def __post_init__(self) -> None:
         for name in ("round_to", "keep_at_least"):

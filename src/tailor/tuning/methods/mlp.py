@@ -75,12 +75,12 @@ class Hidden(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """One row has no batch statistics: a last batch of one is normalised by the running ones."""
         x, norm = F.relu(self.linear(x)), self.norm
-        rows = x.flatten(0, -2)  # a classifier that also sees tokens (B, N, d) has a row for each
-        if len(rows) == 1 and self.training:
+        rows = x if x.ndim == 2 else x.flatten(0, -2)  # a classifier that also sees tokens (B, N, d) has a row for each
+        if self.training and len(rows) == 1:
             rows = F.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
         else:
             rows = norm(rows)
-        return self.dropout(rows.view_as(x))
+        return self.dropout(rows if x.ndim == 2 else rows.view_as(x))
 
 
 def _classifier(layer: nn.Module) -> nn.Linear:
