@@ -62,7 +62,7 @@ def main(photos: str, root: Path, verb: str, moments: int) -> None:
         os.waitpid(pid, 0)
         code = child(lambda out=out: work(photos, root, out))
         ended = left(out).replace(out.name, "NAME") if code == 0 else ""
-        found[f"after {moment:.2f} of {seconds:.2f} s"] = (
+        found[f"{number}: after {moment:.2f} of {seconds:.2f} s"] = (
             "same" if ended == expected else f"ended with {code}: {ended}, not {expected}"
         )
     print(json.dumps(found))
