@@ -249,7 +249,8 @@ def _cells(rows: Mapping[str, Row], model: str, decoder: str) -> str:
     if "miou" not in row:
         return "- | - | - | -"
     ms = rows.get(f"ms/{model}", {}).get("ms", {}).get(decoder)
-    return f"{100 * row['miou']:.1f} | {row['macs'] / 1e9:.2f} | {f'{ms:.0f}' if ms else '-'} | {row['bundle_bytes'] / 1e3:,.0f}"
+    cells = [f"{100 * row['miou']:.1f}", f"{row['macs'] / 1e9:.2f}", f"{ms:.0f}" if ms else "-"]
+    return " | ".join([*cells, f"{row['bundle_bytes'] / 1e3:,.0f}"])
 
 
 def _sizes(row: Row) -> str:
