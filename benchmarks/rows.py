@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tailor.errors import TailorError
+from tailor.training import Interrupted
 
 Row = dict[str, Any]
 
@@ -24,6 +25,8 @@ class Rows:
         if key not in self.known:
             try:
                 row = {"key": key, **make()}
+            except Interrupted:  # no result: the row is made when the benchmark is run again
+                raise
             except TailorError as error:
                 row = {"key": key, "error": error.message}
             self.known[key] = row
