@@ -155,7 +155,7 @@ def test_a_finished_run_without_data_says_again_what_it_said(begun, adapted):
         ({"emb": "50%"}, "`emb`: none"),
         ({"criterion": "l2"}, "`criterion`: l1"),
         ({"seed": 1}, "`seed`: 0"),
-        ({"widths": {"round_to": 4}}, "`widths`: {}"),
+        ({"widths": {"round_to": 4}}, "`widths`: {'ranking': 'uniform'}"),
         ({"adapters": "keep"}, "`adapters`: merge"),
         ({"steps": 3}, "`steps`: 2"),
         ({"steps": 1, "recover": None}, "`steps`: 2"),
