@@ -171,7 +171,8 @@ def _readme(spec: Spec, rest: bool, both: bool) -> str:
         f"{len(spec.head.classes)} classes",
     ]
     if rest:
-        lines.append(f'model.load_state_dict(load_file("{REST}"), strict=False)  # norms, biases and tokens')
+        lines.append(f'rest = load_file("{REST}")  # norms, biases and tokens: a part of the model')
+        lines.append("assert not model.load_state_dict(rest, strict=False).unexpected_keys")
     if both:
         lines.append(f'model = PeftModel.from_pretrained(model, "{ENTRIES}").merge_and_unload()  # single weights')
     lines.append('model = PeftModel.from_pretrained(model, ".").eval()')
