@@ -65,6 +65,60 @@ def test_imports_run_down(path):
         assert down, f"{own} imports {name}, which is not below it"
 
 
+def named(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def edges():
+    """Which files each file imports, inside functions too; `from package import file` is that file."""
+    known = {named(path) for path in modules()}
+    found = {}
+    for path in modules():
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                inner = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+                names |= {name if name in known else node.module for name in inner.values()}
+        found[named(path)] = (names & known) - {named(path)}
+    return found
+
+
+def circle(edges):
+    """A circle of the graph, or nothing: leaves are taken off until only circles and what leads to them is left."""
+    left = dict(edges)
+    while leaves := {name for name, to in left.items() if not to & left.keys()}:
+        left = {name: to for name, to in left.items() if name not in leaves}
+    way = [min(left)] if left else []
+    while way and way[-1] not in way[:-1]:
+        way.append(min(left[way[-1]] & left.keys()))
+    return way[way.index(way[-1]) :] if way else []
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_files_import_in_no_circle():
+    assert not (way := circle(edges())), " -> ".join(way)
+
+
+@pytest.mark.parametrize("folder", ["planners", "race"])
+def test_what_a_folder_of_the_workflow_stands_on_does_not_ask_for_it(folder):
+    found, root = edges(), f"tailor.workflow.{folder}"
+    todo = [name for name in found if name.startswith(root)]
+    below = set(todo)
+    while todo:
+        new = found[todo.pop()] - below
+        below |= new
+        todo += new
+    asks = {name: to for name in below if not name.startswith(root) for to in found[name] if to.startswith(root)}
+    assert not asks, f"`{folder}` stands on these, which import it"
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_backbones_know_timms_models(path):
     names = {n for n in imported(path) if n.startswith("timm.models")}

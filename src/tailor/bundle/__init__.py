@@ -1,20 +1,19 @@
 """Bundles: a model as a folder of ordinary files. Spec and digests in JSON, tensors in safetensors, nothing pickled."""
 
-from tailor.bundle.manifest import Manifest
+from tailor.bundle.manifest import Bundle, Manifest
 from tailor.bundle.read import (
     MISFIT,
-    Bundle,
     base,
     blank,
     continued,
     load,
     load_all_,
     read,
-    read_manifest,
     restore,
     sources,
     summary,
 )
+from tailor.bundle.verify import read_manifest
 from tailor.bundle.write import prepare, state, write
 from tailor.run_folder import MANIFEST
 

@@ -13,7 +13,7 @@ from pydantic import Field, FiniteFloat, JsonValue, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from tailor.bundle.files import dumps, write_text
-from tailor.bundle.read import validated
+from tailor.bundle.verify import validated
 from tailor.settings import STRICT
 from tailor.strangers import read_json
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from tailor import backbones
-from tailor.bundle.manifest import FORMAT, Manifest, pack
+from tailor.bundle.manifest import FORMAT, Bundle, Manifest, pack
 from tailor.bundle.palette import Read, declared_of, load_base_, load_part_, read_palette, read_part
-from tailor.bundle.read import Bundle, read_tensors
+from tailor.bundle.verify import read_tensors
 from tailor.bundle.write import state
 from tailor.errors import BundleError, PlanError
 from tailor.palette import (

@@ -8,6 +8,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +52,16 @@ class Manifest:
     complete: bool = False
     metrics: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+@plain_dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory: its folder, manifest, spec and tensors (index lists taken out)."""
+
+    path: Path
+    manifest: Manifest
+    spec: Spec
+    tensors: dict[str, Tensor]
 
 
 def pack(spec: Spec) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tailor import backbones
 from tailor.bundle.files import dumps, replacing, sha256, write_text
 from tailor.bundle.manifest import FORMAT, File, sane
-from tailor.bundle.read import check_files, read_raw, read_tensors, validated
+from tailor.bundle.verify import check_files, of_palette, read_raw, read_tensors, validated
 from tailor.errors import BundleError, PlanError
 from tailor.palette import (
     PALETTE,
@@ -192,18 +192,14 @@ def is_palette(path: Path) -> bool:
         raw = read_json(path / MANIFEST)
     except (OSError, BundleError):
         return False
-    return _says_palette(raw)
-
-
-def _says_palette(raw: object) -> bool:
-    return isinstance(raw, dict) and raw.get("kind") == "palette"
+    return of_palette(raw)
 
 
 def read_palette(path: Path, base: Path | None = None) -> Read:
     """The palette in folder `path`, every file checked against its digest; `base` names a base that was moved."""
     path = Path(path)
     raw = read_raw(path)
-    if isinstance(raw, dict) and "spec" in raw and not _says_palette(raw):
+    if isinstance(raw, dict) and "spec" in raw and not of_palette(raw):
         raise BundleError(
             f"`{path}` is a bundle of one model, not a palette", hint="give a folder that `tailor stitch` wrote"
         )

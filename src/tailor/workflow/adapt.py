@@ -84,7 +84,7 @@ class Request:
 
     def said(self, method: str, decoder: str) -> Asked:
         """The command that makes this one bundle."""
-        own = {} if self.init else evidence.of_planner("adapt", method, self.planners[method])
+        own = {} if self.init else planners.given("adapt", method, self.planners[method])
         words = {"model": None if self.init else self.model, "method": None if self.init else method, "init": self.init}
         more = {name: getattr(self, name) for name in ("task", "weights", "image_size", "teacher")}
         given = {**words, **own, **more, "decoder": decoder, "decoders": dict(self.settings)}

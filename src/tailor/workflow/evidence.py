@@ -44,7 +44,6 @@ from tailor.plans import AnyPlan
 from tailor.surgery import trainable
 from tailor.tasks import Task, task_of
 from tailor.training import Recipe, Result
-from tailor.workflow import planners
 from tailor.workflow.opened import deployed
 from tailor.workflow.records import Pruned
 
@@ -86,12 +85,6 @@ def asked(verb: str, words: Sequence[str], given: Mapping[str, Any], usual: Mapp
     if inner:
         sections["recipe"] = {k: asdict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in inner.items()}
     return Asked(verb, tuple(words), flags, plain(sections))
-
-
-def of_planner(verb: str, method: str, planner: Any) -> dict[str, Any]:
-    """The settings of a planner that are not those of its row."""
-    usual = planners.asked(planners.named(verb, method, {}))
-    return {name: value for name, value in planners.asked(planner).items() if value != usual[name]}
 
 
 def trained(

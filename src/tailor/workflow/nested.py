@@ -12,7 +12,7 @@ from tailor.build import Opened
 from tailor.bundle.evidence import Asked
 from tailor.bundle.files import dumps, sha256, write_text
 from tailor.bundle.palette import BASE, BASE_JSON, BaseRef, RouteRecord, write_base, write_palette
-from tailor.bundle.read import validated
+from tailor.bundle.verify import validated
 from tailor.data.images import ImageData
 from tailor.errors import BundleError, UsageError
 from tailor.events import Event, Tell, silent

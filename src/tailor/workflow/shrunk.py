@@ -14,6 +14,7 @@ from tailor.workflow.context import CutStep
 from tailor.workflow.decision import check_asked
 from tailor.workflow.destination import Destination
 from tailor.workflow.output import output
+from tailor.workflow.planners import given
 from tailor.workflow.prune import Request, finished, once
 from tailor.workflow.records import Pruned
 from tailor.workflow.train import usual_of
@@ -67,7 +68,7 @@ def adapt_and_prune(request: adapting.Request, planner: Any) -> Pruned:
 def said(request: adapting.Request, planner: Any) -> Asked:
     """The command that asks for both."""
     ((decoder, method),) = request.places
-    own, more = request.said(method, decoder), evidence.of_planner("prune", planner.method, planner)
+    own, more = request.said(method, decoder), given("prune", planner.method, planner)
     flags = {name: value for name, value in more.items() if isinstance(value, str | int | float)}
     sections = {name: evidence.plain(value) for name, value in more.items() if name not in flags}
     return replace(own, flags={**own.flags, **flags}, sections={**own.sections, **sections})

@@ -114,6 +114,12 @@ def asked(planner: Any) -> dict[str, Any]:
     return found
 
 
+def given(verb: str, method: str, planner: Any) -> dict[str, Any]:
+    """What a planner was asked for that is not its row's own."""
+    usual = asked(named(verb, method, {}))
+    return {name: value for name, value in asked(planner).items() if value != usual[name]}
+
+
 def then(verb: str, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The planner that the verb goes on with, None where nothing asks for it, and the settings that are not its own.
 
