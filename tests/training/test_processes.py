@@ -32,7 +32,8 @@ def test_two_processes_end_where_one_does(together, tmp_path, name):
     alone = two.train(name, tmp_path)
     fresh = two.begin(name)  # or the comparison would say nothing:
     moved = {key for key, p in trainable(fresh).items() if float((p.detach() - alone[key]).abs().max()) > 1e-3}
-    assert moved == {key for key in trainable(fresh) if not key.startswith("idle")}
+    still = ("idle", ".k.bias")  # a shift of all keys changes no softmax
+    assert moved == {key for key in trainable(fresh) if not any(part in key for part in still)}
     for process in range(PROCESSES):
         ended = load_file(together / f"{name}-{process}-of-{PROCESSES}.safetensors")
         assert toys.furthest(alone, ended) < 1e-8

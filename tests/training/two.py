@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tailor.dense.linear import Linear
+from tailor.dense.masks import Masks
 from tailor.dense.predictions import IGNORE
 from tailor.errors import BundleError, TrainingError
 from tailor.tasks.segmentation import Segmentation, SegmenterHead
@@ -60,7 +61,9 @@ def by_number():
     return step
 
 
-SEGMENTER = SegmenterHead(("low", "high"), Linear())
+LINEAR = Linear()
+MASKS = Masks(width=16, queries=5, blocks=2, heads=2, hidden=16)
+DECODERS = {"segmenter": LINEAR, "masks": MASKS}
 
 
 class Scenes(toys.Data):
@@ -72,8 +75,8 @@ class Scenes(toys.Data):
         self.labels = torch.where(bright.abs() < 0.05, IGNORE, (bright > 0).long())
 
 
-def segmenter():
-    model = Segmentation(Linear()).attach_(vit(), SEGMENTER)
+def segmenter(decoder):
+    model = Segmentation(decoder).attach_(vit(), SegmenterHead(("low", "high"), decoder))
     model.norm.requires_grad_(False)  # comes after the maps that a decoder reads
     return model
 
@@ -81,7 +84,9 @@ def segmenter():
 PLAIN = Recipe(epochs=5, batch_size=16, lr=0.01, drop_path=0.0, select="last")  # 20 updates, the last of an epoch of 2
 CASES = {
     # name: model, recipe, batch size, images, own step
-    "segmenter": (segmenter, PLAIN, 16, 50, None),
+    "segmenter": (lambda: segmenter(LINEAR), PLAIN, 16, 50, None),
+    # Masks are compared at points that are drawn.
+    "masks": (lambda: segmenter(MASKS), PLAIN, 16, 50, None),
     "vit": (vit, PLAIN, 16, 50, None),
     "delta": (lambda: toys.model(dropout=0.0, norm=False), PLAIN, 16, 50, None),
     # The last batch of an epoch has one image, so one of two processes has none.
@@ -102,9 +107,11 @@ def begin(name):
 def train(name, folder):
     _, recipe, batch_size, count, step = CASES[name]
     model = begin(name)
-    dense = name == "segmenter"
-    data = (Scenes if dense else toys.Data)(batch_size, count)
-    task, head = (Segmentation(Linear()), SEGMENTER) if dense else (toys.TASK, toys.HEAD)
+    decoder = DECODERS.get(name)
+    data = (Scenes if decoder else toys.Data)(batch_size, count)
+    task, head = toys.TASK, toys.HEAD
+    if decoder:
+        task, head = Segmentation(decoder), SegmenterHead(("low", "high"), decoder)
     fit(
         model,
         recipe,

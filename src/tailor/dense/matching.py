@@ -42,7 +42,7 @@ def match(found: MaskPredictions, wanted: Sequence[Objects], places: Tensor) -> 
 def _costs(found: MaskPredictions, wanted: Sequence[Objects], places: Tensor, most: int) -> Tensor:
     """(D, B, N, G); what belongs to no object is never read."""
     read = points.at(found.pixels, places)  # (B, E, P)
-    truth = padded([_at(one.masks, places) for one in wanted], most)  # (B, G, P)
+    truth = padded([_at(one.masks, places) for one in wanted], most).to(read.dtype)  # (B, G, P)
     valid = points.known(torch.stack([one.valid for one in wanted]), places).to(truth.dtype)[:, None]
     labels = padded([one.labels for one in wanted], most)
     truth = truth * valid

@@ -1,7 +1,8 @@
 """Reading maps at points: masks are compared at some points instead of at all pixels (PointRend, Kirillov et al. 2020).
 
 Points are x and y as shares of the image, so that a prediction and a target of another size are read at the same place.
-All draws come from torch's default generator or the one given; one set of points serves all images and depths.
+All draws come from torch's default generator or the one given; one set of points serves all images and depths, so that
+an image's points do not depend on what else is in its batch.
 """
 
 import torch

@@ -18,6 +18,7 @@ from tailor.criteria.samples import placed
 from tailor.errors import TrainingError
 from tailor.recipe import Recipe
 from tailor.tasks import Task
+from tailor.training.processes import drawing
 from tailor.training.teacher import Teacher, apart, entering_classifier
 
 
@@ -42,7 +43,8 @@ class Share:
     """A batch as a step gets it: on the device and, where the recipe mixes, mixed.
 
     Image i is `keep` of its own and `1 - keep` of the image whose target is `partners[i]`; unmixed, `keep` is 1 and
-    `partners` are the targets.
+    `partners` are the targets. What a loss draws (the points at which masks are compared) follows from `drawn` alone,
+    the same in every share of an update: so several processes, or several pieces, train what one does.
     """
 
     images: Tensor
@@ -51,17 +53,21 @@ class Share:
     sources: tuple[str, ...]
     partners: Any
     keep: float = 1.0
+    drawn: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
 
     def loss(self, task: Task, output: Any) -> Tensor:
         """The task's mean loss over the share, of mixed images the mixture of both."""
-        own = task.loss(output, self.targets).sum() / max(task.weight(self.targets), 1)
+        own = self._mean(task, output, self.targets)
         if self.keep == 1.0:
             return own
-        other = task.loss(output, self.partners).sum() / max(task.weight(self.partners), 1)
-        return self.keep * own + (1 - self.keep) * other
+        return self.keep * own + (1 - self.keep) * self._mean(task, output, self.partners)
+
+    def _mean(self, task: Task, output: Any, targets: Any) -> Tensor:
+        with drawing(self.images.device, self.drawn):
+            return task.loss(output, targets).sum() / max(task.weight(targets), 1)
 
     def part(self, start: int, stop: int) -> "Share":
         """The images from `start` to `stop`."""
@@ -72,17 +78,18 @@ class Share:
             self.sources[start:stop],
             self.partners[start:stop],
             self.keep,
+            self.drawn,
         )
 
 
 Step = Callable[[nn.Module, Share], Tensor]  # the mean loss over the images of the share, a scalar
 
 
-def place(batch: Batch, device: torch.device, dtype: torch.dtype) -> Share:
+def place(batch: Batch, device: torch.device, dtype: torch.dtype, drawn: int = 0) -> Share:
     """The batch on `device`, its images in the model's `dtype`; tokens stay whole numbers."""
     targets = send_to_device(batch.targets, device)
     images = placed(batch.images, device, dtype)
-    return Share(images, targets, batch.indices, tuple(batch.sources), targets)
+    return Share(images, targets, batch.indices, tuple(batch.sources), targets, drawn=drawn)
 
 
 def mix(share: Share, recipe: Recipe, generator: np.random.Generator) -> Share:

@@ -112,7 +112,23 @@ def stopping() -> Iterator[Stop]:
 
 def seed_(device: torch.device, *words: int) -> None:
     """Seed torch's default generator of the CPU and of `device` from `words`."""
-    number = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    _seed_(device, stream(*words))
+
+
+def stream(*words: int) -> int:
+    """The seed that `words` stand for."""
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def drawing(device: torch.device, seed: int) -> Iterator[None]:
+    """Inside, torch's default generators are those of `seed`; afterwards they go on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        _seed_(device, seed)
+        yield
+
+
+def _seed_(device: torch.device, number: int) -> None:
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         torch.cuda.manual_seed(number)

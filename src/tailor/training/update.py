@@ -1,8 +1,10 @@
 """One update: from a share of a batch to changed tensors, and all the state that an update leaves behind.
 
 The random state is a function of (seed, update, process): torch's default generator is seeded before every update, so
-nothing drawn elsewhere (validation, callbacks) shifts a run. Processes come from Accelerate (`accelerate launch`,
-`torchrun`); precision is torch's autocast, since an `Accelerator` fixes one for the whole process. Data parallel only.
+nothing drawn elsewhere (validation, callbacks) shifts a run; what a loss draws is a function of (seed, update) alone,
+so that an image is compared at the same points in whatever process it is. Processes come from Accelerate (`accelerate
+launch`, `torchrun`); precision is torch's autocast, since an `Accelerator` fixes one for the whole process. Data
+parallel only.
 """
 
 import math
@@ -24,9 +26,9 @@ from tailor.surgery import changed, load_changed_, running_statistics, trainable
 from tailor.training.checkpoint import load_optimizer_, optimizer_tensors
 from tailor.training.objective import Batch, Share, Step, mix, place
 from tailor.training.optimizer import Average, ParameterGroups, make_optimizer, make_schedule
-from tailor.training.processes import mean_, seed_, sum_gradients_, total
+from tailor.training.processes import mean_, seed_, stream, sum_gradients_, total
 
-UPDATE, MIX = 2, 3  # what a random stream is for
+UPDATE, MIX, LOSS = 2, 3, 4  # what a random stream is for
 NAMED = 8  # file names in a message
 
 
@@ -60,7 +62,7 @@ class Updater:
         the loss or the gradient is not finite; then nothing has changed.
         """
         device, process = self.processes.device, self.processes.process_index
-        share = place(batch, device, self.dtype)
+        share = place(batch, device, self.dtype, stream(LOSS, self.seed, number))
         share = mix(share, self.recipe, np.random.default_rng([MIX, self.seed, number, process]))
         count, weight, stops = total(self.processes, len(share), self.weigh(share.targets) if len(share) else 0, stop)
         if not weight:  # every image was unreadable, or nothing in them is to be learnt
