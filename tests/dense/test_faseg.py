@@ -6,12 +6,13 @@ from torch.testing import assert_close
 
 import tiny
 from tailor.anatomy import Feature
+from tailor.dense.attended import attended
 from tailor.dense.attention import Attention
 from tailor.dense.deformable import _by_corners, _by_level
 from tailor.dense.faseg import FaSeg
 from tailor.dense.focus import FOCUS, averaged, never_empty, starting
 from tailor.dense.high_resolution import Attended, HighResolution, best, read
-from tailor.errors import PlanError
+from tailor.errors import ModelError, PlanError
 
 FEATURES = [Feature(f"stage{i}", 8 * 2**i, 4 * 2**i) for i in range(4)]
 SMALL = {"width": 32, "queries": 9, "heads": 4, "hidden": 48, "encoder_layers": 1, "encoder_hidden": 32}
@@ -199,3 +200,27 @@ def test_settings_that_cannot_be_are_refused():
         FaSeg(width=60)
     with pytest.raises(PlanError, match="cannot be read"):
         HighResolution(ratio=0.0)
+
+
+@pytest.mark.parametrize("focus", ["learned", "dynamic-anchors", "dfpq"])
+def test_what_is_drawn_is_what_the_blocks_gave(focus):
+    """With one head, a block adds what its last layer makes of the values under the weights."""
+    model, given, added = head(blocks=6, focus=focus, threshold=0.6, heads=1), maps(), {}
+    blocks, level = model.decoder.blocks, model.decoder.level
+    for number, block in enumerate(blocks, 1):
+        block.register_forward_pre_hook(lambda _, inputs, n=number: added.update({n: inputs[1]}))
+    found, seen = attended(model, given, last=9)
+    assert list(seen) == [1, 2, 3, 5, 6]  # the fourth reads the finest level
+    assert list(attended(model, given)[1]) == [3, 5, 6]
+    assert_close(found.queries, model(given).queries)
+    levels = model.pixels(model.pyramid(given)[::-1]).levels
+    assert any((weights == 0).any() for weights in seen.values())  # masked
+    for number, weights in seen.items():
+        at, cross = (number - 1) % 4, blocks[number - 1].cross
+        values = cross.v((levels[at] + level[at][:, None, None]).flatten(2).transpose(1, 2))
+        assert_close(cross.out(weights.flatten(2) @ values), added[number])
+
+
+def test_what_has_no_queries_shows_nothing():
+    with pytest.raises(ModelError, match="no query looks at anything"):
+        attended(torch.nn.Linear(2, 2), torch.zeros(1, 2))

@@ -1,7 +1,7 @@
 """Where queries look: what the blocks of a mask decoder give each cell of the map that they read, for pictures.
 
-Training keeps no weights, so they are computed again from the queries, keys and masks of one forward pass. Blocks of the
-finest level read no whole map and are left out.
+Training keeps no weights, so they are computed again from the queries, keys and masks of one forward pass. Blocks of
+the finest level read no whole map and are left out.
 """
 
 from typing import Any
@@ -19,8 +19,9 @@ from tailor.errors import ModelError
 
 @torch.no_grad()
 def attended(model: nn.Module, images: Tensor, last: int = 3) -> tuple[MaskPredictions, dict[int, Tensor]]:
-    """What a model in eval mode predicts, and for its `last` blocks that read a whole map, by number from 1, the weights
-    of their cross-attention, after masking: (B, N, h, w), a mean of the heads that sums to one.
+    """What a model in eval mode predicts, and the weights of its `last` blocks that read a whole map, by number from 1.
+
+    Weights of cross-attention, after masking: (B, N, h, w), a mean of the heads that sums to one.
 
     ModelError where the model has no queries.
     """

@@ -33,6 +33,16 @@ def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> I
     return picture
 
 
+def heated(image: Image.Image, weights: np.ndarray) -> Image.Image:
+    """The image in grey under weights (h, w), resized to it: white where the largest is, red where half of it is."""
+    share = Image.fromarray((weights / max(float(weights.max()), 1e-12)).astype(np.float32))
+    heat = np.asarray(share.resize(image.size, Image.Resampling.BILINEAR))[..., None]
+    grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32)
+    hot = np.concatenate([np.full_like(heat, 255), 255 * np.clip(2 * heat - 1, 0, 1).repeat(2, -1)], -1)
+    strength = np.clip(2 * heat, 0, 1) * 0.85
+    return Image.fromarray(((1 - strength) * grey + strength * hot).round().astype(np.uint8))
+
+
 def legend(picture: Image.Image, rows: Sequence[tuple[str, np.ndarray]]) -> None:
     """Write the names beside their colours, as many as fit."""
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default()

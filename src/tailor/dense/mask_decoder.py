@@ -61,7 +61,7 @@ class MaskDecoder(nn.Module):
     def forward(self, pixels: Pixels) -> MaskPredictions:
         """Predictions before the first block and after each."""
         levels = [level + e[:, None, None] for level, e in zip(pixels.levels, self.level, strict=True)]
-        small = self._small(pixels)
+        small = self.small(pixels)
         x = self.content.expand(pixels.masks.shape[0], -1, -1)
         found = [self._predict(x)]
         place, scores = self.place, None
@@ -78,7 +78,7 @@ class MaskDecoder(nn.Module):
                 size = (levels[level].shape[-2], levels[level].shape[-1])
                 value = levels[level].flatten(2).transpose(1, 2)
                 position = pixels.positions[level].flatten(2).transpose(1, 2).expand(value.shape[0], -1, -1)
-                inside = self._inside(found[-1][1], small[level])
+                inside = self.inside(found[-1][1], small[level])
                 allowed = never_empty(inside)
                 if t == 0 or self.focus.follows == "masks":
                     pooled = allowed if t else starting(inside, self.start)
@@ -108,7 +108,7 @@ class MaskDecoder(nn.Module):
         x = self.norm(x)
         return self.classes(x), self.masks(x)
 
-    def _small(self, pixels: Pixels) -> Sequence[Tensor]:
+    def small(self, pixels: Pixels) -> Sequence[Tensor]:
         """The pixel embedding (B, E, S) at the size of each level that masks restrict. Masks carry no gradient."""
         with torch.no_grad():
             sizes = [level.shape[-2:] for level in pixels.levels[: self.levels]]
@@ -117,7 +117,7 @@ class MaskDecoder(nn.Module):
                 for size in sizes
             ]
 
-    def _inside(self, queries: Tensor, small: Tensor) -> Tensor:
+    def inside(self, queries: Tensor, small: Tensor) -> Tensor:
         """(B, N, S): where each query's mask is."""
         with torch.no_grad():
             return queries @ small >= self.least
