@@ -8,9 +8,9 @@ import torch
 
 import tailor
 from tailor.cli import main
+from tailor.deploy.runtimes.compiling import compiled
 from tailor.errors import ModelError, UsageError
 from tailor.inputs import Inputs
-from tailor.measure.compiling import compiled
 from tailor.measure.speed import PROTOCOLS, Protocol, no_gain
 
 SPEED = importlib.import_module("tailor.measure.speed")
@@ -80,8 +80,40 @@ def test_without_a_compiler_compiling_is_a_sentence(monkeypatch):
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     torch.compiler.reset()
     with pytest.raises(ModelError, match=r"needs a C\+\+ compiler") as caught:
-        compiled(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh()), (torch.randn(1, 3),))
-    assert "--compile" in caught.value.hint
+        compiled(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh()), Inputs.images(1, 1, 3))
+    assert "--runtime eager" in caught.value.hint
+
+
+def test_both_models_run_in_the_runtime_that_was_asked_for(monkeypatch):
+    bench = importlib.import_module("tailor.workflow.bench")
+    made = []
+
+    def ready(model, inputs, runtime):
+        made.append((model, str(runtime)))
+        return torch.nn.Sequential(model)
+
+    seen = []
+    kept = bench.throughput
+    monkeypatch.setattr(bench.runtimes, "ready", ready)
+    monkeypatch.setattr(
+        bench, "throughput", lambda models, *a, **k: seen.extend(models.values()) or kept(models, *a, **k)
+    )
+    rows = tailor.bench(VIT, against=RES, runtime="compile", channels_last=True)
+    assert [row.runtime for row in rows] == ["compile, channels last"] * 2 == [text for _, text in made]
+    assert [one[0] for one in seen] == [model for model, _ in made]
+
+
+def test_the_memory_of_another_runtime_is_not_made_up():
+    row = tailor.bench("test_vit", runtime="onnx", image_size=32)
+    assert row.peak_memory_bytes is None and row.runtime == "onnx" and row.latency_ms > 0 and row.macs > 0
+
+
+def test_the_old_flag_says_its_new_name(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["bench", VIT, "--compile"])
+    assert done.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("`--compile` is called `--runtime compile`") and "bench ... --runtime compile" in said
 
 
 def test_a_compiled_model_is_warmed_for_its_batch_before_the_clock_starts(monkeypatch):

@@ -27,7 +27,7 @@ QUICK = {"depths": 1, "entrants": 2, "samples": 12, "rounding": (8,), "rounds": 
 def stopwatch(monkeypatch):
     """A pass takes a microsecond a MAC, and a millisecond a block; nothing waits for the comparison at the end."""
 
-    def in_turns(inputs):
+    def in_turns(inputs, runtime):
         def timed(models, batch, seconds):
             took = {name: 1e-3 * macs(model, inputs) + len(model.blocks) for name, model in models.items()}
             first = next(iter(took.values()))
@@ -65,8 +65,11 @@ def pruned(tuned, photos, out, **settings):
     return tailor.prune(tuned, method="auto", data=photos, out=out, **given)
 
 
-def test_the_target_is_met_by_depth_and_widths_together(tuned, photos, tmp_path):
-    found = pruned(tuned, photos, tmp_path / "b")
+def test_the_target_is_met_by_depth_and_widths_together(tuned, photos, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr("tailor.workflow.prune.ready", lambda model, inputs, runtime: ran.append(str(runtime)) or model)
+    found = pruned(tuned, photos, tmp_path / "b", runtime="compile")
+    assert ran == ["compile"] * 2 and found.runtime == "compile"
     plans = [plan.kind for plan in bundle.read(Path(found.bundle)).spec.plans]
     assert plans.count("layers") == 1
     cost = [1e-3 * one + blocks for one, blocks in ((found.macs_before, 12), (found.macs_after, found.kept_blocks))]
@@ -79,6 +82,10 @@ def test_the_target_is_met_by_depth_and_widths_together(tuned, photos, tmp_path)
     assert len(chosen) == 1 and list(chosen[0]["scores"]) == ["cut", "repaired", "round 1", "round 2"]
     assert len(file["candidates"]) >= 2 and all(one["macs"] > 0 and one["took"] for one in file["candidates"])
     assert [path.name for path in (Path(found.bundle) / RACE).iterdir()] == [LEDGER]
+    run = read_evidence(Path(found.bundle))
+    assert run.costs.runtime == "compile" == run.asked.flags["runtime"]
+    assert bundle.read_manifest(Path(found.bundle)).metrics["runtime"] == "compile"
+    assert ", in turns, compile" in (Path(found.bundle) / "report.html").read_text()
     shown = {one.name: (one.ms, one.scores) for one in read_evidence(Path(found.bundle)).candidates}
     assert shown == {one["name"]: (one["ms"], one["scores"]) for one in file["candidates"]}
 

@@ -74,7 +74,7 @@ class Cost:
 class Costs:
     """The model at the end, and where it was made from a larger one, that. `ratio` is how many times faster it is.
 
-    `low` and `high` are the 10th and 90th percentile over rounds in turns, of `batch` images.
+    `low` and `high` are the 10th and 90th percentile over rounds in turns, of `batch` images, in `runtime`.
     """
 
     after: Cost
@@ -83,6 +83,7 @@ class Costs:
     low: FiniteFloat | None = None
     high: FiniteFloat | None = None
     batch: int | None = None
+    runtime: str = "eager"
 
 
 @dataclass(frozen=True, config=STRICT)

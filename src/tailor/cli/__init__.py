@@ -16,7 +16,7 @@ import click
 
 from tailor import __version__
 from tailor.cli.command import command
-from tailor.cli.options import SUMMARY
+from tailor.cli.options import RENAMED, SUMMARY
 from tailor.errors import TailorError, nearest
 from tailor.visible import visible
 
@@ -142,6 +142,9 @@ def _no_such_flag(error: click.NoSuchOption) -> tuple[str, str]:
 
     context = getattr(error, "ctx", None)
     verb = str(context.info_name) if context else ""
+    if (verb, error.option_name) in RENAMED:
+        now = RENAMED[verb, error.option_name]
+        return f"`{error.option_name}` is called `{now}`", f"write `tailor {verb} ... {now}`"
     flag, plain = f"`{error.option_name}`", error.option_name.lstrip("-").replace("-", "_")
     takers = {other: known(other).get(plain) for other in sorted(PLANNERS, key=lambda other: other != verb)}
     other, method = next(((other, method) for other, method in takers.items() if method), ("", ""))

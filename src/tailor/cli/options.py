@@ -6,7 +6,7 @@ HELP = {
     "base": "where the stitching layers' start lies, or is to lie, for several tasks of one family",
     "batch": "images a forward pass (default: the protocol's)",
     "batch_size": "images a step, over all processes (default of training: 64)",
-    "compile": "measure behind `torch.compile` (needs a C++ compiler)",
+    "channels_last": "hold the channels of a pixel side by side before measuring",
     "corrupt": "what to do with unreadable images",
     "data": "a folder of class folders, a CSV, `hfds/NAME`, `vtab/TASK@ROOT`, `fgvc/TASK@ROOT` or `builtin/digits`",
     "decoder": "what makes masks or boxes (`tailor list decoders`; of several with commas a bundle each)",
@@ -43,6 +43,7 @@ HELP = {
     "resume": "continue an interrupted run; starts where there is none",
     "retrain": "after the cut: `1clr` the full schedule again, `ft` a constant 1e-5, `tfs` from fresh tunes",
     "route": "a route by its name, `0.6-1.7`",
+    "runtime": "what carries the models out: PyTorch as it is, `torch.compile` (needs a C++ compiler), or ONNX Runtime",
     "samples": "images that the stitching layers' start is solved on",
     "scales": "of masks: sizes to look at, relative to the model's, with commas: `0.75,1,1.25`; their mean decides",
     "seed": "seed of everything random (of `fit`: the plan's)",
@@ -95,6 +96,9 @@ SELDOM = (
 """What help names last: a first run needs none of it."""
 
 SHORT = {"out": "-o"}
+
+RENAMED = {("bench", "--compile"): "--runtime compile"}
+"""Flags of earlier versions, by verb, and what they are called now."""
 
 POSITIONAL = {
     "adapt": ("data",),

@@ -6,7 +6,6 @@ forward, and where that cannot be done the error says so; unmerged adapters woul
 """
 
 import glob
-import importlib.util
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from tailor.bundle.files import alive
+from tailor.deploy.packages import ONNX, check_installed
 from tailor.errors import ModelError, TailorError, UsageError
 from tailor.inputs import Example, Inputs
 from tailor.measure.memory import held_bytes
@@ -130,7 +130,7 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
 
 
 def _onnx_note(path: Path) -> str:
-    _need("onnx")
+    check_installed("onnx")
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -150,16 +150,8 @@ def _writer(path: Path, overwrite: bool) -> "Callable[[nn.Module, Inputs, Path, 
     if path.exists() and not overwrite:
         raise UsageError(f"there is a file already: `{path}`", hint="add `--overwrite`, or give another name")
     if path.suffix == ".onnx":
-        _need("onnx", "onnxruntime", "onnxscript")
+        check_installed(*ONNX)
     return writers[path.suffix]
-
-
-def _need(*packages: str) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        names = ", ".join(f"`{name}`" for name in missing)
-        hint = "pip install 'tailor-models[export]'"
-        raise TailorError(f"ONNX needs packages that are not installed: {names}", hint=hint)
 
 
 def _written(
@@ -199,8 +191,6 @@ def _write_pt2(model: nn.Module, inputs: Inputs, path: Path, note: str) -> Run:
 
 
 def _write_onnx(model: nn.Module, inputs: Inputs, path: Path, note: str) -> Run:
-    import onnxruntime
-
     if held_bytes(model) > PROTOBUF_LIMIT:
         raise ModelError(
             f"the model has {held_bytes(model) / 1e9:.1f} GB of weights and one ONNX file holds at most 2 GB",
@@ -215,6 +205,13 @@ def _write_onnx(model: nn.Module, inputs: Inputs, path: Path, note: str) -> Run:
         program.model.graph.outputs[0].name = json.loads(note)["output"]
     _name_axes(program.model.graph, inputs)
     program.save(path, external_data=False)
+    return opened(path)
+
+
+def opened(path: Path) -> Run:
+    """What an ONNX file computes, on the CPU, with as many threads as torch has here."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()

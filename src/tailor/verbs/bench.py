@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tailor.deploy import runtimes
 from tailor.errors import UsageError
 from tailor.events import Tell
 from tailor.workflow.telling import SHOWN, told
@@ -15,6 +16,7 @@ class Bench:
 
     `throughput` is images a second by the median forward (`batch_ms`), `throughput_mean` by total time. Of two models,
     `throughput_ratio` and `macs_ratio` say how many times more the first does, and how many times fewer MACs it needs.
+    `peak_memory_bytes` is what torch allocates: None in ONNX Runtime, which has memory of its own.
     """
 
     name: str
@@ -29,12 +31,12 @@ class Bench:
     batch_ms: float
     batch_ms_mean: float
     runs: int
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     protocol: str
     seconds_limit: float | None
     merged: bool
     folded: str = ""
-    compiled: bool = False
+    runtime: str = "eager"
     machine: dict[str, Any] = field(default_factory=dict)
     ratio: dict[str, float] = field(default_factory=dict)
     throughput_ratio: float | None = None
@@ -51,7 +53,8 @@ def bench(
     batch: int | None = None,
     unmerged: bool = False,
     fold: bool = False,
-    compile: bool = False,
+    runtime: runtimes.Name = "eager",
+    channels_last: bool = False,
     route: str | None = None,
     weights: str | None = None,
     download: bool = False,
@@ -71,7 +74,8 @@ def bench(
         batch: images a forward pass, other than the protocol's.
         unmerged: measure the tunes as modules of their own, not folded into the layers.
         fold: put batch norms, and layer norms' affine part, into the layers beside them.
-        compile: measure behind `torch.compile`.
+        runtime: what carries the models out: `eager` PyTorch, `compile` (torch.compile) or `onnx` (ONNX Runtime).
+        channels_last: hold the channels of a pixel side by side, which some convolutions run faster with.
         route: of a palette, by name; by default the dearest that is deployed.
         weights: a moved checkpoint file of the backbone.
         download: whether what the bundle's backbone lacks on this machine may be fetched.
@@ -83,6 +87,8 @@ def bench(
         raise UsageError("`--quick` and `--protocol` contradict each other", hint="leave one of them out")
     if batch is not None and batch < 1:
         raise UsageError(f"a batch of {batch} images cannot be", hint="write for instance `--batch 8`")
+    runtimes.check(runtime)
+    asked = runtimes.Runtime(runtime, channels_last)
     names = [str(one) for one in (name, against) if one is not None]
     if len(set(names)) < len(names):
         raise UsageError(f"`{name}` is measured against itself", hint="name another bundle or model")
@@ -91,7 +97,7 @@ def bench(
         from tailor.workflow.place import placed
 
         with placed(device):
-            rows = measured(names, route, protocol, batch, unmerged, fold, compile, weights, download, image_size, tell)
+            rows = measured(names, route, protocol, batch, unmerged, fold, asked, weights, download, image_size, tell)
     made = [Bench(**row) for row in rows]
     return _compared(made) if len(made) > 1 else made[0]
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from tailor import backbones
 from tailor.bundle.palette import is_palette
+from tailor.deploy import runtimes
+from tailor.deploy.runtimes import Runtime
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
 from tailor.inputs import Inputs
-from tailor.measure.compiling import compiled
 from tailor.measure.count import macs, parameters
 from tailor.measure.fold import fold as folded
 from tailor.measure.machine import machine
@@ -41,7 +42,7 @@ def measured(
     batch: int | None,
     unmerged: bool,
     fold: bool,
-    compile: bool,
+    runtime: Runtime,
     weights: str | None,
     download: bool,
     image_size: int | None,
@@ -52,7 +53,7 @@ def measured(
     if len({one.inputs for one in models}) > 1:
         found = ", ".join(f"`{one.name}` {one.inputs}" for one in models)
         raise UsageError(f"the models take different inputs: {found}", hint="give one `--image-size` to both")
-    ready = [_ready(one, fold, compile, tell) for one in models]
+    ready = [_ready(one, fold, runtime, tell) for one in models]
     tell(Event("measuring", 0, 2, "throughput"))
     share = 10.0 if PROTOCOLS[protocol].seconds is not None else None
     many = throughput(
@@ -79,20 +80,18 @@ def _opened(
     return Measured(name, model, backbones.config_of(model).inputs, False, {})
 
 
-def _ready(one: Measured, fold: bool, compile: bool, tell: Tell) -> Measured:
+def _ready(one: Measured, fold: bool, runtime: Runtime, tell: Tell) -> Measured:
     """The model as it is to be timed; MACs are those of the plain model."""
     model = one.model
-    facts = {"macs": macs(model, one.inputs), "params": parameters(model), "folded": "", "compiled": compile}
+    facts = {"macs": macs(model, one.inputs), "params": parameters(model), "folded": "", "runtime": str(runtime)}
     parameter = next(model.parameters())
     example = one.inputs.example(device=parameter.device, dtype=parameter.dtype)
     if fold:
         tell(Event("folding", text=one.name))
         done = folded(model, example)
         model, facts["folded"] = done.model, done.line
-    if compile:
-        tell(Event("compiling", text=one.name))
-        model = compiled(model, tuple(each[:1] for each in example))
-    return replace(one, model=model, facts=facts)
+    tell(Event("preparing", text=f"{one.name}: {runtime}"))
+    return replace(one, model=runtimes.ready(model, one.inputs, runtime), facts=facts)
 
 
 def _row(one: Measured, many: Comparison, protocol: str, seconds: float | None) -> dict[str, Any]:
@@ -100,6 +99,7 @@ def _row(one: Measured, many: Comparison, protocol: str, seconds: float | None) 
     alone = latency(one.model, one.inputs, protocol=protocol, seconds=seconds)
     timing = many.timings[one.name]
     first, *others = many.timings
+    held = next(one.model.parameters(), None) is not None  # else somebody else's memory, of which torch knows nothing
     ratio = {}
     if one.name == first and others:
         spread = many.ratios[others[0]]
@@ -115,7 +115,7 @@ def _row(one: Measured, many: Comparison, protocol: str, seconds: float | None) 
         "batch_ms": timing.median,
         "batch_ms_mean": timing.mean,
         "runs": timing.runs,
-        "peak_memory_bytes": peak_memory_bytes(one.model, one.inputs, batch=timing.batch),
+        "peak_memory_bytes": peak_memory_bytes(one.model, one.inputs, batch=timing.batch) if held else None,
         "protocol": protocol,
         "seconds_limit": many.limit,
         "merged": one.merged,

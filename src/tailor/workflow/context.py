@@ -10,6 +10,7 @@ from torch import Tensor
 from tailor.build import Opened
 from tailor.data.images import ImageData, Split
 from tailor.data.loading import Batch
+from tailor.deploy.runtimes import EAGER, Runtime
 from tailor.events import Event, Tell
 from tailor.inputs import Example
 from tailor.plans import AnyPlan
@@ -66,7 +67,7 @@ class Decision:
 
     `tensors` are those of the model they lead to, by name, where that is more than carrying the plans out: a search has
     trained them, or what was cut was `recovered`. `candidates` are those that it was chosen from, as plain values;
-    `diagram` says in lines what else could be had.
+    `diagram` says in lines what else could be had. `runtime` is what times were measured in, and are to be again.
     """
 
     plans: tuple[AnyPlan, ...]
@@ -75,6 +76,7 @@ class Decision:
     recovered: Recovered | None = None
     candidates: Sequence[Mapping[str, Any]] = ()
     diagram: tuple[str, ...] = ()
+    runtime: Runtime = EAGER
 
 
 @dataclass(frozen=True)

@@ -161,8 +161,10 @@ def cost(opened: Opened) -> Cost:
     return Cost(count.macs(plain, opened.spec.inputs), count.parameters(plain))
 
 
-def compared(folder: Path, costs: Mapping[str, Cost], timed: Comparison, waited: Mapping[str, float]) -> None:
-    """A `dense` and a `pruned` model, timed in turns."""
+def compared(
+    folder: Path, costs: Mapping[str, Cost], timed: Comparison, waited: Mapping[str, float], runtime: str
+) -> None:
+    """A `dense` and a `pruned` model, timed in turns in a runtime."""
     before, after = (
         replace(
             costs[name],
@@ -173,7 +175,7 @@ def compared(folder: Path, costs: Mapping[str, Cost], timed: Comparison, waited:
     )
     ratio = timed.ratios["pruned"]
     middle, low, high = (finite(round(value, 3)) for value in (ratio.median, ratio.p10, ratio.p90))
-    note(folder, costs=Costs(after, before, middle, low, high, timed.timings["pruned"].batch))
+    note(folder, costs=Costs(after, before, middle, low, high, timed.timings["pruned"].batch, runtime))
 
 
 def taken(folder: Path, blocks: Sequence[str], plans: Iterable[AnyPlan], whole: Mapping[str, int]) -> None:

@@ -14,6 +14,7 @@ from tailor.build import Opened
 from tailor.bundle.evidence import Asked, Cost
 from tailor.bundle.plan_file import PLAN
 from tailor.data.images import ImageData
+from tailor.deploy.runtimes import Runtime, ready
 from tailor.errors import UsageError
 from tailor.events import Event, Tell
 from tailor.inputs import Inputs
@@ -246,7 +247,9 @@ def _compare(
     macs = {name: count.macs(model, inputs) for name, model in models.items()}
     params = {name: count.parameters(model) for name, model in models.items()}
     same = macs["dense"] == macs["pruned"] and params["dense"] == params["pruned"]
-    timed = None if same else _timed(models, inputs, batch, seconds, tell)
+    runtime = decision.runtime
+    models = models if same else {name: ready(model, inputs, runtime) for name, model in models.items()}
+    timed = None if same else _timed(models, inputs, batch, seconds, runtime, tell)
     ratio = timed.ratios["pruned"].median if timed is not None else 1.0
     waited = dict.fromkeys(models, math.nan)
     if batch or getattr(request.planner, "latency", None):
@@ -256,7 +259,7 @@ def _compare(
     dropped = sum(len(getattr(plan, "dropped", ())) for plan in decision.plans)
     if timed is not None and processes_here().is_main_process:
         costs = {name: Cost(macs[name], params[name]) for name in models}
-        evidence.compared(request.folder, costs, timed, waited)
+        evidence.compared(request.folder, costs, timed, waited, str(runtime))
     return Pruned(
         bundle=str(request.folder),
         method=request.planner.method,
@@ -286,12 +289,15 @@ def _compare(
         repair_seconds=repair.seconds if repair else math.nan,
         score_repaired=after if repair else math.nan,
         diagram=decision.diagram,
+        runtime=str(runtime),
     )
 
 
-def _timed(models: dict[str, nn.Module], inputs: Inputs, batch: int | None, seconds: float, tell: Tell) -> Comparison:
+def _timed(
+    models: dict[str, nn.Module], inputs: Inputs, batch: int | None, seconds: float, runtime: Runtime, tell: Tell
+) -> Comparison:
     """The dense and the pruned model, in turns."""
-    tell(Event("measuring", text=f"dense and pruned in turns, within {seconds:g} s"))
+    tell(Event("measuring", text=f"dense and pruned in turns, within {seconds:g} s: {runtime}"))
     return throughput(models, inputs, batch=batch, seconds=seconds)
 
 

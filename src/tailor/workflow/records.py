@@ -67,8 +67,8 @@ class Pruned:
     `repair` says how the cut was repaired before any training, which took `repair_seconds`.
 
     They have that name too (`.accuracy_before`). `throughput_ratio` is how many times faster the pruned model is, both
-    merged, in turns within `throughput_seconds`. `latency_ms_before` and `_after`, batch 1, are measured in the same
-    way where milliseconds were the target.
+    merged, in turns within `throughput_seconds`, in `runtime`. `latency_ms_before` and `_after`, batch 1, are measured
+    in the same way where milliseconds were the target.
     """
 
     bundle: str
@@ -100,6 +100,7 @@ class Pruned:
     repair_seconds: float = math.nan
     score_repaired: float = math.nan
     diagram: tuple[str, ...] = ()
+    runtime: str = "eager"
 
     def __getattr__(self, name: str) -> float:
         return _named(self, name, {f"_{when}": f"score_{when}" for when in ("before", "cut", "repaired", "after")})

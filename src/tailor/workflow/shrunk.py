@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from tailor.bundle.evidence import Asked
+from tailor.deploy.runtimes import tried
 from tailor.events import Event
 from tailor.recipe import recipe_of
 from tailor.run_folder import MANIFEST
@@ -58,6 +59,7 @@ def adapt_and_prune(request: adapting.Request, planner: Any) -> Pruned:
                 tell(Event("done", text=f"`{found.folder}` is finished already"))
                 return found.settled(finished(found.folder))  # type: ignore[no-any-return]
         place = Destination(found.folder / ADAPTED, resume=request.resume, inputs=wanted.inputs)
+        tried(planner.runtime)
         adapting.adapt(replace(request, places={key: place}, seconds=SHARE * 60 * float(planner.minutes)))
         spent, usual = time.monotonic() - began, usual_of(smaller.name)
         recipe = recipe_of(request.further, request.recipe.seed, usual, **request.given)

@@ -88,7 +88,8 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
         tiles.append((f"{score.metric} on {score.split}", run.said(score.after), note))
     if costs and costs.ratio is not None:
         spread = f"{costs.low:.2f} to {costs.high:.2f}, " if costs.low is not None and costs.high is not None else ""
-        tiles.append(("times as fast", f"{costs.ratio:.2f}x", f"{spread}batch {costs.batch}, in turns"))
+        note = f"{spread}batch {costs.batch}, in turns, {costs.runtime}"
+        tiles.append(("times as fast", f"{costs.ratio:.2f}x", note))
     if costs and costs.after.latency_ms is not None:
         was = f"{costs.before.latency_ms:.2f} before, " if costs.before and costs.before.latency_ms else ""
         tiles.append(("milliseconds", f"{costs.after.latency_ms:.2f}", f"{was}batch 1"))

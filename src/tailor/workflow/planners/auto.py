@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from tailor.deploy.runtimes import Name, check
 from tailor.errors import UsageError
 from tailor.events import Event
 from tailor.pruning.race.aim import Aim, Quantity, aim_of
@@ -29,6 +30,7 @@ class Auto:
     params: Annotated[str | None, Flag("parameters that may remain: `25%`, or `2M`")] = None
     bytes: Annotated[str | None, Flag("bytes that the bundle may have: `2M`")] = None
     minutes: Annotated[float, Flag("how long all of it may take")] = 10.0
+    runtime: Annotated[Name, Flag("what carries the models out when they are timed")] = "eager"
     race: Race = Race()
 
     closed: ClassVar[tuple[str, ...]] = ()
@@ -47,6 +49,7 @@ class Auto:
     def needs(self) -> frozenset[str]:
         """Images to score and train on; a target in any case."""
         self.aim  # noqa: B018  # refuses what is no target
+        check(self.runtime)
         return frozenset({"images"})
 
     @property
@@ -75,13 +78,14 @@ class Auto:
         from tailor.pruning.race.clock import Clock
         from tailor.workflow.context import Decision
         from tailor.workflow.decision import RACE
-        from tailor.workflow.race.arena import Arena, in_turns
+        from tailor.workflow.race.arena import SECONDS, Arena, arranged, in_turns
         from tailor.workflow.race.ledger import evidence, opened
         from tailor.workflow.race.rounds import race
 
         before = max(context.spent, opened(context.folder / RACE, context.resume).seconds)
         clock = Clock(60 * self.minutes, before)
-        arena = Arena(context, self.aim, self.race, clock, in_turns(context.opened.spec.inputs))
+        runtime = arranged(context, self.runtime, min(SECONDS, self.seconds))
+        arena = Arena(context, self.aim, self.race, clock, in_turns(context.opened.spec.inputs, runtime))
         won = race(arena)
         metric = context.task.metric
         why = sentence(won.winner, arena.judge, metric)
@@ -89,4 +93,4 @@ class Auto:
         trained = [one for one in won.candidates if one.epochs]
         lines = tuple(table(front(trained, arena.judge), arena.judge, metric))
         known = evidence(won.candidates, won.winner.name)
-        return Decision(won.plans, why, won.tensors, candidates=known, diagram=lines)
+        return Decision(won.plans, why, won.tensors, candidates=known, diagram=lines, runtime=runtime)

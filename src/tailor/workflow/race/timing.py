@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from tailor.events import Event
 from tailor.pruning.race.pace import Load, Pace, fitted
@@ -41,14 +42,13 @@ def foretell(arena: Arena, bases: Sequence[Shallow]) -> Foretold:
     models = {DENSE: arena.opened.model}
     loads: dict[str, Load] = {DENSE: bases[0].load(bases[0].whole)}
     multiples: dict[str, int] = {}
-    for base in bases:
-        for rounding in arena.settings.rounding:
-            for mix, share in TRIED:
-                counts = base.at(share, Widths(round_to=rounding, parts=MIXES[mix]))
-                load, name = base.load(counts), f"{base.depth} {rounding} {mix} {share}"
-                if load not in loads.values():
-                    loads[name], multiples[name] = load, rounding
-                    models[name] = arena.cut(base.cut(counts)).model
+    ways = list(product(bases, arena.settings.rounding, TRIED))
+    for base, rounding, (mix, share) in ways[:: -(-len(ways) // arena.affordable)]:
+        counts = base.at(share, Widths(round_to=rounding, parts=MIXES[mix]))
+        load, name = base.load(counts), f"{base.depth} {rounding} {mix} {share}"
+        if load not in loads.values():
+            loads[name], multiples[name] = load, rounding
+            models[name] = arena.cut(base.cut(counts)).model
     arena.context.tell(Event("measuring", text=f"{len(models)} models in turns, {arena.batch} images a pass"))
     times = {name: ms for name, (ms, _) in arena.timed(models, arena.batch, 1.5 * arena.seconds).items()}
     pace = fitted([loads[name] for name in models], [times[name] for name in models])
