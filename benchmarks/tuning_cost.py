@@ -21,6 +21,7 @@ from benchmarks.rows import Row, Rows
 from benchmarks.step import CLASSES, resident, stepper
 from benchmarks.storage import random_scores
 from tailor import build as builder
+from tailor.inputs import Inputs
 from tailor.measure.machine import machine
 from tailor.measure.memory import peak_memory_bytes
 from tailor.measure.speed import throughput
@@ -35,7 +36,7 @@ from tailor.workflow.budgets import allowed
 
 SHARE = "0.70%"
 METHODS = ("full", "vpt-deep", "lora-16", "spt-lora-structured", "spt-lora")
-SIZE = (3, 224, 224)
+SIZE = Inputs.images(3, 224, 224)
 
 
 def planned(method: str, model: str) -> tuple[builder.Opened, TunePlan]:
