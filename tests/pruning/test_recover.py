@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 import tiny
@@ -201,11 +202,49 @@ def test_statistics_are_those_of_the_images():
     images = batches(model)
     seen = []
     handle = model.bn1.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    assert estimate_(model, images) == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    norms = estimate_(model, copy.deepcopy(model), [], images)
     handle.remove()
+    assert norms == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     assert_close(model.bn1.running_mean, torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0))
     assert_close(model.bn1.running_var, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0))
     assert model.bn1.momentum == 0.1 and model.training is False
+
+
+@pytest.mark.parametrize("family", ["resnet", "efficientnet"])
+def test_statistics_of_other_images_change_nothing_where_nothing_was_cut(family):
+    model = tiny.shake_(getattr(tiny, family)()).eval()
+    images = batches(model, count=1, size=256)  # of several, each would be normalised by its own
+    again = copy.deepcopy(model)
+    estimate_(again, model, [], images)
+    with torch.inference_mode():
+        assert_close(again(next(images())), model(next(images())), rtol=1e-3, atol=1e-3)
+
+
+def test_channels_of_a_cut_model_leave_as_in_the_dense_one():
+    model = tiny.shake_(tiny.efficientnet()).eval()
+    groups = traced(model)
+    plan = plan_widths(groups, {g.id: range(0, g.size, 2) for g in groups.groups if g.size > 2})
+    narrow, images = cut(model, plan), batches(model, count=1, size=256)
+    estimate_(narrow, model, [plan], images)
+    left = {place.path: place for place in places(model, [plan], nn.BatchNorm2d)}
+    made = {}
+    for name, whole in (("ours", narrow), ("theirs", model)):
+        for path, module in whole.named_modules():
+            if path in left:
+                module.register_forward_hook(
+                    lambda norm, given, _, key=(name, path): made.__setitem__(
+                        key, F.batch_norm(given[0], norm.running_mean, norm.running_var, norm.weight, norm.bias)
+                    )
+                )
+        whole(next(images()))
+    for path, place in left.items():
+        ours, theirs = made["ours", path], made["theirs", place.source].movedim(1, -1)
+        theirs = place.target(theirs).movedim(-1, 1)
+        assert_close(ours.mean((0, 2, 3)), theirs.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+        norm = narrow.get_submodule(path)
+        wide = norm.running_var > 100 * norm.eps  # what varies less than eps keeps less of its deviation
+        assert wide.any()
+        assert_close(ours.std((0, 2, 3))[wide], theirs.std((0, 2, 3))[wide], rtol=1e-2, atol=1e-2)
 
 
 def test_no_image_is_an_error():
@@ -213,6 +252,6 @@ def test_no_image_is_an_error():
     with pytest.raises(DataError, match="no image"):
         repair_(copy.deepcopy(model), model, [], lambda: iter(()))
     with pytest.raises(DataError, match="two images"):
-        estimate_(tiny.resnet(), lambda: iter(()))
+        estimate_(tiny.resnet(), tiny.resnet(), [], lambda: iter(()))
     with pytest.raises(PlanError, match="cannot be"):
         Repair(positions=0)

@@ -33,7 +33,7 @@ def recovered(context: Context, decision: Decision, how: Recovery, samples: int 
         return (batch.images for batch in context.batches(part))
 
     if how == "norms":
-        norms = estimate_(cut, images)
+        norms = estimate_(cut, opened.model, decision.plans, images)
         told = Recovered(how, f"statistics of {norms} batch norms estimated anew on {len(part)} images")
     else:
         cuts = any(PLANS[plan.kind].narrows for plan in decision.plans)

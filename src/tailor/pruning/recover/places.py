@@ -22,7 +22,7 @@ from tailor.tracing.widths.layout import extent, keep_index
 
 @dataclass(frozen=True)
 class Place:
-    """A linear layer or convolution: `path` in the cut model, `source` in the dense one.
+    """A linear layer, convolution or batch norm: `path` in the cut model, `source` in the dense one.
 
     `outputs` and `inputs` are the positions left of the dense weight's rows and columns (None: all), `factor` what the
     cut multiplied the rows left with. `reads` says that it reads an axis that was cut. A `bypass` stands for dropped
@@ -52,9 +52,12 @@ class Place:
 Places = tuple[Place, ...]
 
 
-def places(dense: nn.Module, plans: Iterable[Any]) -> Places:
-    """Every linear layer and 2-d convolution of the dense model that is left once the plans are carried out."""
-    found = tuple(Place(path, path) for path, m in dense.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
+def places(dense: nn.Module, plans: Iterable[Any], kinds: Any = nn.Linear | nn.Conv2d) -> Places:
+    """Every linear layer and 2-d convolution of the dense model that is left once the plans are carried out.
+
+    Of other `kinds`, such as batch norms, those whose weight has a row for every output.
+    """
+    found = tuple(Place(path, path) for path, module in dense.named_modules() if isinstance(module, kinds))
     for plan in plans:
         found = _FOLLOW.get(plan.kind, lambda places, plan: places)(found, plan)
     return found
@@ -99,7 +102,8 @@ def _narrowed(found: Places, plan: WidthPlan) -> Places:
         if name not in layouts:
             made.append(place)
             continue
-        rows, columns = layouts[name][:2]
+        rows, *columns = layouts[name][:2]
+        cut = [layout for layout in columns if not layout.isdigit()]
         factor = place.factor
         if name in scaled:
             factor = torch.ones(extent(rows, sizes)) if factor is None else factor.clone()
@@ -110,9 +114,9 @@ def _narrowed(found: Places, plan: WidthPlan) -> Places:
             replace(
                 place,
                 outputs=_composed(place.outputs, index),
-                inputs=_composed(place.inputs, None if columns.isdigit() else keep_index(columns, kept)),
+                inputs=_composed(place.inputs, keep_index(cut[0], kept) if cut else None),
                 factor=factor if factor is None or index is None else factor[index],
-                reads=place.reads or not columns.isdigit(),
+                reads=place.reads or bool(cut),
             )
         )
     return tuple(made)
