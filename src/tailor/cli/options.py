@@ -22,6 +22,8 @@ HELP = {
     "intervals": "intervals of cost, each of which deploys one route",
     "latency": "milliseconds that may remain, batch 1, measured here: `5ms`",
     "init": "a bundle of the same task whose training goes on, instead of `--model` and `--method`",
+    "int8": "compute in 8-bit integers (ONNX): calibrated on train, compared on val before the file is kept",
+    "tolerance": "how much of the leading metric on val integers may lose: 0.02 are two in a hundred images",
     "kind": "`routes` through several anchors, or `nested` sizes of exactly one",
     "log_with": "trackers that hear of the training, with commas: `tensorboard`, `wandb`",
     "longest": "of instructions, the tokens of an example that are kept",

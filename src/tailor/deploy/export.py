@@ -58,12 +58,14 @@ def export(
     overwrite: bool = False,
     output: str = "logits",
     accept: Callable[[Run], None] | None = None,
+    last: Callable[[Path, Run], Path] | None = None,
 ) -> Exported:
     """Writes `out` (its suffix chooses the format) from the inputs, in float32, to what the model returns.
 
     Class names and preprocessing (JSON-able) go inside; `read_metadata` finds them. In ONNX the inputs and their open
     axes have the names of `inputs`, and a single result is called `output`. Beside `out` nothing stays, and on any
-    error `out` is as it was. `accept` is given what the file computes and raises where that will not do. Raises
+    error `out` is as it was. `accept` is given what the file computes and raises where that will not do; `last` is
+    given the file that was held against the model, and makes, beside it, the one to keep. Raises
     `UsageError` for the path, `ModelError` where the model cannot be exported or the file computes something else by
     more than `tolerance`, `TailorError` where a package is missing.
     """
@@ -94,8 +96,9 @@ def export(
                 f"output, at most {tolerance:.2g} is accepted; nothing was kept",
                 hint="merge the model first with `tailor merge`, or export to the other format",
             )
-        _flush(partial)
-        os.replace(partial, path)
+        kept = partial if last is None else last(partial, run)
+        _flush(kept)
+        os.replace(kept, path)
         _flush(path.parent)
     except OSError as error:
         raise UsageError(

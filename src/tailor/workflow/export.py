@@ -17,8 +17,9 @@ from tailor.events import Tell
 from tailor.inputs import Example
 from tailor.spec import Spec
 from tailor.tasks import task_of
-from tailor.workflow.data import open_checked
+from tailor.workflow.data import divided, open_checked
 from tailor.workflow.opened import deployed, open_bundle
+from tailor.workflow.quantise import Integers, Quantiser
 
 COMPARED, ENOUGH = 20, 0.999
 """Images on which a dense file is held against its model, and the share of pixels that must agree."""
@@ -36,12 +37,15 @@ def exported(
     download: bool,
     overwrite: bool,
     tell: Tell,
-) -> tuple[int, float, float | None]:
-    """The file's bytes, the largest difference found from the eager model, and how far both agree on images."""
+    tolerance: float | None = None,
+) -> tuple[int, float, float | None, Integers | None]:
+    """The file's bytes, the largest difference found from the eager model, how far both agree on images, and what came
+    of integers, where a `tolerance` says how much they may lose (the difference is that of the float file before).
+    """
     opened = open_bundle(path, weights, download, route)
     spec = opened.spec
     if target.suffix == ".peft":
-        return peft.write(target, opened.model, spec), 0.0, None
+        return peft.write(target, opened.model, spec), 0.0, None, None
     model = deployed(opened)
     if probabilities:
         if not spec.head.classes:
@@ -49,6 +53,7 @@ def exported(
         model = nn.Sequential(model, nn.Softmax(dim=-1)).eval()
     task, agreement = task_of(spec.head), None
     exportable = getattr(task, "exportable", None)
+    quantiser = None if tolerance is None else _quantiser(spec, exportable, data, tolerance, tell)
     if exportable is not None:
         if data is None:
             raise UsageError(
@@ -66,8 +71,21 @@ def exported(
         output="probabilities" if probabilities else getattr(task, "output", "logits"),
         tolerance=1e-4 if agreement is None else NEAR,
         accept=agreement,
+        last=quantiser,
     )
-    return target.stat().st_size, float(made.difference), None if agreement is None else agreement.share
+    share = None if agreement is None else agreement.share
+    return target.stat().st_size, float(made.difference), share, quantiser.found if quantiser else None
+
+
+def _quantiser(spec: Spec, exportable: Any, data: str | None, tolerance: float, tell: Tell) -> Quantiser:
+    """Who makes integers of the float file; UsageError for a task whose file is another thing than its model."""
+    task = task_of(spec.head)
+    if exportable is not None or not data or spec.preprocessing.reads != "images":
+        raise UsageError(
+            f"`--int8` is for models that give numbers for an image, not for {task.kind}", hint="leave `--int8` out"
+        )
+    found = open_checked(data, seed=0, corrupt="skip", tell=tell, kind=task.targets, classes=spec.head.classes or None)
+    return Quantiser(spec, divided(found, 0, tell), tolerance, 0, tell)
 
 
 class _Agreement:
