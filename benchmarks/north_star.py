@@ -78,7 +78,7 @@ def smaller(task: str, seed: int, minutes: float, args: argparse.Namespace, taug
     began, dense = time.monotonic(), adapted(args, task, seed)
     out = folder(args, task, "distilled" if taught else "smaller", seed)
     spent = adapted_seconds(dense) if taught else 0.0
-    request = adapting.Request(
+    request = adapting.AdaptRequest(
         planners={"full": planners.named("adapt", "full", {})},
         data=DATA[task],
         task=None,

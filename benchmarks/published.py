@@ -19,7 +19,7 @@ from tailor.pruning.layers import apply_layers_
 from tailor.pruning.width import kept, random_scores
 from tailor.tracing import as_published, cut_, plan_widths, trace
 from tailor.workflow import planners
-from tailor.workflow.counts import Scored, counts_for
+from tailor.workflow.counts import ScoredUnits, counts_for
 from tailor.workflow.goal import Goal
 
 IMAGES = Inputs.images(3, 224, 224)
@@ -51,7 +51,7 @@ def left(name: str) -> torch.nn.Module:
     )
     scores = random_scores(groups, 0)
     goal = Goal(**{flag: settings.get(flag) for flag in ("emb", "heads", "dim", "mlp", "macs")})
-    scored = Scored(model, traced, scores, options, IMAGES)
+    scored = ScoredUnits(model, traced, scores, options, IMAGES)
     counts = counts_for(scored, goal.given(), goal.target(), silent)
     cut = cut_(copy.deepcopy(model), plan_widths(groups, kept(groups, scores, counts)))
     if options.blocks:

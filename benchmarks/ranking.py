@@ -32,7 +32,7 @@ from tailor.pruning.settings import Widths
 from tailor.pruning.target import coarsest
 from tailor.pruning.width import kept, unit_scores
 from tailor.tracing import Traced, cut_, mac_cost, plan_widths, settle, trace, verify
-from tailor.workflow.counts import Scored, counts_for
+from tailor.workflow.counts import ScoredUnits, counts_for
 
 CRITERIA = ("l2", "taylor")
 SHARE, NEAR = 0.5, 0.02
@@ -70,7 +70,7 @@ def ranked(name: str, model: nn.Module, traced: Traced, x: Tensor, criterion: st
     targets = torch.randint(1000, (len(x),), generator=torch.Generator().manual_seed(2))
     elements = element_scores(model, names, criterion, [(x, targets)], loss)
     scores = unit_scores(traced.groups, elements, settings.normaliser)
-    scored = Scored(model, traced, scores, settings, inputs)
+    scored = ScoredUnits(model, traced, scores, settings, inputs)
     counts = counts_for(scored, {}, ("macs", Amount(SHARE, "share")), lambda event: None)
     plan = plan_widths(traced.groups, kept(traced.groups, scores, counts))
     pruned = cut_(copy.deepcopy(model), plan)

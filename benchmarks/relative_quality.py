@@ -23,7 +23,7 @@ import torch
 
 import tailor
 from tailor.backbones import causal
-from tailor.backbones.prompts import Example, encode
+from tailor.backbones.prompts import Instruction, encode
 from tailor.errors import DataError, TrainingError, UsageError
 from tailor.tasks.language import Language
 
@@ -81,7 +81,7 @@ def likelihood(name: str) -> Judge:
 
     @torch.inference_mode()
     def judge(question: Question, answer: str) -> float:
-        rows = torch.tensor(encode(Example(question.text, output=answer), tokeniser, LONGEST))
+        rows = torch.tensor(encode(Instruction(question.text, output=answer), tokeniser, LONGEST))
         loss = task.loss(model(rows[:1]), rows[1:])
         return math.exp(-float(loss) / max(task.weight(rows[1:]), 1))
 

@@ -141,3 +141,15 @@ def test_importing_tailor_imports_nothing_heavy():
 @pytest.mark.parametrize("path", sorted((ROOT / "verbs").glob("*.py")), ids=lambda p: p.name)
 def test_a_verb_only_understands_calls_and_returns(path):
     assert len(path.read_text().splitlines()) < 150, "what it does lives in workflow/"
+
+
+def test_a_name_of_a_class_or_a_type_has_one_meaning():
+    where = {}
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            for name in [node.name] if isinstance(node, ast.ClassDef) else names:
+                if name[0].isupper() and not name.isupper():
+                    where.setdefault(name, set()).add(str(path.relative_to(ROOT)))
+    assert not {name: sorted(paths) for name, paths in where.items() if len(paths) > 1}

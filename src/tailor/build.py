@@ -12,7 +12,7 @@ from tailor import backbones
 from tailor.anatomy import Anatomy
 from tailor.dense.attach import without_decoder_
 from tailor.errors import BundleError
-from tailor.plans import PLANS, AnyPlan, Setting
+from tailor.plans import PLANS, AnyPlan, Circumstances
 from tailor.preprocessing import Interpolation, Preprocessing
 from tailor.spec import BackboneRef, Spec
 from tailor.tasks import Head, task_of
@@ -96,7 +96,7 @@ def apply_plans_(opened: Opened, plans: Sequence[AnyPlan], most: int | None = No
 
     With `most`, PlanError before modules of more parameters than that are made.
     """
-    setting = Setting(opened.anatomy.heads, opened.spec.head.seed, most)
+    setting = Circumstances(opened.anatomy.heads, opened.spec.head.seed, most)
     for plan in plans:
         PLANS[plan.kind].apply_(opened.model, plan, setting)
     spec = replace(opened.spec, plans=(*opened.spec.plans, *plans))

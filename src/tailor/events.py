@@ -15,6 +15,8 @@ class Event:
 
 
 Tell = Callable[[Event], None]
+Progress = Callable[[int, int], None]
+"""What a loop calls with how much is done, and of how much."""
 
 
 def silent(event: Event) -> None:

@@ -24,7 +24,7 @@ from tailor.tuning.plan import TunePlan, renamed, without
 
 
 @dataclass(frozen=True)
-class Setting:
+class Circumstances:
     """What carrying out a plan needs besides it: the classifier's paths, the seed of new modules, and the parameters
     that all new modules together may have (None: any number)."""
 
@@ -44,7 +44,7 @@ class PlanKind:
     """
 
     plan: type
-    apply_: Callable[[nn.Module, Any, Setting], nn.Module]
+    apply_: Callable[[nn.Module, Any, Circumstances], nn.Module]
     line: Callable[[Any], str]
     summary: Callable[[dict[str, Any]], dict[str, Any]]
     add: Callable[[tuple[Any, ...], Any, Sequence[str]], tuple[Any, ...]]
@@ -53,7 +53,7 @@ class PlanKind:
     narrows: bool = False
 
 
-def _tune_(model: nn.Module, plan: TunePlan, setting: Setting) -> nn.Module:
+def _tune_(model: nn.Module, plan: TunePlan, setting: Circumstances) -> nn.Module:
     asked = cost(model, replace(plan, full=(), entries=()))
     if setting.most is not None and asked > setting.most:
         raise PlanError(f"{setting.most:,} stored numbers do not fit the plan, whose modules have {asked:,} parameters")

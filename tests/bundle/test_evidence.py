@@ -9,7 +9,18 @@ import yaml
 from bundle.made import spec_and_model
 from tailor import bundle
 from tailor.bundle.card import card
-from tailor.bundle.evidence import EVIDENCE, GRID, Cost, Costs, Epoch, Evidence, Score, note, on_grid, read_evidence
+from tailor.bundle.evidence import (
+    EVIDENCE,
+    GRID,
+    CostRecord,
+    Epoch,
+    Evidence,
+    ModelCost,
+    Score,
+    note,
+    on_grid,
+    read_evidence,
+)
 from tailor.errors import BundleError
 
 SCORE = Score("accuracy", True, "test", 30, 0.9, 0.85, counted=True)
@@ -19,7 +30,7 @@ def test_sections_are_noted_one_by_one(tmp_path):
     assert read_evidence(tmp_path) is None
     note(tmp_path, score=SCORE)
     note(tmp_path, epochs=(Epoch(1, 2.5, 0.25), Epoch(2, None)))
-    costs = Costs(Cost(10, 20, 3.5), Cost(40, 50), 2.0, 1.9, 2.1, 8)
+    costs = CostRecord(ModelCost(10, 20, 3.5), ModelCost(40, 50), 2.0, 1.9, 2.1, 8)
     made = note(tmp_path, costs=costs)
     assert (
         made

@@ -13,7 +13,7 @@ import tailor.cli as cli
 from tailor.cli.evaluation import print_evaluation
 from tailor.cli.show import print_json, print_people, print_prediction
 from tailor.events import Event
-from tailor.evidence.progress import Drawn
+from tailor.evidence.progress import LiveProgress
 
 ODD = {
     "a [web].jpg": "a [web].jpg",
@@ -74,7 +74,7 @@ def test_an_evaluation(capsys, name):
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress(capsys, monkeypatch, name, terminal):
-    drawn = Drawn()
+    drawn = LiveProgress()
     stream = io.StringIO()
     drawn.console.file, drawn.console.width, drawn.console._force_terminal = stream, 300, terminal
     drawn.live = terminal

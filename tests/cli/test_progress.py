@@ -15,7 +15,7 @@ def clock(monkeypatch):
 
 
 def test_a_stage_that_comes_again_has_its_own_clock(clock, capsys):
-    drawn = progress.Drawn()
+    drawn = progress.LiveProgress()
     for start in (0.0, 1000.0):
         for done in (0, 40, 80):
             clock[0] = start + done
@@ -25,7 +25,7 @@ def test_a_stage_that_comes_again_has_its_own_clock(clock, capsys):
 
 
 def test_a_bar_that_comes_again_begins_anew(capsys):
-    drawn = progress.Drawn()
+    drawn = progress.LiveProgress()
     drawn.live = True
     for done in (0, 80, 0):
         drawn(Event("scoring", done, 80))
@@ -35,7 +35,7 @@ def test_a_bar_that_comes_again_begins_anew(capsys):
 
 
 def test_what_a_resumed_stage_has_done_before_took_no_time_here(clock, capsys):
-    drawn = progress.Drawn()
+    drawn = progress.LiveProgress()
     for second, done in ((0, 60), (20, 70)):
         clock[0] = second
         drawn(Event("training", done, 80))

@@ -14,7 +14,7 @@ from torch import nn
 import tiny
 from tailor import backbones
 from tailor.errors import PlanError
-from tailor.plans import PLANS, AnyPlan, Setting, pruning, renumbered, tuning
+from tailor.plans import PLANS, AnyPlan, Circumstances, pruning, renumbered, tuning
 from tailor.tuning import planner
 
 ADAPTER: TypeAdapter[AnyPlan] = TypeAdapter(AnyPlan)
@@ -76,7 +76,7 @@ MERGED = {"swap"}
 """Kinds before which tunes are folded in: beside the layers they would be lost, so the plan says so."""
 made = cache(lambda kind: EXAMPLES[kind]())
 KIND = pytest.mark.parametrize("kind", PLANS)
-SETTING = Setting(("head",), seed=3)
+SETTING = Circumstances(("head",), seed=3)
 
 
 def carried_out(plans, setting=SETTING):
@@ -186,4 +186,4 @@ def test_what_was_to_train_in_a_block_that_goes_is_left_out():
 @pytest.mark.parametrize("kind", ["tune", "route"])
 def test_new_modules_are_bounded(kind):
     with pytest.raises(PlanError, match="stored numbers do not fit"):
-        carried_out([made(kind)], Setting(("head",), most=10))
+        carried_out([made(kind)], Circumstances(("head",), most=10))

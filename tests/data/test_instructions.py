@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tailor.backbones.prompts import Example
+from tailor.backbones.prompts import Instruction
 from tailor.data.check import check
 from tailor.data.images import ensure_validation, kind_of, open_data
 from tailor.data.sources import instructions
@@ -29,7 +29,7 @@ def test_a_list_and_lines_say_the_same(tmp_path):
     two = open_data(file(tmp_path / "b", lines, "tasks.jsonl"))
     assert one.kind == two.kind == kind_of(tmp_path / "a") == "texts"
     found = [record.target for record in one.splits["all"].records]
-    assert found == [Example("Add", "1 2", "3"), Example("Say a", "", "a"), Example("b", "", "ß")]
+    assert found == [Instruction("Add", "1 2", "3"), Instruction("Say a", "", "a"), Instruction("b", "", "ß")]
     assert [record.target for record in two.splits["all"].records] == found
     assert [r.source.rpartition("#")[2] for r in two.splits["all"].records] == ["1", "3", "5"]
     split = one.splits["all"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tailor.data.images import open_data
-from tailor.data.loading import DRAW, Pixels, batches, cached, loader
+from tailor.data.loading import DRAW, PixelMemory, batches, cached, loader
 from tailor.data.transforms import Preprocessing, eval_transform, train_transform
 from tailor.errors import DataError
 
@@ -211,7 +211,7 @@ def test_what_is_kept_cannot_be_changed_through_a_batch(split):
 def test_nothing_is_kept_where_sizes_vary_or_memory_is_short(split):
     assert cached(split, train_transform(PRE, "strong")) is None
     assert cached(split, eval_transform(PRE), limit=15 * 3 * 16 * 16 - 1) is None
-    assert isinstance(cached(split, eval_transform(PRE), limit=15 * 3 * 16 * 16), Pixels)
+    assert isinstance(cached(split, eval_transform(PRE), limit=15 * 3 * 16 * 16), PixelMemory)
     run(split, eval_transform(PRE), memory=False)
     assert len(split.memory) == 1
 

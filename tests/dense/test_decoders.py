@@ -13,7 +13,7 @@ from tailor import backbones
 from tailor.anatomy import Feature
 from tailor.dense import DECODERS, decode, losses
 from tailor.dense.attach import attach_
-from tailor.dense.linear import Linear
+from tailor.dense.linear import LinearDecoder
 from tailor.dense.predictions import MaskPredictions, PixelPredictions
 from tailor.dense.pyramid import Pyramid, chosen, rungs
 from tailor.dense.setr_pup import SetrPup
@@ -111,7 +111,7 @@ def test_published_sizes_of_setr_pup_and_linear():
         assert sum(p.numel() for p in head.parameters()) == 13_143_640
         assert sum(p.numel() for p in head.main.parameters()) == 4_171_414
         small = [Feature(f"blocks.{i}", 384, 16) for i in range(12)]
-        linear = Linear().build(Linear().select(small), 150)
+        linear = LinearDecoder().build(LinearDecoder().select(small), 150)
         assert sum(p.numel() for p in linear.parameters()) == 58_518
 
 

@@ -9,7 +9,7 @@ from tailor.dense.detectors import Cells
 from tailor.deploy import export
 from tailor.inputs import Inputs
 from tailor.tasks.instances import Queries
-from tailor.tasks.segmentation import Scored, Segmentation
+from tailor.tasks.segmentation import PixelScores, Segmentation
 
 SMALL = {
     "masks": {"width": 32, "queries": 6, "heads": 2, "hidden": 32, "blocks": 2},
@@ -27,13 +27,13 @@ def exported(kind, wrap, file, family="vit"):
 
 
 def test_the_default_becomes_a_graph_of_plain_operators(tmp_path):
-    assert exported("masks", Scored, tmp_path / "a.pt2").difference < 1e-4
+    assert exported("masks", PixelScores, tmp_path / "a.pt2").difference < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", Segmentation.decoders)
 def test_every_decoder_becomes_an_onnx_file(kind, tmp_path):
-    assert exported(kind, Scored, tmp_path / "a.onnx").difference < 1e-4
+    assert exported(kind, PixelScores, tmp_path / "a.onnx").difference < 1e-4
 
 
 @pytest.mark.slow
@@ -45,4 +45,4 @@ def test_boxes_and_objects_become_onnx_files(kind, wrap, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["swin", "convnext", "resnet"])
 def test_other_families_export_with_faseg(family, tmp_path):
-    assert exported("faseg", Scored, tmp_path / "a.onnx", family).difference < 1e-4
+    assert exported("faseg", PixelScores, tmp_path / "a.onnx", family).difference < 1e-4

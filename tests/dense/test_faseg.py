@@ -7,7 +7,7 @@ from torch.testing import assert_close
 import tiny
 from tailor.anatomy import Feature
 from tailor.dense.attended import attended
-from tailor.dense.attention import Attention
+from tailor.dense.attention import CrossAttention
 from tailor.dense.deformable import _by_corners, _by_level
 from tailor.dense.faseg import FaSeg
 from tailor.dense.focus import FOCUS, averaged, never_empty, starting
@@ -47,7 +47,7 @@ def test_both_ways_to_sample_agree_also_outside_the_image():
 
 
 def test_looking_is_the_weights_times_the_positions():
-    attention = tiny.shake_(Attention(16, 4).double())
+    attention = tiny.shake_(CrossAttention(16, 4).double())
     query, key, value, also = (
         normal(2, 5, 16),
         normal(2, 7, 16, seed=1),
@@ -83,7 +83,7 @@ def test_the_first_query_is_pooled_over_the_foreground_or_as_published_over_the_
 @pytest.mark.parametrize("unit", ["cells", "pixels"])
 def test_hrca_is_full_attention_restricted_to_the_best(unit):
     how = HighResolution(unit=unit, ratio=1 / 4)
-    attention = tiny.shake_(Attention(16, 4).double())
+    attention = tiny.shake_(CrossAttention(16, 4).double())
     level, position, query = normal(2, 16, 16, 24), normal(2, 16, 16, 24, seed=1), normal(2, 5, 16, seed=2)
     scores = Attended(normal(2, 6, seed=3).abs(), (2, 3))
     chosen = best(scores, (16, 24), how)
@@ -102,7 +102,7 @@ def test_hrca_is_full_attention_restricted_to_the_best(unit):
 
 
 def test_hrca_of_everything_is_vanilla_attention():
-    attention = tiny.shake_(Attention(16, 4).double())
+    attention = tiny.shake_(CrossAttention(16, 4).double())
     level, position, query = normal(1, 16, 8, 8), normal(1, 16, 8, 8, seed=1), normal(1, 5, 16, seed=2)
     scores = Attended(normal(1, 1).abs(), (1, 1))
     everything = read(attention, query, level, position, scores, HighResolution(ratio=1.0))
@@ -110,7 +110,7 @@ def test_hrca_of_everything_is_vanilla_attention():
 
 
 def test_row_column_attention_weighs_by_column_and_by_row():
-    attention = tiny.shake_(Attention(8, 1).double())
+    attention = tiny.shake_(CrossAttention(8, 1).double())
     level, position, query = normal(1, 8, 3, 4), normal(1, 8, 3, 4, seed=1), normal(1, 2, 8, seed=2)
     key = (level + position)[0]
     q = attention.q(query)[0] / 8**0.5

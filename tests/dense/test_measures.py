@@ -3,12 +3,12 @@
 import torch
 
 from tailor.dense import decode
-from tailor.dense.measures import Borders, Confusion, _dilated, figures, mean_iou
+from tailor.dense.measures import Borders, PixelConfusion, _dilated, figures, mean_iou
 from tailor.dense.predictions import IGNORE, PixelPredictions
 
 
 def counted(*pairs, classes=3):
-    metric = Confusion(classes)
+    metric = PixelConfusion(classes)
     for guess, truth in pairs:
         metric.update(torch.tensor([guess]), torch.tensor([truth]))
     return metric.compute()

@@ -11,19 +11,19 @@ from tailor.bundle.evidence import (
     HERE,
     Asked,
     Budget,
-    Candidate,
-    Cost,
-    Costs,
+    CandidateRecord,
+    CostRecord,
     Epoch,
     Evidence,
     Judged,
     Layers,
     Map,
+    ModelCost,
     Network,
     Score,
     Width,
 )
-from tailor.evidence.page import Mistake, Parity, Run
+from tailor.evidence.page import Mistake, PageRun, Parity
 
 BLOCKS = 12
 OPERATIONS = ("q", "k", "v", "proj", "fc1", "fc2", "norm1", "norm2")
@@ -40,7 +40,7 @@ def candidates(count=24):
         if i % 3 != 1:
             scores["retrained"] = round(cut + 0.06 + 0.03 * dice.random(), 4)
         found.append(
-            Candidate(
+            CandidateRecord(
                 f"depth {12 - i % 5}, widths {share:.0%}",
                 f"layers: {12 - i % 5} of 12 blocks; width: {share:.0%} of the units",
                 round(1.2 + 6 * share + dice.random(), 3),
@@ -80,8 +80,13 @@ def evidence(**changed):
         ),
         "seconds": 412.5,
         "score": Score("accuracy", True, "test", 1020, 0.6382, 0.6402, 0.512, True),
-        "costs": Costs(
-            Cost(27_000_000, 520_000, 2304.1, 1.31), Cost(121_000_000, 2_100_000, 562.0, 3.92), 4.1, 3.9, 4.2, 64
+        "costs": CostRecord(
+            ModelCost(27_000_000, 520_000, 2304.1, 1.31),
+            ModelCost(121_000_000, 2_100_000, 562.0, 3.92),
+            4.1,
+            3.9,
+            4.2,
+            64,
         ),
         "network": Network(
             tuple(f"blocks.{b}" for b in range(BLOCKS)),
@@ -142,4 +147,4 @@ def run(name="runs/fast", **changed):
         ),
         "parity": (Parity("ONNX", 3.1e-6), Parity("torch.export", reason="the operator `roll` has no such form")),
     }
-    return Run(name, **(given | changed))
+    return PageRun(name, **(given | changed))

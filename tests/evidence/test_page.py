@@ -9,7 +9,7 @@ from itertools import pairwise
 import invented
 import pytest
 
-from tailor.bundle.evidence import HERE, Asked, Candidate, Cost, Costs, Map, Score, Width
+from tailor.bundle.evidence import HERE, Asked, CandidateRecord, CostRecord, Map, ModelCost, Score, Width
 from tailor.errors import UsageError
 from tailor.evidence.page import LARGEST, Mistake, Parity, page, verdict
 from tailor.evidence.page.chart import front
@@ -48,7 +48,7 @@ def strangers_run():
         score=Score(EVIL, True, WORSE, 3, 0.5, 0.5, 0.5, True),
         confusion=((1, 2, 3), (4, 5, 6), (7, 8, 9)),
         candidates=tuple(
-            Candidate(EVIL + str(i), WORSE, 1.0 + i, 5, 5, {WORSE: 0.1 * i}, made_by=asked) for i in range(3)
+            CandidateRecord(EVIL + str(i), WORSE, 1.0 + i, 5, 5, {WORSE: 0.1 * i}, made_by=asked) for i in range(3)
         ),
         network=replace(invented.evidence().network, widths=(Width(f"blocks.0.{EVIL}", 4, 2), Width(WORSE, 4, 2))),
         budget=replace(invented.evidence().budget, method=EVIL, operations=(EVIL, WORSE)),
@@ -130,7 +130,7 @@ def test_the_verdict_comes_first():
 
 
 def scored(after, before=0.64, ratio=4.0, larger=True, counted=True, n=1000):
-    costs = Costs(Cost(25, 10), Cost(100, 40), ratio)
+    costs = CostRecord(ModelCost(25, 10), ModelCost(100, 40), ratio)
     found = invented.evidence(score=Score("accuracy", larger, "test", n, after, before, counted=counted), costs=costs)
     return invented.run(evidence=found)
 
@@ -157,7 +157,7 @@ def test_the_rule_of_the_verdict(run, word):
 
 def test_a_palette_says_how_many_models_it_holds():
     pick = Asked("pick", (HERE,), {"route": "0"})
-    rows = tuple(Candidate(str(i), "", 1.0 + i, 5, 5, {"accuracy": 0.5}, made_by=pick) for i in range(3))
+    rows = tuple(CandidateRecord(str(i), "", 1.0 + i, 5, 5, {"accuracy": 0.5}, made_by=pick) for i in range(3))
     found = invented.evidence(
         candidates=rows, costs=None, score=Score("accuracy", True, "test", 100, 0.5, counted=True)
     )
@@ -248,10 +248,10 @@ def test_text_stands_out_from_its_paper(scheme):
 
 def test_only_what_was_trained_is_on_the_front_of_a_race():
     rows = [
-        Candidate("bare and best", "", 1.0, 10, 10, {"cut": 0.9}),
-        Candidate("small", "1 -> 2", 2.0, 20, 20, {"cut": 0.1, "round 1": 0.5}),
-        Candidate("middle", "", 3.0, 30, 30, {"cut": 0.2, "round 1": 0.4}),
-        Candidate("large", "", 4.0, 40, 40, {"cut": 0.2, "round 1": 0.5, "round 2": 0.7}, True),
+        CandidateRecord("bare and best", "", 1.0, 10, 10, {"cut": 0.9}),
+        CandidateRecord("small", "1 -> 2", 2.0, 20, 20, {"cut": 0.1, "round 1": 0.5}),
+        CandidateRecord("middle", "", 3.0, 30, 30, {"cut": 0.2, "round 1": 0.4}),
+        CandidateRecord("large", "", 4.0, 40, 40, {"cut": 0.2, "round 1": 0.5, "round 2": 0.7}, True),
     ]
     read = Read(page([invented.run(evidence=invented.evidence(candidates=tuple(rows)))]))
     dots = [attrs for attrs in read.all("g") if attrs.get("class", "").startswith("dot")][:4]

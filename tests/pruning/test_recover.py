@@ -16,7 +16,7 @@ from tailor.pruning.recover import estimate_, repair_
 from tailor.pruning.recover.places import places
 from tailor.pruning.recover.problem import Problem, solve_
 from tailor.pruning.recover.rows import applied, given_rows, made_rows
-from tailor.pruning.recover.way import Segment, Way, segments
+from tailor.pruning.recover.way import Way, WayPart, segments
 from tailor.pruning.settings import Repair
 from tailor.tracing import cut, half, plan_widths, settle, trace
 
@@ -173,7 +173,7 @@ def test_what_is_held_is_what_is_computed_again(family):
 
 def test_a_segment_may_change_what_it_is_given():
     given = torch.randn(2, 3, 4, 4)
-    segment = Segment(lambda x: x.relu_(), lambda x: x.neg_())
+    segment = WayPart(lambda x: x.relu_(), lambda x: x.neg_())
     way = Way((segment, segment), lambda: iter([given.clone()]), torch.device("cpu"))
     for _ in range(2):
         for ours, theirs in way.states():

@@ -13,7 +13,7 @@ from tailor.errors import PlanError
 from tailor.pruning import sls
 from tailor.pruning.layers import choose
 from tailor.pruning.settings import Sls
-from tailor.pruning.sls import Features, again, collect, measure
+from tailor.pruning.sls import BlockFeatures, again, collect, measure
 
 
 class Batch(NamedTuple):
@@ -111,7 +111,7 @@ def made(distances, n=60, classes=3):
     labels = torch.arange(n) % classes
     centres = torch.randn(classes, 8, generator=generator)
     values = tuple(distance * centres[labels] + torch.randn(n, 8, generator=generator) for distance in distances)
-    return Features(tuple(f"blocks.{i}" for i in range(len(distances))), values, labels)
+    return BlockFeatures(tuple(f"blocks.{i}" for i in range(len(distances))), values, labels)
 
 
 def test_nothing_below_the_end_of_the_walk_is_scored(monkeypatch):

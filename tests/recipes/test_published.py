@@ -23,7 +23,7 @@ from tailor.pruning.width import kept, random_scores, widths
 from tailor.tracing import as_published, cut_, mac_cost, parameter_cost, plan_widths, trace
 from tailor.training import read_recipe
 from tailor.workflow import planners
-from tailor.workflow.counts import Scored, counts_for
+from tailor.workflow.counts import ScoredUnits, counts_for
 from tailor.workflow.goal import Goal
 
 IMAGES = Inputs.images(3, 224, 224)
@@ -115,7 +115,7 @@ def made(name, method="isomorphic", **changes):
     groups = as_published(found)
     scores = random_scores(groups, 0)
     goal = Goal(**{flag: settings.get(flag) for flag in FLAGS})
-    scored = Scored(model, found, scores, options, IMAGES)
+    scored = ScoredUnits(model, found, scores, options, IMAGES)
     counts = counts_for(scored, goal.given(), goal.target(), silent)
     cut = cut_(copy.deepcopy(model), plan_widths(groups, kept(groups, scores, counts)))
     if options.blocks:

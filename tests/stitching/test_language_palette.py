@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 import tiny
 from tailor.backbones import causal
-from tailor.backbones.prompts import IGNORED, Example, answers, encode, exact_match, packed
+from tailor.backbones.prompts import IGNORED, Instruction, answers, encode, exact_match, packed
 from tailor.errors import ModelError, PlanError
 from tailor.stitching.adapt import Adapt
 from tailor.stitching.language.palette import (
@@ -20,7 +20,7 @@ from tailor.stitching.language.palette import (
 )
 from tailor.stitching.picked import picked
 from tailor.stitching.sampler import Sampler, Sampling
-from tailor.stitching.step import Course
+from tailor.stitching.step import RouteTraining
 from tailor.surgery import trainable
 from tailor.tasks.language import Language
 from tailor.training.objective import Share
@@ -139,7 +139,7 @@ def test_a_step_learns_on_responses_only():
     task, (ids_, targets) = Language(), batch(rows(4))
     share = Share(ids_, targets, torch.arange(4), ("",) * 4, targets)
     sampler = Sampler(parameters(model), 2, 100, Sampling(intervals=3))
-    course = Course(
+    course = RouteTraining(
         model,
         sampler,
         lambda output, share: share.loss(task, output),
@@ -168,7 +168,7 @@ def test_a_step_learns_on_responses_only():
 
 
 def test_examples_are_masked_cut_and_packed():
-    first, second = Example("Add", "1 2", "3"), Example("Say a", output="a")
+    first, second = Instruction("Add", "1 2", "3"), Instruction("Say a", output="a")
     assert "### Input:\n1 2" in first.prompt
     assert "### Input" not in second.prompt
     ids_, labels = encode(second, Letters(), 500)
@@ -177,7 +177,7 @@ def test_examples_are_masked_cut_and_packed():
     assert set(labels[:-2]) == {IGNORED}
     short, left = encode(second, Letters(), 10)
     assert short == ids_[-10:] and left == labels[-10:]  # an answer has to be learnt: the prompt's beginning goes
-    few = encode(Example("Say", output="abcdef"), Letters(), 4)
+    few = encode(Instruction("Say", output="abcdef"), Letters(), 4)
     assert few[1] == [IGNORED, *Letters()("abc", add_special_tokens=False)["input_ids"]]
     joined_rows = packed([encode(first, Letters(), 500), encode(second, Letters(), 500)], 500)
     assert len(joined_rows) == 1

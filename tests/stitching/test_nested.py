@@ -13,7 +13,7 @@ from tailor import backbones
 from tailor.errors import PlanError
 from tailor.pruning.settings import Shares, Widths
 from tailor.pruning.width import choose, random_scores
-from tailor.stitching.nested import Nested, NestedPlan, Sandwich, Size, cut_out
+from tailor.stitching.nested import Nested, NestedPlan, NestedSize, Sandwich, cut_out
 from tailor.surgery import trainable
 from tailor.tracing import plan_widths, trace
 from tailor.tuning.apply import apply_
@@ -26,10 +26,10 @@ def made(kind="vit", trained=True):
     model = tiny.MODELS[kind]()
     groups = trace(model, (tiny.images(model),)).groups
     scores = random_scores(groups, 3)
-    sizes = [Size("100%")]
+    sizes = [NestedSize("100%")]
     for share in (0.7, 0.5, 0.3):
         keep = choose(groups, scores, Shares(heads=0.5 if share > 0.4 else 0.0, hidden=share), Widths(round_to=1))
-        sizes.append(Size(f"{share:.0%}", plan_widths(groups, keep)))
+        sizes.append(NestedSize(f"{share:.0%}", plan_widths(groups, keep)))
     anatomy = backbones.describe(model)
     layers = [s for s in anatomy.layers if s.block >= 0 and s.op in ("qkv", "proj", "fc1")]
     tune = TunePlan("lora", tunes=tuple(Tune(s.path, Lora(rank=2, dropout=0.0)) for s in layers))
@@ -97,6 +97,6 @@ def test_the_step_is_the_sandwich_rule():
 
 def test_a_palette_of_one_size_is_none():
     with pytest.raises(PlanError, match="at least one smaller size"):
-        NestedPlan((Size("100%"),))
+        NestedPlan((NestedSize("100%"),))
     with pytest.raises(PlanError, match="has no route `9%`"):
         made()[0].plan.find("9%")

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 import tiny
 from tailor.stitching.adapt import Adapt, heads_of
 from tailor.stitching.sampler import Sampler, Sampling
-from tailor.stitching.step import Course
+from tailor.stitching.step import RouteTraining
 from tailor.surgery import trainable
 
 
@@ -30,7 +30,7 @@ def made(teacher=True, settings=None, **given):
     model.double()
     costs = [10, 20, 30, *range(11, 8 + len(model.plan.routes))]
     sampler = Sampler(costs, 3, 100, Sampling(intervals=3))
-    course = Course(model, sampler, loss, teacher=teacher, **given)
+    course = RouteTraining(model, sampler, loss, teacher=teacher, **given)
     return course, Share(family.images(model, 4, torch.float64), tiny.labels(4))
 
 

@@ -8,7 +8,7 @@ import torch
 
 import tiny
 from tailor.stitching.sampler import Sampler, Sampling
-from tailor.stitching.step import Course
+from tailor.stitching.step import RouteTraining
 from tailor.surgery import changed
 from tailor.tasks.classification import Classification
 from tailor.training import Recipe, fit
@@ -36,7 +36,9 @@ def made():
     task = Classification()
     costs = [10, 20, 30, *range(11, 8 + len(model.plan.routes))]
     sampler = Sampler(costs, 3, STEPS * EPOCHS, Sampling(intervals=3))
-    course = Course(model, sampler, lambda output, share: share.loss(task, output), weigh=lambda share: len(share))
+    course = RouteTraining(
+        model, sampler, lambda output, share: share.loss(task, output), weigh=lambda share: len(share)
+    )
     return model, course
 
 

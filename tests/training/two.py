@@ -12,7 +12,7 @@ import toys
 from safetensors.torch import save_file
 from torch import nn
 
-from tailor.dense.linear import Linear
+from tailor.dense.linear import LinearDecoder
 from tailor.dense.masks import Masks
 from tailor.dense.predictions import IGNORE
 from tailor.errors import BundleError, TrainingError
@@ -61,7 +61,7 @@ def by_number():
     return step
 
 
-LINEAR = Linear()
+LINEAR = LinearDecoder()
 MASKS = Masks(width=16, queries=5, blocks=2, heads=2, hidden=16)
 DECODERS = {"segmenter": LINEAR, "masks": MASKS}
 

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 transformers = pytest.importorskip("transformers")
 import tailor  # noqa: E402
 from tailor import backbones  # noqa: E402
-from tailor.plans import PLANS, Setting  # noqa: E402
+from tailor.plans import PLANS, Circumstances  # noqa: E402
 from tailor.pruning.layers import LayerPlan  # noqa: E402
 from tailor.tracing import awakened, cut, plan_widths, settle, trace, verify  # noqa: E402
 from tailor.tracing.trial.settle import uneven  # noqa: E402
@@ -48,7 +48,7 @@ def test_heads_shared_keys_gates_and_the_stream_are_cut_exactly(tied):
     for seed in range(3):
         plan, awake = plan_widths(traced.groups, uneven(traced.groups, seed)), awakened(model)
         assert verify(awake, cut(awake, plan), traced, plan, example).exact
-    small = PLANS["width"].apply_(cut(model, plan_widths(traced.groups, {})), plan, Setting(()))
+    small = PLANS["width"].apply_(cut(model, plan_widths(traced.groups, {})), plan, Circumstances(()))
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     speaks(small, ids())
 
@@ -62,7 +62,7 @@ def test_layers_move_up_in_the_cache_when_others_go(tmp_path):
         hidden = model.model.layers[number](hidden, position_embeddings=model.model.rotary_emb(hidden, places))
     expected = model.lm_head(model.model.norm(hidden))
     plan = LayerPlan(kept=(0, 2, 4), dropped=("model.layers.1", "model.layers.3"))
-    PLANS["layers"].apply_(model, plan, Setting(()))
+    PLANS["layers"].apply_(model, plan, Circumstances(()))
     assert_close(model(ids()), expected, rtol=0, atol=1e-5)
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2]
     said = speaks(model, ids())

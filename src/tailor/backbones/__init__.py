@@ -8,9 +8,9 @@ from torch import nn
 
 from tailor.anatomy import Anatomy
 from tailor.backbones import causal, convnext, efficientnet, generic, resnet, swin, vit, walk
-from tailor.backbones.composition import Part, Parts
+from tailor.backbones.composition import BlockStep, Parts
 from tailor.backbones.create import Config, attach_head_, config_of, create, input_of, names, set_drop_path_
-from tailor.backbones.levels import Features
+from tailor.backbones.levels import FeatureMaps
 from tailor.backbones.local import local
 from tailor.backbones.weights import digest
 from tailor.errors import ModelError
@@ -42,7 +42,7 @@ def parts(model: nn.Module, size: tuple[int, int] | None = None) -> Parts:
     return replace(found, blocks=tuple(blocks))
 
 
-def features(model: nn.Module, at: Sequence[int] | None = None) -> Features:
+def features(model: nn.Module, at: Sequence[int] | None = None) -> FeatureMaps:
     """Maps of the levels `at` (positions in `describe(model).features`; all where none is given), as a callable."""
     family = _family(model)
     known = family.describe(model).features
@@ -53,7 +53,7 @@ def features(model: nn.Module, at: Sequence[int] | None = None) -> Features:
         )
     if at is not None and not all(-len(known) <= i < len(known) for i in at):
         raise ModelError(f"the backbone has {len(known)} levels, asked for: {list(at)}", hint="count from 0")
-    return Features(model, tuple(known[i] for i in sorted(i % len(known) for i in at)) if at else known, family.maps)
+    return FeatureMaps(model, tuple(known[i] for i in sorted(i % len(known) for i in at)) if at else known, family.maps)
 
 
 def follow_(model: nn.Module) -> nn.Module:
@@ -68,9 +68,9 @@ def _family(model: nn.Module) -> Any:
 
 __all__ = [
     "FAMILIES",
+    "BlockStep",
     "Config",
-    "Features",
-    "Part",
+    "FeatureMaps",
     "Parts",
     "attach_head_",
     "config_of",

@@ -16,10 +16,11 @@ from tailor.backbones.walk import within
 from tailor.errors import ModelError
 
 Size = tuple[int, int]
+"""Height and width."""
 
 
 @dataclass(frozen=True)
-class Part:
+class BlockStep:
     """One step between stem and tail: a residual block, or (`residual` False) what changes the map between stages."""
 
     path: str
@@ -39,7 +40,7 @@ class Parts:
     """
 
     stem: Callable[[Tensor], Tensor]
-    blocks: tuple[Part, ...]
+    blocks: tuple[BlockStep, ...]
     tail: Callable[[Tensor], Tensor]
     to_map: Callable[[Tensor], Tensor]
 

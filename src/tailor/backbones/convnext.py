@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy, Block, Feature
 from tailor.backbones import composition, walk
-from tailor.backbones.composition import Part, Parts, Size
+from tailor.backbones.composition import BlockStep, Parts, Size
 
 
 def matches(model: nn.Module) -> bool:
@@ -51,10 +51,10 @@ def describe(model: Any) -> Anatomy:
 
 def parts(model: Any, size: Size) -> Parts:
     """Stem, downsampling and blocks stage by stage, norm and classifier; states are maps (B, C, H, W)."""
-    blocks: list[Part] = []
+    blocks: list[BlockStep] = []
     for s, stage in enumerate(model.stages):
-        blocks.append(Part(f"stages.{s}.downsample", stage.downsample, residual=False))
-        blocks += [Part(f"stages.{s}.blocks.{b}", block) for b, block in enumerate(stage.blocks)]
+        blocks.append(BlockStep(f"stages.{s}.downsample", stage.downsample, residual=False))
+        blocks += [BlockStep(f"stages.{s}.blocks.{b}", block) for b, block in enumerate(stage.blocks)]
     return Parts(
         stem=model.stem,
         blocks=tuple(blocks),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy, Block, Feature
 from tailor.backbones import composition, walk
-from tailor.backbones.composition import Part, Parts, Size
+from tailor.backbones.composition import BlockStep, Parts, Size
 
 
 def matches(model: nn.Module) -> bool:
@@ -61,7 +61,7 @@ def _level(info: dict[str, Any], blocks: Sequence[Block]) -> Feature:
 def parts(model: Any, size: Size) -> Parts:
     """Stem, the blocks of all stages, the last convolution with pooling and classifier; states are (B, C, H, W)."""
     blocks = tuple(
-        Part(f"blocks.{s}.{b}", block) for s, stage in enumerate(model.blocks) for b, block in enumerate(stage)
+        BlockStep(f"blocks.{s}.{b}", block) for s, stage in enumerate(model.blocks) for b, block in enumerate(stage)
     )
 
     def tail(x: Tensor) -> Tensor:

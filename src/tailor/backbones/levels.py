@@ -9,7 +9,7 @@ from tailor.anatomy import Feature
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureMaps:
     """Callable: images (B, 3, H, W) to one map (B, C, H / reduction, W / reduction) a level, in the model's order.
 
     It holds the model itself, not a copy: what is trained or wrapped in it is seen at the next call. After a cut of

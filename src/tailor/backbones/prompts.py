@@ -19,7 +19,7 @@ WITH_INPUT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Resp
 
 
 @dataclass(frozen=True)
-class Example:
+class Instruction:
     """One instruction, what it is about (may be empty), and the answer that is expected (empty where none is known)."""
 
     instruction: str
@@ -32,7 +32,7 @@ class Example:
         return (WITH_INPUT if self.input else TEMPLATE).format(instruction=self.instruction, input=self.input)
 
 
-def encode(example: Example, tokeniser: Any, longest: int) -> tuple[list[int], list[int]]:
+def encode(example: Instruction, tokeniser: Any, longest: int) -> tuple[list[int], list[int]]:
     """Tokens and labels of an example, the end-of-text behind the response, at most `longest`.
 
     Of an example that is too long the prompt's beginning goes, as long as there is any: a response has to be learnt.

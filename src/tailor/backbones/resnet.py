@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy, Block, Feature
 from tailor.backbones import composition, walk
-from tailor.backbones.composition import Part, Parts, Size
+from tailor.backbones.composition import BlockStep, Parts, Size
 
 
 def matches(model: nn.Module) -> bool:
@@ -46,7 +46,7 @@ def describe(model: Any) -> Anatomy:
 def parts(model: Any, size: Size) -> Parts:
     """Stem up to its pooling, the blocks of the four layers, pooling and classifier; states are maps (B, C, H, W)."""
     stages = [name for name in ("layer1", "layer2", "layer3", "layer4") if hasattr(model, name)]
-    blocks = tuple(Part(f"{s}.{b}", block) for s in stages for b, block in enumerate(model.get_submodule(s)))
+    blocks = tuple(BlockStep(f"{s}.{b}", block) for s in stages for b, block in enumerate(model.get_submodule(s)))
     return Parts(
         stem=lambda images: model.maxpool(model.act1(model.bn1(model.conv1(images)))),
         blocks=blocks,

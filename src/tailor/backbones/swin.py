@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy, Block, Feature
 from tailor.backbones import composition, walk
-from tailor.backbones.composition import Part, Parts, Size
+from tailor.backbones.composition import BlockStep, Parts, Size
 
 
 def matches(model: nn.Module) -> bool:
@@ -57,11 +57,11 @@ def describe(model: Any) -> Anatomy:
 def parts(model: Any, size: Size) -> Parts:
     """Patch embedding, mergings and blocks stage by stage, norm and classifier; states are maps (B, H, W, C)."""
     own = tuple(model.patch_embed.img_size)
-    blocks: list[Part] = []
+    blocks: list[BlockStep] = []
     for s, layer in enumerate(model.layers):
-        blocks.append(Part(f"layers.{s}.downsample", layer.downsample, residual=False))
+        blocks.append(BlockStep(f"layers.{s}.downsample", layer.downsample, residual=False))
         for b, block in enumerate(layer.blocks):
-            blocks.append(Part(f"layers.{s}.blocks.{b}", block if size == own else _masked_anew(block)))
+            blocks.append(BlockStep(f"layers.{s}.blocks.{b}", block if size == own else _masked_anew(block)))
     return Parts(
         stem=lambda images: composition.embed_patches(model.patch_embed, images),
         blocks=tuple(blocks),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy, Block, Feature
 from tailor.backbones import composition, walk
-from tailor.backbones.composition import Part, Parts, Size
+from tailor.backbones.composition import BlockStep, Parts, Size
 from tailor.errors import ModelError
 
 _EXCLUDED = ("patch_embed", "pos_embed", "cls_token", "reg_token", "dist_token", "rel_pos_bias", "rope", "norm_pre")
@@ -75,7 +75,7 @@ def parts(model: Any, size: Size) -> Parts:
     def to_map(x: Tensor) -> Tensor:  # prompts may stand between the prefix and the patches
         return x[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
 
-    blocks = tuple(Part(f"blocks.{i}", _runner(model, block, i, grid)) for i, block in enumerate(model.blocks))
+    blocks = tuple(BlockStep(f"blocks.{i}", _runner(model, block, i, grid)) for i, block in enumerate(model.blocks))
     return Parts(
         stem=lambda images: _stem(model, images),
         blocks=blocks,

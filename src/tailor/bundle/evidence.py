@@ -25,8 +25,8 @@ IMPORTANCE = "importance"
 GRID = 1000
 """Points of a map are whole numbers from 0 to this."""
 
-Plain = str | int | FiniteFloat | bool
-Table = tuple[tuple[FiniteFloat, ...], ...]
+PlainValue = str | int | FiniteFloat | bool
+NumberTable = tuple[tuple[FiniteFloat, ...], ...]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,7 +38,7 @@ class Asked:
 
     verb: str
     words: tuple[str, ...] = ()
-    flags: dict[str, Plain] = Field(default_factory=dict)
+    flags: dict[str, PlainValue] = Field(default_factory=dict)
     sections: dict[str, JsonValue] = Field(default_factory=dict)
 
 
@@ -61,7 +61,7 @@ class Score:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Cost:
+class ModelCost:
     """What a model costs: multiply-accumulates an image, parameters, and what was measured of it."""
 
     macs: int
@@ -71,14 +71,14 @@ class Cost:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Costs:
+class CostRecord:
     """The model at the end, and where it was made from a larger one, that. `ratio` is how many times faster it is.
 
     `low` and `high` are the 10th and 90th percentile over rounds in turns, of `batch` images, in `runtime`.
     """
 
-    after: Cost
-    before: Cost | None = None
+    after: ModelCost
+    before: ModelCost | None = None
     ratio: FiniteFloat | None = None
     low: FiniteFloat | None = None
     high: FiniteFloat | None = None
@@ -118,8 +118,8 @@ class Budget:
     method: str
     cost: int
     operations: tuple[str, ...]
-    shares: Table
-    sensitivity: Table = ()
+    shares: NumberTable
+    sensitivity: NumberTable = ()
     whole: tuple[tuple[bool, ...], ...] = ()
 
 
@@ -154,7 +154,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Candidate:
+class CandidateRecord:
     """A model that could have been taken: what it consists of, what it costs, how good it was after each stage.
 
     `scores` are by stage, the last one counts; `made_by` is the command that makes it.
@@ -184,18 +184,18 @@ class Evidence:
 
     format: Literal[1] = 1
     versions: dict[str, str] = Field(default_factory=dict)
-    machine: dict[str, Plain | None] = Field(default_factory=dict)
+    machine: dict[str, PlainValue | None] = Field(default_factory=dict)
     asked: Asked | None = None
     seconds: FiniteFloat | None = None
     score: Score | None = None
-    costs: Costs | None = None
+    costs: CostRecord | None = None
     network: Network | None = None
     budget: Budget | None = None
     layers: Layers | None = None
     epochs: tuple[Epoch, ...] = ()
     chosen: int = 0
     confusion: tuple[tuple[int, ...], ...] = ()
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[CandidateRecord, ...] = ()
     judged: Judged | None = None
 
 

@@ -114,7 +114,7 @@ class _Verbs(click.Group):
 def _run(name: str, verb: Callable[..., Any], arguments: dict[str, Any], as_json: bool, debug: bool) -> None:
     """Call the verb with a progress display, then print what it returned."""
     from tailor.cli.show import print_json, print_people, print_prediction
-    from tailor.evidence.progress import Drawn
+    from tailor.evidence.progress import LiveProgress
 
     many = next((key for key in ("files", "others") if key in arguments), "")
     files = arguments.pop(many, ())
@@ -125,7 +125,7 @@ def _run(name: str, verb: Callable[..., Any], arguments: dict[str, Any], as_json
     if name == "list":
         print_names(verb(**arguments), as_json)
         return
-    with Drawn() as drawn:
+    with LiveProgress() as drawn:
         result = verb(*path, *files, **arguments, progress=drawn)
     if main_process and name != "predict":
         (print_json if as_json else print_people)(name, result)

@@ -19,7 +19,7 @@ Bound = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Rule:
+class GradientRule:
     """An operator: its argument names (the input first), which of them are parameters, and how to make their factors.
 
     `make(bound arguments, samples)` gives, for each parameter it covers, a function from the output gradient to the
@@ -145,26 +145,28 @@ def _embedding(bound: Bound, samples: int) -> dict[str, Make]:
     return {"weight": of_weight}
 
 
-_CONV = Rule(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), ("weight", "bias"), _convolution)
-_MATMUL = Rule(("input", "other"), ("other",), _matmul)
+_CONV = GradientRule(
+    ("input", "weight", "bias", "stride", "padding", "dilation", "groups"), ("weight", "bias"), _convolution
+)
+_MATMUL = GradientRule(("input", "other"), ("other",), _matmul)
 
-RULES: dict[Any, Rule] = {
-    F.linear: Rule(("input", "weight", "bias"), ("weight", "bias"), _linear),
+RULES: dict[Any, GradientRule] = {
+    F.linear: GradientRule(("input", "weight", "bias"), ("weight", "bias"), _linear),
     torch.matmul: _MATMUL,
     Tensor.matmul: _MATMUL,
     Tensor.__matmul__: _MATMUL,
     F.conv1d: _CONV,
     F.conv2d: _CONV,
     F.conv3d: _CONV,
-    F.layer_norm: Rule(("input", "normalized_shape", "weight", "bias", "eps"), ("weight", "bias"), _layer_norm),
-    F.rms_norm: Rule(("input", "normalized_shape", "weight", "eps"), ("weight",), _rms_norm),
-    F.group_norm: Rule(("input", "num_groups", "weight", "bias", "eps"), ("weight", "bias"), _group_norm),
-    F.batch_norm: Rule(
+    F.layer_norm: GradientRule(("input", "normalized_shape", "weight", "bias", "eps"), ("weight", "bias"), _layer_norm),
+    F.rms_norm: GradientRule(("input", "normalized_shape", "weight", "eps"), ("weight",), _rms_norm),
+    F.group_norm: GradientRule(("input", "num_groups", "weight", "bias", "eps"), ("weight", "bias"), _group_norm),
+    F.batch_norm: GradientRule(
         ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
         ("weight", "bias"),
         _batch_norm,
     ),
-    F.embedding: Rule(
+    F.embedding: GradientRule(
         ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse"),
         ("weight",),
         _embedding,

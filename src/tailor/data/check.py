@@ -4,18 +4,18 @@ Nothing is decided here: the caller raises, or goes on with `without_unreadable`
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tailor.data.records import ImageData, Split
 from tailor.errors import DataError
+from tailor.events import Progress
 
 TINY = 32  # pixels of the shorter side
 IMBALANCE = 10  # times as many images in the largest class as in the smallest
 SHOWN = 5  # file names in one line for people
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

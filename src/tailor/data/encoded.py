@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tailor.backbones import causal
-from tailor.backbones.prompts import Example, encode
+from tailor.backbones.prompts import Instruction, encode
 from tailor.errors import DataError
 from tailor.preprocessing import Tokens
 
@@ -20,7 +20,7 @@ class Encoded:
 
     tokens: Tokens
 
-    def __call__(self, example: Example) -> Tensor:
+    def __call__(self, example: Instruction) -> Tensor:
         """DataError for a token that the model does not know: the tokeniser is another model's."""
         rows = torch.tensor(encode(example, causal.tokeniser(self.tokens.tokeniser), self.tokens.longest))
         if int(rows[0].max()) >= self.tokens.vocabulary:

@@ -144,7 +144,7 @@ class _Images(Dataset[Batch | DataError]):
 
     split: Split
     transform: Callable[[Image.Image], Tensor]
-    pixels: "Pixels | None"
+    pixels: "PixelMemory | None"
     seed: int
     epoch: int
     rank: int
@@ -206,7 +206,7 @@ class _Images(Dataset[Batch | DataError]):
             torch.set_rng_state(state)
 
 
-def cached(split: Split, transform: Transform, limit: int | None = None) -> "Pixels | None":
+def cached(split: Split, transform: Transform, limit: int | None = None) -> "PixelMemory | None":
     """The memory of `split` for what `transform.frame` makes; None where sizes vary or all exceed `limit` bytes.
 
     The limit is `MEMORY_LIMIT`, or an eighth of the machine's memory where that is less.
@@ -220,11 +220,11 @@ def cached(split: Split, transform: Transform, limit: int | None = None) -> "Pix
     if size is None or len(split) * 3 * size[0] * size[1] > limit:
         return None
     if transform.frame not in split.memory:
-        split.memory[transform.frame] = Pixels(transform.frame, len(split), size)
+        split.memory[transform.frame] = PixelMemory(transform.frame, len(split), size)
     return split.memory[transform.frame]
 
 
-class Pixels:
+class PixelMemory:
     """uint8 images (N, 3, h, w) in anonymous shared memory, which takes space only as it is written.
 
     Not `Tensor.share_memory_`: that lives in /dev/shm, which containers keep small, and a full one kills the process.

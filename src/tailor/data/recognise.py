@@ -25,7 +25,7 @@ _SPLITS = re.compile(r"(train|val|valid|validation|test)[_-]?\d*")
 
 
 @dataclass(frozen=True)
-class Layout:
+class DataLayout:
     """A way of laying out data that was recognised: the kind of target, its usual task, and by what it was told.
 
     `folders` are the names (lower case) that belong to it, so that no class is called so.
@@ -37,11 +37,11 @@ class Layout:
     folders: frozenset[str] = frozenset()
 
 
-def recognise(where: Path) -> Layout:
+def recognise(where: Path) -> DataLayout:
     """The layout of the data at `where`; class folders where no other is seen. DataError where two fit."""
     found = [layout for find in FINDERS if (layout := find(where)) is not None]
     if not found or _class_folders(where, found):
-        found.append(Layout("classes", "classification", "folders of images"))
+        found.append(DataLayout("classes", "classification", "folders of images"))
     if len(found) > 1:
         one, two = found[:2]
         raise DataError(
@@ -51,28 +51,32 @@ def recognise(where: Path) -> Layout:
     return found[0]
 
 
-def _maps(where: Path) -> Layout | None:
+def _maps(where: Path) -> DataLayout | None:
     """Images beside maps of classes, in one folder or in one a split; VOC's folder of them."""
     for place in _places(where):
         names = _folders(place)
         for images, maps in (*(("images", name) for name in _MAPS), *_OTHERS):
             if images in names and maps in names and _holds(names[maps], SUFFIXES):
                 seen = f"`{names[images].name}` beside `{names[maps].name}`"
-                return Layout("masks", "segmentation", seen, frozenset((images, *_MAPS, maps, "segmentationobject")))
+                return DataLayout(
+                    "masks", "segmentation", seen, frozenset((images, *_MAPS, maps, "segmentationobject"))
+                )
     return None
 
 
-def _voc(where: Path) -> Layout | None:
+def _voc(where: Path) -> DataLayout | None:
     """VOC's drawings, an XML file an image."""
     for place in _places(where):
         names = _folders(place)
         if "annotations" in names and _holds(names["annotations"], (".xml",)):
             mine = frozenset(("annotations", "imagesets", "jpegimages", "images", "segmentationclass"))
-            return Layout("boxes", "detection", f"`{names['annotations'].name}/*.xml`", mine | {"segmentationobject"})
+            return DataLayout(
+                "boxes", "detection", f"`{names['annotations'].name}/*.xml`", mine | {"segmentationobject"}
+            )
     return None
 
 
-def _yolo(where: Path) -> Layout | None:
+def _yolo(where: Path) -> DataLayout | None:
     """Boxes as text, which are refused by name."""
     for place in _places(where):
         names = _folders(place)
@@ -85,32 +89,32 @@ def _yolo(where: Path) -> Layout | None:
     return None
 
 
-def _coco(where: Path) -> Layout | None:
+def _coco(where: Path) -> DataLayout | None:
     """A COCO file beside the images or in `annotations`: with outlines of objects, or with boxes alone."""
     boxes = None
     for file in _json_files(where):
         kind = _coco_kind(file)
         if kind == "instances":
-            return Layout("instances", "instances", f"outlines in `{file.name}`", frozenset(_near(where)))
+            return DataLayout("instances", "instances", f"outlines in `{file.name}`", frozenset(_near(where)))
         if kind == "boxes" and boxes is None:
-            boxes = Layout("boxes", "detection", f"boxes in `{file.name}`", frozenset(_near(where)))
+            boxes = DataLayout("boxes", "detection", f"boxes in `{file.name}`", frozenset(_near(where)))
     return boxes
 
 
-def _instructions(where: Path) -> Layout | None:
+def _instructions(where: Path) -> DataLayout | None:
     """JSON or JSON lines with `instruction` and `output`."""
     for file in _json_files(where):
         with file.open("rb") as handle:
             head = handle.read(_HEAD)
         if b'"instruction"' in head and b'"output"' in head:
-            return Layout("texts", "language", f"`instruction` and `output` in `{file.name}`")
+            return DataLayout("texts", "language", f"`instruction` and `output` in `{file.name}`")
     return None
 
 
-FINDERS: tuple[Callable[[Path], Layout | None], ...] = (_yolo, _maps, _voc, _coco, _instructions)
+FINDERS: tuple[Callable[[Path], DataLayout | None], ...] = (_yolo, _maps, _voc, _coco, _instructions)
 
 
-def _class_folders(where: Path, found: list[Layout]) -> bool:
+def _class_folders(where: Path, found: list[DataLayout]) -> bool:
     """Whether two folders of images or more belong to none of the layouts found."""
     taken = frozenset().union(*(layout.folders for layout in found))
     for place in _places(where):

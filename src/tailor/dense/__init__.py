@@ -7,8 +7,8 @@ from tailor.settings import Rows
 DECODERS: Rows[Any] = Rows(
     {
         "masks": "tailor.dense.masks.Masks",
-        "linear": "tailor.dense.linear.Linear",
-        "mlp": "tailor.dense.mlp.Mlp",
+        "linear": "tailor.dense.linear.LinearDecoder",
+        "mlp": "tailor.dense.mlp.MlpDecoder",
         "mask2former": "tailor.dense.mask2former.Mask2Former",
         "faseg": "tailor.dense.faseg.FaSeg",
         "setr-pup": "tailor.dense.setr_pup.SetrPup",

@@ -38,12 +38,12 @@ class DenseHead(nn.Module):
         """What the decoder gives for the maps of the levels it reads."""
         return self.decoder(maps)
 
-    def features(self, model: nn.Module) -> backbones.Features:
+    def features(self, model: nn.Module) -> backbones.FeatureMaps:
         """The maps that the decoder reads, of the model as it stands now."""
         if not self.read or any(_at(model, level.path) is not module for level, module in self.read):
             known = backbones.features(model)  # describes the model: not for every pass, nor within a traced one
             self.read, self.maps = self._found(model, known.levels), known.maps
-        return backbones.Features(model, tuple(level for level, _ in self.read), self.maps)
+        return backbones.FeatureMaps(model, tuple(level for level, _ in self.read), self.maps)
 
     def _found(self, model: nn.Module, levels: Sequence[Feature]) -> tuple[tuple[Feature, nn.Module], ...]:
         now = [(level, get_module(model, level.path)) for level in levels]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailor.dense.attention import Attention
+from tailor.dense.attention import CrossAttention
 from tailor.dense.focus import never_empty
 from tailor.dense.mask_decoder import MaskDecoder
-from tailor.dense.pixel_decoder import Pixels
+from tailor.dense.pixel_decoder import PixelFeatures
 from tailor.dense.predictions import MaskPredictions
 from tailor.errors import ModelError
 
@@ -32,7 +32,7 @@ def attended(model: nn.Module, images: Tensor, last: int = 3) -> tuple[MaskPredi
     hooks = [decoder.register_forward_hook(lambda _, given, out: seen.update(pixels=given[0], found=out))]
     for t, block in enumerate(decoder.blocks):
         cross = block.cross
-        assert isinstance(cross, Attention)
+        assert isinstance(cross, CrossAttention)
         hooks += [getattr(cross, part).register_forward_hook(_keeping(seen, f"{part} {t}")) for part in ("q", "k")]
     try:
         model(images)
@@ -51,7 +51,9 @@ def _keeping(seen: dict[str, Any], name: str) -> Any:
     return keep
 
 
-def _weights(decoder: MaskDecoder, t: int, pixels: Pixels, found: MaskPredictions, q: Tensor, k: Tensor) -> Tensor:
+def _weights(
+    decoder: MaskDecoder, t: int, pixels: PixelFeatures, found: MaskPredictions, q: Tensor, k: Tensor
+) -> Tensor:
     """Of block `t`, whose queries (B, N, width) and keys (B, S, width) have been through its layers."""
     level, block = t % len(pixels.levels), decoder.blocks[t]
     allowed = never_empty(decoder.inside(found.queries[t], decoder.small(pixels)[level]))

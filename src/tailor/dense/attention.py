@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Attention(nn.Module):
+class CrossAttention(nn.Module):
     """Queries (B, N, width) read keys and values (B, S, width)."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -74,14 +74,14 @@ class Perceptron(nn.Module):
         return self.layers[-1](x)
 
 
-class Block(nn.Module):
+class DecoderBlock(nn.Module):
     """What a decoder block does after its cross-attention, and that cross-attention: post-norm, no dropout."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
-        self.cross = Attention(width, heads)
+        self.cross = CrossAttention(width, heads)
         self.norm1 = nn.LayerNorm(width)
-        self.own = Attention(width, heads)
+        self.own = CrossAttention(width, heads)
         self.norm2 = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-Size = tuple[int, int]
+from tailor.backbones.composition import Size
 
 
-class Found(NamedTuple):
+class Detections(NamedTuple):
     """The boxes of one image, best first: `boxes` (K, 4) x0 y0 x1 y1 in pixels of the model's input, `scores` and
     `labels` (K,)."""
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxLinearCoder
 
 from tailor.dense import faster_rcnn, fcos
-from tailor.dense.boxes import Found
+from tailor.dense.boxes import Detections
 from tailor.dense.faster_rcnn import RegionPredictions
 from tailor.dense.fcos import CellPredictions
 
@@ -20,7 +20,7 @@ def loss(found: object, targets: Sequence[dict[str, Tensor]]) -> Tensor:
 
 
 @singledispatch
-def chosen(found: object) -> list[Found]:
+def chosen(found: object) -> list[Detections]:
     """The boxes that are given for each image, best first."""
     raise AssertionError(f"no boxes of {type(found).__name__}")
 

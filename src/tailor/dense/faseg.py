@@ -17,7 +17,7 @@ from tailor.dense.high_resolution import HighResolution
 from tailor.dense.mask2former import MaskHead
 from tailor.dense.mask_decoder import MaskDecoder
 from tailor.dense.pixel_decoder import PixelDecoder
-from tailor.dense.positions import Kind
+from tailor.dense.positions import PositionKind
 from tailor.dense.pyramid import Pyramid, chosen
 from tailor.dense.recipes import MASK2FORMER
 from tailor.dense.sizes import check_sizes
@@ -42,7 +42,7 @@ class FaSeg:
     points: int = 4
     threshold: float = 0.5
     norm: bool = True
-    positions: Kind = "conditional"
+    positions: PositionKind = "conditional"
     focus: Focus = "dfpq"
     start: Start = "foreground"
     fine: HighResolution = field(default_factory=HighResolution)

@@ -19,9 +19,10 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign
 
 from tailor.anatomy import Feature
+from tailor.backbones.composition import Size
 from tailor.dense import box_pyramid
 from tailor.dense.box_pyramid import BoxPyramid
-from tailor.dense.boxes import Found, Size
+from tailor.dense.boxes import Detections
 from tailor.dense.pyramid import chosen
 from tailor.dense.recipes import BOXES
 from tailor.dense.sizes import check_width
@@ -176,11 +177,11 @@ def _judged(judge: FasterRCNN, target: dict[str, Tensor], logits: Tensor, boxes:
     return sum(fastrcnn_loss(logits[drawn], boxes[drawn], [labels[0][drawn]], wanted))
 
 
-def chosen_boxes(found: RegionPredictions, least: float = 0.05) -> list[Found]:
+def chosen_boxes(found: RegionPredictions, least: float = 0.05) -> list[Detections]:
     """The best boxes of each image, after suppression of those that overlap a better one of their class."""
     judge = rules(found.logits.shape[-1] - 1, least)
     proposals = list(found.proposals)
     boxes, scores, labels = judge.roi_heads.postprocess_detections(
         found.logits.float(), found.boxes.float(), proposals, [found.size] * len(proposals)
     )
-    return [Found(*one[:2], one[2] - 1) for one in zip(boxes, scores, labels)]
+    return [Detections(*one[:2], one[2] - 1) for one in zip(boxes, scores, labels)]

@@ -11,9 +11,10 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from tailor.anatomy import Feature
+from tailor.backbones.composition import Size
 from tailor.dense import box_pyramid
 from tailor.dense.box_pyramid import BoxPyramid
-from tailor.dense.boxes import Found, Size
+from tailor.dense.boxes import Detections
 from tailor.dense.pyramid import chosen
 from tailor.dense.recipes import BOXES
 from tailor.dense.sizes import check_width
@@ -120,7 +121,7 @@ def loss(found: CellPredictions, targets: Sequence[dict[str, Tensor]]) -> Tensor
     return torch.stack(each)
 
 
-def chosen_boxes(found: CellPredictions, least: float = 0.05) -> list[Found]:
+def chosen_boxes(found: CellPredictions, least: float = 0.05) -> list[Detections]:
     """The best boxes of each image, after suppression of those that overlap a better one of their class."""
     judge = rules(found.logits.shape[-1], least)
     levels = list(found.levels)
@@ -132,6 +133,6 @@ def chosen_boxes(found: CellPredictions, least: float = 0.05) -> list[Found]:
     count = found.logits.shape[0]
     places = [list(found.anchors.split(levels))] * count
     return [
-        Found(one["boxes"], one["scores"], one["labels"])
+        Detections(one["boxes"], one["scores"], one["labels"])
         for one in judge.postprocess_detections(outputs, places, [found.size] * count)
     ]

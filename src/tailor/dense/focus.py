@@ -24,7 +24,7 @@ def averaged(position: Tensor, mask: Tensor) -> Tensor:
     return weights @ position / weights.sum(-1, keepdim=True)
 
 
-class Learned(nn.Module):
+class LearnedFocus(nn.Module):
     """B itself, in every block."""
 
     follows: Literal["nothing"] = "nothing"
@@ -113,7 +113,7 @@ class Dfpq(nn.Module):
 
 
 FOCUS: dict[str, type[nn.Module]] = {
-    "learned": Learned,
+    "learned": LearnedFocus,
     "grid-anchors": GridAnchors,
     "dynamic-anchors": DynamicAnchors,
     "dynamic-foreground": DynamicForeground,

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from tailor.dense.attention import Attention
+from tailor.dense.attention import CrossAttention
 from tailor.errors import PlanError
 from tailor.settings import STRICT
 
-Kind = Literal["none", "hrca", "vanilla", "random", "rcda"]
+Refinement = Literal["none", "hrca", "vanilla", "random", "rcda"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,7 +29,7 @@ class HighResolution:
     learned one, or that of the last low-resolution block (`focus`).
     """
 
-    kind: Kind = "hrca"
+    kind: Refinement = "hrca"
     ratio: float = 1 / 32
     unit: Literal["cells", "pixels"] = "cells"
     scores: Literal["coarsest", "previous"] = "coarsest"
@@ -48,7 +48,12 @@ class HighResolution:
 
 
 def read(
-    attention: Attention, query: Tensor, level: Tensor, position: Tensor, scores: "Attended | None", how: HighResolution
+    attention: CrossAttention,
+    query: Tensor,
+    level: Tensor,
+    position: Tensor,
+    scores: "Attended | None",
+    how: HighResolution,
 ) -> Tensor:
     """(B, N, width): what queries with their position find in `level` (B, width, H, W) with its position encodings."""
     height, width = level.shape[-2:]
@@ -102,7 +107,7 @@ def _random(batch: int, height: int, width: int, ratio: float, like: Tensor) -> 
     return torch.rand(batch, height * width, device=like.device).topk(count, sorted=False).indices
 
 
-def _rows_then_columns(attention: Attention, query: Tensor, level: Tensor, position: Tensor) -> Tensor:
+def _rows_then_columns(attention: CrossAttention, query: Tensor, level: Tensor, position: Tensor) -> Tensor:
     """Row-column decoupled attention (Wang et al. 2022): weights over columns and over rows, multiplied."""
     place = (level + position).flatten(2).transpose(1, 2)
     key = place.unflatten(1, level.shape[-2:])

@@ -28,7 +28,7 @@ class LinearHead(nn.Module):
 
 
 @dataclass(frozen=True, config=STRICT)
-class Linear:
+class LinearDecoder:
     """One linear layer: what the backbone's features hold as they are."""
 
     kind: Literal["linear"] = "linear"

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tailor.dense.attention import Block, Perceptron
+from tailor.dense.attention import DecoderBlock, Perceptron
 from tailor.dense.focus import FOCUS, Focus, Start, never_empty, starting
 from tailor.dense.high_resolution import Attended, HighResolution, read
-from tailor.dense.pixel_decoder import LEVELS, Pixels
+from tailor.dense.pixel_decoder import LEVELS, PixelFeatures
 from tailor.dense.predictions import MaskPredictions
 
 
@@ -49,7 +49,7 @@ class MaskDecoder(nn.Module):
         self.place = nn.Parameter(torch.randn(queries, width))
         self.level = nn.Parameter(torch.randn(levels + (fine is not None), width))
         self.focus: Any = FOCUS[focus](width)
-        self.blocks = nn.ModuleList([Block(width, heads, hidden) for _ in range(blocks)])
+        self.blocks = nn.ModuleList([DecoderBlock(width, heads, hidden) for _ in range(blocks)])
         self.norm = nn.LayerNorm(width)
         self.classes = nn.Linear(width, classes + 1)
         self.masks = Perceptron(width, width)
@@ -58,7 +58,7 @@ class MaskDecoder(nn.Module):
         """Queries and level embeddings are tables, which decay would only pull to zero."""
         return {"content", "place", "level"}
 
-    def forward(self, pixels: Pixels) -> MaskPredictions:
+    def forward(self, pixels: PixelFeatures) -> MaskPredictions:
         """Predictions before the first block and after each."""
         levels = [level + e[:, None, None] for level, e in zip(pixels.levels, self.level, strict=True)]
         small = self.small(pixels)
@@ -67,7 +67,7 @@ class MaskDecoder(nn.Module):
         place, scores = self.place, None
         cycle = len(levels)
         for t, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
+            assert isinstance(block, DecoderBlock)
             level = t % cycle
             if level == self.levels:
                 assert self.fine is not None
@@ -108,7 +108,7 @@ class MaskDecoder(nn.Module):
         x = self.norm(x)
         return self.classes(x), self.masks(x)
 
-    def small(self, pixels: Pixels) -> Sequence[Tensor]:
+    def small(self, pixels: PixelFeatures) -> Sequence[Tensor]:
         """The pixel embedding (B, E, S) at the size of each level that masks restrict. Masks carry no gradient."""
         with torch.no_grad():
             sizes = [level.shape[-2:] for level in pixels.levels[: self.levels]]
@@ -124,7 +124,7 @@ class MaskDecoder(nn.Module):
 
 
 def _look(
-    block: Block, query: Tensor, value: Tensor, position: Tensor, allowed: Tensor, following: bool, scored: bool
+    block: DecoderBlock, query: Tensor, value: Tensor, position: Tensor, allowed: Tensor, following: bool, scored: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """What the queries find in a level and, where asked for, the mean position they looked at and their weights."""
     key = value + position

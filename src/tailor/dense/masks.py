@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tailor.anatomy import Feature
 from tailor.dense.mask_decoder import MaskDecoder
 from tailor.dense.mlp import Fused, several
-from tailor.dense.pixel_decoder import Pixels
+from tailor.dense.pixel_decoder import PixelFeatures
 from tailor.dense.positions import Sine
 from tailor.dense.predictions import MaskPredictions
 from tailor.dense.pyramid import FINEST
@@ -57,7 +57,7 @@ class MasksHead(nn.Module):
         """From the maps of the selected features, finest first."""
         tokens = self.fused(maps)
         pixels = self.masks(self.finer(tokens))
-        return self.decoder(Pixels((tokens,), tuple(self.position([tokens])), pixels))
+        return self.decoder(PixelFeatures((tokens,), tuple(self.position([tokens])), pixels))
 
 
 @dataclass(frozen=True, config=STRICT)

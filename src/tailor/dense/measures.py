@@ -18,7 +18,7 @@ TOLERANCE = 0.0075
 """Of an image's diagonal: how far apart two borders may be and count as one."""
 
 
-class Confusion(Metric):
+class PixelConfusion(Metric):
     """Pixels by class of the truth and class predicted (C, C) int64, and each image's own mean IoU in order."""
 
     full_state_update = False

@@ -55,7 +55,7 @@ class Fused(nn.Module):
         return F.gelu(self.norm(self.join(torch.cat(same, 1))))
 
 
-class MlpHead(nn.Module):
+class MlpSegmenter(nn.Module):
     """Logits at the size of the finest map."""
 
     def __init__(self, features: Sequence[Feature], width: int, classes: int) -> None:
@@ -70,7 +70,7 @@ class MlpHead(nn.Module):
 
 
 @dataclass(frozen=True, config=STRICT)
-class Mlp:
+class MlpDecoder:
     """Four maps joined by linear layers."""
 
     kind: Literal["mlp"] = "mlp"
@@ -85,6 +85,6 @@ class Mlp:
         """Four blocks, or the last of each stage."""
         return several(features)
 
-    def build(self, features: Sequence[Feature], classes: int) -> MlpHead:
+    def build(self, features: Sequence[Feature], classes: int) -> MlpSegmenter:
         """The module for the selected features."""
-        return MlpHead(features, self.width, classes)
+        return MlpSegmenter(features, self.width, classes)

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailor.dense.deformable import DeformableLayer
-from tailor.dense.positions import POSITIONS, Kind
+from tailor.dense.positions import POSITIONS, PositionKind
 
 LEVELS = 3
 """Levels that go through deformable attention."""
 
 
-class Pixels(NamedTuple):
+class PixelFeatures(NamedTuple):
     """`levels` and `positions` coarsest first, (B, D, H, W) each (three, or four with the finest); `masks` is the
     pixel embedding (B, D, H, W) of the finest level."""
 
@@ -52,7 +52,7 @@ class PixelDecoder(nn.Module):
         heads: int = 8,
         points: int = 4,
         hidden: int = 1024,
-        positions: Kind = "sine",
+        positions: PositionKind = "sine",
         fine: bool = False,
     ) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class PixelDecoder(nn.Module):
         """The level embedding is a table, which decay would only pull to zero."""
         return {"level"}
 
-    def forward(self, features: Sequence[Tensor]) -> Pixels:
+    def forward(self, features: Sequence[Tensor]) -> PixelFeatures:
         """From four maps (B, C, H, W), coarsest first."""
         maps = [project(f) for project, f in zip(self.project, features)]
         seen = list(maps)
@@ -81,7 +81,7 @@ class PixelDecoder(nn.Module):
         fine = self.lateral(features[LEVELS])
         coarser = F.interpolate(levels[-1], size=fine.shape[-2:], mode="bilinear", align_corners=False)
         finest = self.smooth(fine + coarser)
-        return Pixels((*levels, finest) if self.fine else levels, tuple(positions), self.masks(finest))
+        return PixelFeatures((*levels, finest) if self.fine else levels, tuple(positions), self.masks(finest))
 
     def _encoded(self, maps: Sequence[Tensor], positions: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The three levels after the deformable layers, in float32 also where the rest runs in less."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Kind = Literal["sine", "learned", "conditional"]
+PositionKind = Literal["sine", "learned", "conditional"]
 TABLE = 16
 """Side of a learned table, resized to the map."""
 _TEMPERATURE = 10_000.0
@@ -51,7 +51,7 @@ class Sine(nn.Module):
         return [sine(cells(m.shape[-2], m.shape[-1], m, 1.0), self.width).permute(2, 0, 1)[None] for m in maps]
 
 
-class Learned(nn.Module):
+class LearnedPositions(nn.Module):
     """A table a level, resized to the map."""
 
     def __init__(self, width: int, levels: int) -> None:
@@ -78,5 +78,5 @@ class Conditional(nn.Module):
         return [convolution(m) for convolution, m in zip(self.convolutions, maps, strict=True)]
 
 
-POSITIONS: dict[str, type[nn.Module]] = {"sine": Sine, "learned": Learned, "conditional": Conditional}
+POSITIONS: dict[str, type[nn.Module]] = {"sine": Sine, "learned": LearnedPositions, "conditional": Conditional}
 """Kind of position encoding to its module, made from the width and the number of levels."""

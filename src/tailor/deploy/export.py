@@ -35,11 +35,11 @@ OPSET = 20
 PROTOBUF_LIMIT = 2_000_000_000  # bytes in one ONNX file
 METADATA = "tailor.json"  # pt2: extra file; ONNX: metadata property
 
-Run = Callable[[Example], list[Tensor]]  # what a written file computes
+RunFile = Callable[[Example], list[Tensor]]  # what a written file computes
 
 
 @dataclass(frozen=True)
-class Exported:
+class CheckedFile:
     """A checked file: its size, and its largest deviation from eager as a share of eager's largest output."""
 
     path: Path
@@ -57,9 +57,9 @@ def export(
     tolerance: float = 1e-4,
     overwrite: bool = False,
     output: str = "logits",
-    accept: Callable[[Run], None] | None = None,
-    last: Callable[[Path, Run], Path] | None = None,
-) -> Exported:
+    accept: Callable[[RunFile], None] | None = None,
+    last: Callable[[Path, RunFile], Path] | None = None,
+) -> CheckedFile:
     """Writes `out` (its suffix chooses the format) from the inputs, in float32, to what the model returns.
 
     Class names and preprocessing (JSON-able) go inside; `read_metadata` finds them. In ONNX the inputs and their open
@@ -106,7 +106,7 @@ def export(
         ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Exported(path=path, bytes=path.stat().st_size, difference=difference)
+    return CheckedFile(path=path, bytes=path.stat().st_size, difference=difference)
 
 
 def _sweep(path: Path) -> None:
@@ -144,7 +144,7 @@ def _onnx_note(path: Path) -> str:
     return {prop.key: prop.value for prop in model.metadata_props}.get(METADATA, "{}")
 
 
-def _writer(path: Path, overwrite: bool) -> "Callable[[nn.Module, Inputs, Path, str], Run]":
+def _writer(path: Path, overwrite: bool) -> "Callable[[nn.Module, Inputs, Path, str], RunFile]":
     writers = {".pt2": _write_pt2, ".onnx": _write_onnx}
     if path.suffix not in writers:
         raise UsageError(
@@ -158,12 +158,12 @@ def _writer(path: Path, overwrite: bool) -> "Callable[[nn.Module, Inputs, Path, 
 
 
 def _written(
-    write: Callable[[nn.Module, Inputs, Path, str], Run],
+    write: Callable[[nn.Module, Inputs, Path, str], RunFile],
     model: nn.Module,
     inputs: Inputs,
     partial: Path,
     note: str,
-) -> Run:
+) -> RunFile:
     try:
         with _quiet():
             return write(model, inputs, partial, note)
@@ -184,7 +184,7 @@ def _traced(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     return torch.export.export(model, inputs.example(), dynamic_shapes=shapes, strict=False)
 
 
-def _write_pt2(model: nn.Module, inputs: Inputs, path: Path, note: str) -> Run:
+def _write_pt2(model: nn.Module, inputs: Inputs, path: Path, note: str) -> RunFile:
     whole = BytesIO()  # torch's own writer ends the process where the disk is full
     torch.export.save(_traced(model, inputs), whole, extra_files={METADATA: note})
     path.write_bytes(whole.getbuffer())
@@ -193,7 +193,7 @@ def _write_pt2(model: nn.Module, inputs: Inputs, path: Path, note: str) -> Run:
     return lambda example: _tensors(module(*example))
 
 
-def _write_onnx(model: nn.Module, inputs: Inputs, path: Path, note: str) -> Run:
+def _write_onnx(model: nn.Module, inputs: Inputs, path: Path, note: str) -> RunFile:
     if held_bytes(model) > PROTOBUF_LIMIT:
         raise ModelError(
             f"the model has {held_bytes(model) / 1e9:.1f} GB of weights and one ONNX file holds at most 2 GB",
@@ -211,7 +211,7 @@ def _write_onnx(model: nn.Module, inputs: Inputs, path: Path, note: str) -> Run:
     return opened(path)
 
 
-def opened(path: Path) -> Run:
+def opened(path: Path) -> RunFile:
     """What an ONNX file computes, on the CPU, with as many threads as torch has here."""
     import onnxruntime
 
@@ -236,7 +236,7 @@ def _name_axes(graph: Any, inputs: Inputs) -> None:
             value.shape = type(value.shape)([found.get(dim, dim) for dim in value.shape])
 
 
-def _difference(model: nn.Module, run: Run, inputs: Inputs) -> float:
+def _difference(model: nn.Module, run: RunFile, inputs: Inputs) -> float:
     """Largest deviation of the file from eager over `CHECKED_BATCHES`, as a share of eager's largest output."""
     worst = 0.0
     for count in CHECKED_BATCHES:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from tailor import bundle
-from tailor.backbones.prompts import Example
+from tailor.backbones.prompts import Instruction
 from tailor.data.images import read_image
 from tailor.data.transforms import eval_transform
 from tailor.dense.views import ONCE, Views
@@ -23,7 +23,7 @@ from tailor.training import processes_here
 
 Picture = str | Path | Image.Image | np.ndarray
 """A file, an image, or an array (H, W, 3) of uint8."""
-Asked = str | Mapping[str, str] | Example
+Prompt = str | Mapping[str, str] | Instruction
 """An instruction as text, or with its `input`."""
 
 
@@ -77,7 +77,7 @@ class Predictor:
         """Names of what is told apart."""
         return self.spec.head.classes
 
-    def __call__(self, given: Picture | Asked | Sequence[Picture | Asked]) -> Any:
+    def __call__(self, given: Picture | Prompt | Sequence[Picture | Prompt]) -> Any:
         """A prediction, or a list of them for several images or instructions."""
         several = isinstance(given, list | tuple)
         chosen: Sequence[Any] = given if several else [given]  # type: ignore[assignment]
@@ -179,14 +179,14 @@ def opened(picture: Picture) -> Image.Image:
     return Image.fromarray(array)
 
 
-def asked(given: Asked) -> Example:
+def asked(given: Prompt) -> Instruction:
     """The instruction; DataError where it is none."""
-    if isinstance(given, Example):
+    if isinstance(given, Instruction):
         return given
     if isinstance(given, str) and given.strip():
-        return Example(given)
+        return Instruction(given)
     if isinstance(given, Mapping) and given.get("instruction") and all(isinstance(v, str) for v in given.values()):
-        return Example(given["instruction"], given.get("input", ""))
+        return Instruction(given["instruction"], given.get("input", ""))
     raise DataError(f"a {type(given).__name__} is no instruction", hint='write a text, or `{"instruction": "..."}`')
 
 

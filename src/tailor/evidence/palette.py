@@ -13,7 +13,7 @@ from tailor.evidence.canvas import BLUE, FAINT, GREY, INK, PALE, VERMILION, head
 from tailor.evidence.page.chart import front
 
 
-class Route(Protocol):
+class DrawnRoute(Protocol):
     """What is drawn of a route."""
 
     @property
@@ -35,7 +35,7 @@ class Route(Protocol):
     def accuracy(self) -> float | None: ...  # noqa: D102
 
 
-def palette_plot(routes: Sequence[Route], out: Path, metric: str) -> Path:
+def palette_plot(routes: Sequence[DrawnRoute], out: Path, metric: str) -> Path:
     """The routes against MACs and, where they were measured, against milliseconds: anchors, front, deployed routes."""
     scored = [route for route in routes if route.accuracy is not None]
     value: Callable[[Any], float] = (lambda r: 100 * r.accuracy) if scored else (lambda r: r.score)

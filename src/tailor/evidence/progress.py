@@ -22,7 +22,7 @@ _EVERY = 15.0
 """Seconds between two lines of the same stage where there is no terminal."""
 
 
-class Drawn:
+class LiveProgress:
     """A report callback that draws; use it as a context manager."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Drawn:
         self.began: dict[str, tuple[float, int]] = {}  # a resumed stage does not begin at zero
         self.spoke: dict[str, float] = {}
 
-    def __enter__(self) -> "Drawn":
+    def __enter__(self) -> "LiveProgress":
         if self.live:
             self.progress.start()
         return self

@@ -17,11 +17,10 @@ import torch
 from torch import nn
 
 from tailor.errors import ModelError, UsageError, nearest
+from tailor.events import Progress
 from tailor.inputs import Example, Inputs
 
 FEWEST_ROUNDS = 3  # fewer give no spread
-
-Progress = Callable[[int, int], None]  # rounds done, rounds planned
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class LayerPlan:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Stop:
+class WalkEnd:
     """Where the walk ended: the depth that stays, the threshold, and why it ended there."""
 
     depth: int
@@ -74,22 +74,22 @@ class Stop:
     reason: str
 
 
-def walk(curve: Sequence[float | None], settings: Sls) -> Stop | None:
+def walk(curve: Sequence[float | None], settings: Sls) -> WalkEnd | None:
     """The walk down the curve (first block first); None where it meets a value that is not known yet."""
     last = curve[-1]
     if last is None:
         return None
     threshold = settings.threshold(last)
     if last <= 0 and settings.below_zero == "keep":
-        return Stop(len(curve), threshold, f"the last block does not separate the classes: SC {last:.3f}")
+        return WalkEnd(len(curve), threshold, f"the last block does not separate the classes: SC {last:.3f}")
     for depth in range(len(curve), settings.lowest - 1, -1):
         score = curve[depth - 1]
         if score is None:
             return None
         if score < threshold:
-            return Stop(depth + 1, threshold, f"block {depth} has SC {score:.3f}, below {threshold:.3f}")
+            return WalkEnd(depth + 1, threshold, f"block {depth} has SC {score:.3f}, below {threshold:.3f}")
     depth = min(settings.lowest, len(curve))
-    return Stop(depth, threshold, f"every block down to {depth} reaches {threshold:.3f}")
+    return WalkEnd(depth, threshold, f"every block down to {depth} reaches {threshold:.3f}")
 
 
 def choose(

@@ -13,7 +13,7 @@ Normaliser = Literal["mean", "max", "none"]
 Rounding = Literal["nearest", "down"]
 Adapters = Literal["merge", "keep", "prune"]
 """What becomes of the tunes when widths are cut."""
-Part = Literal["embedding", "heads", "head_dim", "hidden"]
+WidthKind = Literal["embedding", "heads", "head_dim", "hidden"]
 Bridge = Literal["identity", "linear"]
 """What comes in place of a dropped block."""
 Recovery = Literal["ridge", "norms", "none"]
@@ -55,7 +55,7 @@ class Shares:
     hidden: float = 0.0
 
     def __post_init__(self) -> None:
-        for part in get_args(Part):
+        for part in get_args(WidthKind):
             if not 0 <= getattr(self, part) < 1:
                 raise PlanError(
                     f"the share of {part.replace('_', ' ')} units that goes must be at least 0 and below 100 %: "
@@ -93,7 +93,7 @@ class Widths:
     everything: bool = False
     strict: Literal["paper"] | None = None
     attention: Literal["class", "all", "layer"] = "class"
-    parts: tuple[Part, ...] = ("embedding", "heads", "hidden")
+    parts: tuple[WidthKind, ...] = ("embedding", "heads", "hidden")
     blocks: Mapping[str, int] = Field(default_factory=dict)
     drawn: bool = False
 

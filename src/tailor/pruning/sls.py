@@ -7,7 +7,7 @@ processes of one thread each, which is faster and gives the same values.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tailor.anatomy import Anatomy, Block
 from tailor.criteria.silhouette import Separation, separation
 from tailor.errors import PlanError
+from tailor.events import Progress
 from tailor.pruning.layers import walk
 from tailor.pruning.regions import means
 from tailor.pruning.settings import Sls
@@ -30,11 +31,9 @@ WORTH_A_PROCESS = 300
 FEW = 4
 """Samples of a class below which its silhouette is mostly noise."""
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
-class Features:
+class BlockFeatures:
     """What every block gives for every image: `values` (N, C_l) a block, `labels` (N,); `fixed` blocks resize maps."""
 
     blocks: tuple[str, ...]
@@ -60,7 +59,7 @@ class Curve:
     planes: dict[int, np.ndarray]
 
 
-def collect(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any]) -> Features:
+def collect(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any]) -> BlockFeatures:
     """The features of all blocks in one pass; batches have `images` (B, 3, H, W), `labels` and `sources`.
 
     PlanError where the anatomy has no blocks, and, with block and image named, where a feature is not finite.
@@ -68,7 +67,7 @@ def collect(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any]) -> Featu
     return _collected(model, anatomy, batches, regional=False)
 
 
-def collect_regions(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any]) -> Features:
+def collect_regions(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any]) -> BlockFeatures:
     """The features of regions, for dense tasks: a sample is a region, its feature the mean of the map there.
 
     Batches have `images`, `sources`, and for each image `regions`, boxes (n, 4) in pixels of the input or masks
@@ -77,7 +76,7 @@ def collect_regions(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any]) 
     return _collected(model, anatomy, batches, regional=True)
 
 
-def _collected(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any], regional: bool) -> Features:
+def _collected(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any], regional: bool) -> BlockFeatures:
     if not anatomy.blocks:
         raise PlanError(
             f"`sls` is not defined on a `{anatomy.family}` backbone: its blocks are not known",
@@ -99,7 +98,7 @@ def _collected(model: nn.Module, anatomy: Anatomy, batches: Iterable[Any], regio
                 sources = [s for s, there in zip(sources, batch.targets, strict=True) for _ in range(len(there))]
             for tap in taps:
                 tap.check(sources)
-    return Features(
+    return BlockFeatures(
         tuple(tap.block.path for tap in taps),
         tuple(torch.cat(tap.found) for tap in taps),
         torch.cat(labels),
@@ -160,7 +159,7 @@ class _Tap:
 
 
 def measure(
-    features: Features,
+    features: BlockFeatures,
     settings: Sls,
     *,
     seed: int = 0,
@@ -187,7 +186,7 @@ def measure(
     return Curve(tuple(scores), planes)
 
 
-def again(features: Features, block: int, seeds: Sequence[int], processes: int | None = None) -> list[float]:
+def again(features: BlockFeatures, block: int, seeds: Sequence[int], processes: int | None = None) -> list[float]:
     """The separation after one block under other seeds: how far a value near the threshold can be trusted."""
     workers = processes or _workers(len(features.labels))
     with parallel_config(backend="loky", inner_max_num_threads=1):
@@ -195,12 +194,12 @@ def again(features: Features, block: int, seeds: Sequence[int], processes: int |
     return [one.score for one in found]
 
 
-def _score(features: Features, blocks: Sequence[int], seed: int, workers: int) -> list[Separation]:
+def _score(features: BlockFeatures, blocks: Sequence[int], seed: int, workers: int) -> list[Separation]:
     with parallel_config(backend="loky", inner_max_num_threads=1):
         return list(Parallel(n_jobs=min(workers, len(blocks)))(_job(features, block, seed) for block in blocks))
 
 
-def _job(features: Features, block: int, seed: int) -> Any:
+def _job(features: BlockFeatures, block: int, seed: int) -> Any:
     values, labels = features.values[block].numpy(), features.labels.numpy()
     return delayed(separation)(values, labels, layer=features.blocks[block], seed=seed)
 

@@ -15,7 +15,7 @@ from tailor.pruning.settings import Widths, part_of
 from tailor.pruning.width import classes
 from tailor.tracing.graph.groups import Group, Groups
 
-Size = Callable[[Mapping[str, int]], float]
+AmountOf = Callable[[Mapping[str, int]], float]
 
 
 class NothingToGo(PlanError):  # noqa: N818  # a step of several takes it for an answer
@@ -59,7 +59,7 @@ def used_up(
     counts: Mapping[str, int],
     settings: Widths,
     parts: Collection[str],
-    size: Size,
+    size: AmountOf,
     target: float,
 ) -> dict[str, int]:
     """Counts no smaller than `counts`: their `size` is at most `target`, one more step of any group would be above."""
@@ -82,7 +82,7 @@ def used_up(
 
 
 def coarsest(
-    groups: Groups, counts: Mapping[str, int], settings: Widths, parts: Collection[str], size: Size, target: float
+    groups: Groups, counts: Mapping[str, int], settings: Widths, parts: Collection[str], size: AmountOf, target: float
 ) -> str:
     """Why counts that are `used_up` stay below the target: the smallest step that is left, and what it would add."""
     now = size(counts)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tailor.errors import PlanError
 from tailor.settings import STRICT
-from tailor.stitching.step import Loss, Share, differentiated, hard, known, summed
+from tailor.stitching.step import MeanLoss, WithImages, differentiated, hard, known, summed
 from tailor.surgery import freeze_, get_module, set_module_, trainable
 from tailor.tracing import WidthPlan, cut_, remaining
 from tailor.tuning.apply import merge_
@@ -31,7 +31,7 @@ BETWEEN = 2
 
 
 @dataclass(frozen=True, config=STRICT)
-class Size:
+class NestedSize:
     """One size: its name, and what is cut of the backbone (None: nothing)."""
 
     name: str
@@ -42,7 +42,7 @@ class Size:
 class NestedPlan:
     """The sizes of a nested palette, the whole first, then from the smallest on."""
 
-    routes: tuple[Size, ...]
+    routes: tuple[NestedSize, ...]
     kind: Literal["nested"] = "nested"
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class NestedPlan:
 
 
 @plain_dataclass
-class Masks:
+class ZeroedChannels:
     """What is zero now: by the path of the layer that reads it, the channels that stay (C) as ones."""
 
     current: dict[str, Tensor] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Masks:
 class Masked(nn.Module):
     """A layer that reads zeros where the current size has taken something out."""
 
-    def __init__(self, base: nn.Module, path: str, masks: Masks) -> None:
+    def __init__(self, base: nn.Module, path: str, masks: ZeroedChannels) -> None:
         super().__init__()
         self.base, self.path, self.masks = base, path, masks
 
@@ -90,7 +90,7 @@ class Nested(nn.Module):
 
     def __init__(self, model: nn.Module, plan: NestedPlan) -> None:
         super().__init__()
-        self.plan, self.masks = plan, Masks()
+        self.plan, self.masks = plan, ZeroedChannels()
         self.zeros = [_zeros(model, size.cut) for size in plan.routes]
         for path in dict.fromkeys(path for zeros in self.zeros for path in zeros):
             layer = get_module(model, path)
@@ -143,7 +143,7 @@ class Sandwich:
     """
 
     nested: Nested
-    loss: Loss
+    loss: MeanLoss
     seed: int = 0
     distil: float = 0.5
     learn: Callable[[Any, Any, Any], Tensor] = hard
@@ -160,7 +160,7 @@ class Sandwich:
         drawn = generator.choice(between, min(BETWEEN, between), replace=False) if between else ()
         self.routes = (1, *(2 + int(n) for n in drawn))
 
-    def step(self, model: nn.Module, share: Share) -> Tensor:
+    def step(self, model: nn.Module, share: WithImages) -> Tensor:
         """The mean of the losses of all sizes of the update, its gradient already known."""
         assert model is self.nested
         output = self.nested.set_route_(0)(share.images)

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from tailor.ridge import Fit, Sums, solve
 from tailor.stitching.routed import Routed
 
-Wanted = dict[tuple[int, int], list[tuple[int, int]]]
+PairTails = dict[tuple[int, int], list[tuple[int, int]]]
 """By layer and the front's block: the pairs' tails, each an anchor and its block."""
 
 
@@ -66,8 +66,8 @@ def start_(model: Routed, sums: Mapping[int, Sums]) -> dict[int, Fit]:
     return fits
 
 
-def _wanted(model: Routed) -> Wanted:
-    found: Wanted = {}
+def _wanted(model: Routed) -> PairTails:
+    found: PairTails = {}
     for route in model.plan.routes:
         for (a, b), layer in zip(pairwise(route.legs), route.layers, strict=True):
             tails = found.setdefault((layer, a.stop - 1), [])

@@ -19,14 +19,14 @@ from tailor.stitching.sampler import Sampler
 from tailor.surgery import trainable
 
 
-class Share(Protocol):
+class WithImages(Protocol):
     """Images (B, C, H, W), or what a model takes in their place."""
 
     @property
     def images(self) -> Tensor: ...  # noqa: D102
 
 
-Loss = Callable[[Any, Any], Tensor]
+MeanLoss = Callable[[Any, Any], Tensor]
 """From a model's output and a share to the mean loss over it."""
 
 
@@ -37,7 +37,7 @@ def hard(output: Tensor, taught: Tensor, share: Any = None) -> Tensor:
 
 
 @dataclass
-class Course:
+class RouteTraining:
     """A run's step, what goes before and after it, and the state it keeps: the engine's companion.
 
     `loss` is the task's, `weigh` what a share counts for in the mean. `teacher` trains the largest anchor in every step
@@ -47,7 +47,7 @@ class Course:
 
     model: Routed
     sampler: Sampler
-    loss: Loss
+    loss: MeanLoss
     teacher: bool = True
     distil: float = 0.5
     learn: Callable[[Any, Any, Any], Tensor] = hard
@@ -73,7 +73,7 @@ class Course:
         self.weights = [p.detach().clone() for p in self.of_route(self.route)]
         self.weight = 0.0
 
-    def step(self, model: nn.Module, share: Share) -> Tensor:
+    def step(self, model: nn.Module, share: WithImages) -> Tensor:
         """The loss of the anchor and of the route on a share, its gradient already known."""
         assert model is self.model
         found: list[tuple[Tensor, list[Tensor | None]]] = []

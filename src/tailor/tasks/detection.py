@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from tailor.anatomy import Anatomy
 from tailor.dense import average_precision, detectors, drawing
 from tailor.dense.attach import attach_
-from tailor.dense.boxes import Found, at_input, plain, scaled
+from tailor.dense.boxes import Detections, at_input, plain, scaled
 from tailor.dense.decoders import AnyDecoder
 from tailor.dense.fcos import Fcos
 from tailor.dense.input import input_size
@@ -140,7 +140,7 @@ def size_of(target: Mapping[str, Tensor]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _told(found: Found, size: tuple[int, int], classes: Sequence[str], top: int) -> dict[str, Any]:
+def _told(found: Detections, size: tuple[int, int], classes: Sequence[str], top: int) -> dict[str, Any]:
     rows = zip(found.labels.tolist(), found.scores.tolist(), scaled(found.boxes, size, (1, 1)).tolist())
     boxes = tuple((classes[label], score, *(round(side, 4) for side in box)) for label, score, box in rows)
     first = {"label": boxes[0][0], "score": boxes[0][1]} if boxes else {"label": "nothing", "score": 0.0}

@@ -18,7 +18,7 @@ from torchmetrics.text import Perplexity
 
 from tailor.anatomy import Anatomy
 from tailor.backbones import causal
-from tailor.backbones.prompts import IGNORED, Example, answers
+from tailor.backbones.prompts import IGNORED, Instruction, answers
 from tailor.errors import ModelError, TrainingError
 from tailor.preprocessing import Tokens
 from tailor.settings import STRICT
@@ -127,7 +127,7 @@ class Language:
         """Nothing of one pass: what a model answers takes a pass a token, see `respond`."""
         return [{} for _ in output]
 
-    def respond(self, model: nn.Module, asked: Sequence[Example], tokens: Tokens) -> list[dict[str, Any]]:
+    def respond(self, model: nn.Module, asked: Sequence[Instruction], tokens: Tokens) -> list[dict[str, Any]]:
         """What the model answers to each instruction, greedily, at most `longest` tokens."""
         tokeniser = causal.tokeniser(tokens.tokeniser)
         prompts = [replace(one, output="").prompt for one in asked]

@@ -94,7 +94,8 @@ class Segmentation:
     def metrics(self, head: SegmenterHead) -> MetricCollection:
         """Pixels by class and class predicted, and borders."""
         return MetricCollection(
-            {"confusion": measures.Confusion(len(head.classes)), "borders": measures.Borders()}, compute_groups=False
+            {"confusion": measures.PixelConfusion(len(head.classes)), "borders": measures.Borders()},
+            compute_groups=False,
         )
 
     def update_(self, metrics: MetricCollection, output: Any, targets: Any) -> None:
@@ -141,14 +142,14 @@ class Segmentation:
 
     def exportable(self, model: nn.Module, head: SegmenterHead) -> nn.Module:
         """The model as one that gives scores (B, C, H, W) at the size of its input."""
-        return Scored(model)
+        return PixelScores(model)
 
     def agreement(self, ours: Tensor, theirs: Sequence[Tensor]) -> float:
         """The share of pixels whose class is the same by two models' exported outputs."""
         return float((ours.argmax(1) == theirs[0].argmax(1)).float().mean())
 
 
-class Scored(nn.Module):
+class PixelScores(nn.Module):
     """Class scores of every pixel, the resize to the input's size inside."""
 
     def __init__(self, model: nn.Module) -> None:

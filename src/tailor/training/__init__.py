@@ -1,25 +1,25 @@
 """How trainable tensors are trained: recipe, engine, checkpoints, metrics. Knows nothing of data, plans or bundles."""
 
 from tailor.recipe import Distil, Recipe, read_recipe, retraining
-from tailor.training.engine import Progress, Result, fit
+from tailor.training.engine import Result, TrainingProgress, fit
 from tailor.training.features import Features, collect, head_only
 from tailor.training.metrics import evaluate, evaluate_each
-from tailor.training.objective import Batch, Share, Step, supervised
+from tailor.training.objective import BatchLike, Share, Step, supervised
 from tailor.training.optimizer import decayed, slowed
 from tailor.training.processes import Interrupted, by_main, processes_here
 from tailor.training.teacher import Teacher, remembered
 
 __all__ = [
-    "Batch",
+    "BatchLike",
     "Distil",
     "Features",
     "Interrupted",
-    "Progress",
     "Recipe",
     "Result",
     "Share",
     "Step",
     "Teacher",
+    "TrainingProgress",
     "by_main",
     "collect",
     "decayed",

@@ -1,7 +1,7 @@
 """The training loop: epochs, validation, checkpoints; what a step minimises and what a batch is come in.
 
 A run is a function of (recipe, seed, batches): the random state follows from the position (`update.py`), so a
-checkpoint holds none. `Result`, `Progress` and metrics.jsonl count epochs and updates from 1, callbacks from 0.
+checkpoint holds none. `Result`, `TrainingProgress` and metrics.jsonl count epochs and updates from 1, callbacks from 0.
 """
 
 import json
@@ -21,13 +21,13 @@ from tailor.recipe import Recipe
 from tailor.surgery import changed, load_changed_, trainable
 from tailor.tasks import Task
 from tailor.training import checkpoint
-from tailor.training.objective import Batch, Step, supervised
+from tailor.training.objective import BatchLike, Step, supervised
 from tailor.training.optimizer import ParameterGroups, decayed
 from tailor.training.processes import Interrupted, Stop, first, processes_here, same_, seed_, stopping
 from tailor.training.teacher import Teacher
 from tailor.training.update import Updater
 
-Batches = Callable[[int, int, int, int], Iterable[Batch]]  # (epoch, first step, process, processes), all from 0
+MakeBatches = Callable[[int, int, int, int], Iterable[BatchLike]]  # (epoch, first step, process, processes), all from 0
 Validate = Callable[[nn.Module], Mapping[str, float]]
 EPOCH = 1  # the random stream that a factory may draw from
 POSITION = ("epoch", "done", "loss", "counted", "images", "seconds", "rows", "best")  # what a checkpoint says of a loop
@@ -53,7 +53,7 @@ class Companion(Protocol):
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Where a run is after `update` of `updates`, in `epoch` of `epochs`: the loss and the rate of that update.
 
     `value` is what the last validation found, `best` the best of all.
@@ -97,13 +97,13 @@ def fit(
     recipe: Recipe,
     task: Task,
     *,
-    batches: Batches,
+    batches: MakeBatches,
     steps_per_epoch: int,
     run: Path,
     step: Step | None = None,
     validate: Validate | None = None,
     resume: bool = False,
-    report: Callable[[Progress], None] | None = None,
+    report: Callable[[TrainingProgress], None] | None = None,
     seed: int | None = None,
     teacher: Teacher | None = None,
     groups: ParameterGroups | None = None,
@@ -163,11 +163,11 @@ class _Loop:
     """A run and where it is: `epoch` epochs and `done` updates of the next one are done."""
 
     updater: Updater
-    batches: Batches
+    batches: MakeBatches
     steps: int
     run: Path
     validate: Validate | None
-    report: Callable[[Progress], None] | None
+    report: Callable[[TrainingProgress], None] | None
     before: Callable[[int], None] | None
     companion: Companion | None
     stop: Stop
@@ -231,7 +231,7 @@ class _Loop:
         if self.epoch % self.recipe.checkpoint_every == 0 or self.epoch == self.recipe.epochs:
             self.save()
 
-    def run_update(self, batch: Batch) -> bool:
+    def run_update(self, batch: BatchLike) -> bool:
         """One update; whether the run shall stop after it."""
         if self.before is not None:
             self.before(self.number)
@@ -252,7 +252,9 @@ class _Loop:
             epoch, rate = self.epoch + 1, self.updater.rate
             known = [row[self.metric] for row in self.rows if self.metric in row]
             value, best = known[-1] if known else None, self.best[1] if self.best else None
-            self.report(Progress(epoch, self.recipe.epochs, self.number, updates, loss, rate, speed, left, value, best))
+            self.report(
+                TrainingProgress(epoch, self.recipe.epochs, self.number, updates, loss, rate, speed, left, value, best)
+            )
         return stop
 
     def close_epoch(self) -> None:

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailor.criteria.samples import placed
 from tailor.surgery import eval_mode, get_module, trainable
-from tailor.training.objective import Batch
+from tailor.training.objective import BatchLike
 
 
 class FeatureBatch(NamedTuple):
@@ -75,7 +75,7 @@ def head_only(model: nn.Module, head: str, images: Tensor) -> tuple[nn.Module, n
     return frozen, last
 
 
-def collect(frozen: nn.Module, batches: Iterable[Batch], precision: str = "fp32") -> Features:
+def collect(frozen: nn.Module, batches: Iterable[BatchLike], precision: str = "fp32") -> Features:
     """The features of all images in `batches`, which hold each position from 0 once; every module keeps its mode."""
     place = next(p for p in frozen.parameters() if p.is_floating_point())
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)

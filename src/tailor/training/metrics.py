@@ -11,10 +11,10 @@ from tailor.criteria.samples import placed
 from tailor.errors import TrainingError
 from tailor.surgery import eval_mode
 from tailor.tasks import Head, Task
-from tailor.training.objective import Batch
+from tailor.training.objective import BatchLike
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task, head: Head) -> dict[str, Any]:
+def evaluate(model: nn.Module, batches: Iterable[BatchLike], task: Task, head: Head) -> dict[str, Any]:
     """The task's figures of `model(images)` over all batches, in eval mode, on the model's device, and `n` samples.
 
     The leading metric comes first. Every module keeps the mode it had. TrainingError where there are no images.
@@ -24,7 +24,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task, head: Head)
 
 @torch.inference_mode()
 def evaluate_each(
-    model: nn.Module, routes: Sequence[Callable[[], nn.Module]], batches: Iterable[Batch], task: Task, head: Head
+    model: nn.Module, routes: Sequence[Callable[[], nn.Module]], batches: Iterable[BatchLike], task: Task, head: Head
 ) -> list[dict[str, Any]]:
     """The figures of every route through one model, as `evaluate` gives them; an image is read once for all of them.
 

@@ -22,7 +22,7 @@ from tailor.training.processes import drawing
 from tailor.training.teacher import Teacher, apart, entering_classifier
 
 
-class Batch(Protocol):
+class BatchLike(Protocol):
     """Images (B, C, H, W), B targets (classes as (B,)), positions in the split (B,), and the B file names."""
 
     @property
@@ -85,7 +85,7 @@ class Share:
 Step = Callable[[nn.Module, Share], Tensor]  # the mean loss over the images of the share, a scalar
 
 
-def place(batch: Batch, device: torch.device, dtype: torch.dtype, drawn: int = 0) -> Share:
+def place(batch: BatchLike, device: torch.device, dtype: torch.dtype, drawn: int = 0) -> Share:
     """The batch on `device`, its images in the model's `dtype`; tokens stay whole numbers."""
     targets = send_to_device(batch.targets, device)
     images = placed(batch.images, device, dtype)

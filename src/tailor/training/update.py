@@ -24,7 +24,7 @@ from tailor.errors import TrainingError
 from tailor.recipe import Recipe
 from tailor.surgery import changed, load_changed_, running_statistics, trainable
 from tailor.training.checkpoint import load_optimizer_, optimizer_tensors
-from tailor.training.objective import Batch, Share, Step, mix, place
+from tailor.training.objective import BatchLike, Share, Step, mix, place
 from tailor.training.optimizer import Average, ParameterGroups, make_optimizer, make_schedule
 from tailor.training.processes import mean_, seed_, stream, sum_gradients_, total
 
@@ -55,7 +55,7 @@ class Updater:
         self.average = None if self.recipe.ema is None else Average(self.parameters, self.recipe.ema)
         self.dtype = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
-    def update(self, batch: Batch, number: int, stop: bool) -> tuple[float, int, bool]:
+    def update(self, batch: BatchLike, number: int, stop: bool) -> tuple[float, int, bool]:
         """One optimiser step, the `number`th from 0, on the global batch of which this process has `batch`.
 
         The mean loss over the global batch, its images, and whether any process was told to stop. TrainingError where

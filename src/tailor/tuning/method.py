@@ -10,7 +10,7 @@ from tailor.anatomy import Anatomy, Block, Layout
 from tailor.errors import PlanError
 from tailor.settings import STRICT
 
-Rows = tuple[tuple[int, int], ...]
+RowRanges = tuple[tuple[int, int], ...]
 """Ranges of a layer's outputs; empty means all of them."""
 
 
@@ -70,7 +70,7 @@ class Module(Protocol):
         """Trainable parameters added at one place."""
         ...
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The module that takes the layer's place; it keeps the layer, frozen, as `base`."""
         ...
 

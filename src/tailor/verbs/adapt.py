@@ -107,13 +107,13 @@ def adapt(
     for place in places.values():
         place.check()
     with told(progress) as tell:
-        from tailor.workflow.adapt import Request
+        from tailor.workflow.adapt import AdaptRequest
         from tailor.workflow.adapt import adapt as carry_out
         from tailor.workflow.place import placed, trackers_of
 
         trackers = trackers_of(log_with)
         with placed(device):
-            request = Request(
+            request = AdaptRequest(
                 planners=chosen,
                 data=str(data),
                 task=task,

@@ -63,7 +63,7 @@ def fit(
     wanted.check()
     with told(progress) as tell:
         from tailor import bundle
-        from tailor.workflow.fit import Request
+        from tailor.workflow.fit import FitRequest
         from tailor.workflow.fit import fit as carry_out
         from tailor.workflow.output import output
         from tailor.workflow.place import placed, trackers_of
@@ -76,7 +76,7 @@ def fit(
                 made = place.settled(finished(place.folder, given=given))
                 tell(Event("done", text=f"`{out}` is finished already"))
                 return made  # type: ignore[no-any-return]
-            request = Request(
+            request = FitRequest(
                 plan=Path(plan),
                 data=str(data),
                 folder=place.folder,

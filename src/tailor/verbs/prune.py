@@ -92,13 +92,13 @@ def prune(
         from tailor.workflow.context import CutStep
         from tailor.workflow.output import output
         from tailor.workflow.place import placed
-        from tailor.workflow.prune import Request
+        from tailor.workflow.prune import PruneRequest
         from tailor.workflow.steps import carry_out
         from tailor.workflow.train import usual_of
 
         training = recipe_of(recipe, seed, usual_of(place), epochs=epochs, lr=lr, batch_size=batch_size)
         with placed(device), output(wanted, tell) as found:
-            request = Request(
+            request = PruneRequest(
                 name=place,
                 folder=found.folder,
                 planner=planner,

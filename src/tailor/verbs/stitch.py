@@ -10,7 +10,7 @@ from tailor.events import Tell
 from tailor.recipe import recipe_of
 from tailor.workflow.destination import Destination, weights_file
 from tailor.workflow.names import parted
-from tailor.workflow.palettes import INTERVALS, Asked, requested, usual
+from tailor.workflow.palettes import INTERVALS, PaletteRequest, requested, usual
 from tailor.workflow.records import Stitched
 from tailor.workflow.telling import SHOWN, told
 
@@ -87,7 +87,7 @@ def stitch(
         TailorError: one line and a hint, before anything is written where the request means nothing.
     """
     flags = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
-    asked = Asked(
+    asked = PaletteRequest(
         data=str(data),
         models=parted(models),
         kind=kind,

@@ -37,7 +37,7 @@ from tailor.workflow.train import CONFIG, finished, train_
 
 
 @dataclass(frozen=True)
-class Request:
+class AdaptRequest:
     """What `adapt` was asked for: which planners (by the method's name), of what, on what, and how to train.
 
     `places` are the destinations by decoder (the task's own under no name) and method. Where `seconds` are given and no
@@ -91,7 +91,7 @@ class Request:
         return evidence.asked("adapt", [self.data], given, {"weights": "pretrained"}, self.recipe)
 
 
-def adapt(request: Request) -> list[Trained]:
+def adapt(request: AdaptRequest) -> list[Trained]:
     """The bundles, one for each of `places`."""
     seed, tell = request.recipe.seed, request.tell
     with ExitStack() as stack:
@@ -123,7 +123,7 @@ def adapt(request: Request) -> list[Trained]:
     return with_freezing(results)
 
 
-def _one(request: Request, method: str, run: Run, task: Task, known: dict[Any, Any], said: Asked) -> Trained:
+def _one(request: AdaptRequest, method: str, run: Run, task: Task, known: dict[Any, Any], said: Asked) -> Trained:
     """One method: go on where an earlier run stopped, else plan; then train, or stop at the plan."""
     folder, planner = run.folder, request.planners[method]
     asked = request.asked(run.images, method)
@@ -183,7 +183,7 @@ def _going_on(path: str, run: Run, task: Task) -> Opened:
     return replace(opened, whole=backbone_parameters(opened))
 
 
-def _begun(folder: Path, request: Request, run: Run, task: Task, asked: Mapping[str, Any]) -> Spec:
+def _begun(folder: Path, request: AdaptRequest, run: Run, task: Task, asked: Mapping[str, Any]) -> Spec:
     """The spec of an interrupted run; BundleError where something else was asked for when it was begun."""
     file = read_plan(folder)
     spec, hint = file.spec, "resume it with the command that began it, or start anew with `--overwrite`"

@@ -14,11 +14,21 @@ from tailor.events import Event, Tell
 from tailor.spec import Spec
 from tailor.surgery import trainable
 from tailor.tasks import Task, task_of
-from tailor.training import Batch, Features, Progress, Recipe, Result, Step, collect, evaluate, fit, head_only
+from tailor.training import (
+    BatchLike,
+    Features,
+    Recipe,
+    Result,
+    Step,
+    TrainingProgress,
+    collect,
+    evaluate,
+    fit,
+    head_only,
+)
+from tailor.training.engine import MakeBatches
 from tailor.workflow.context import Run
 from tailor.workflow.data import in_order, score
-
-Batches = Callable[[int, int, int, int], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,7 @@ class Course:
     """The module to train, its batches by (epoch, start, process, processes), and how to validate it."""
 
     module: nn.Module
-    batches: Batches
+    batches: MakeBatches
     validate: Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -59,7 +69,7 @@ def on_images(model: nn.Module, spec: Spec, run: Run) -> Course:
     recipe, task = run.recipe, task_of(spec.head)
     transform = train_transform(spec.preprocessing, recipe.augment)
 
-    def batches(epoch: int, start: int, process: int, processes: int) -> Iterable[Batch]:
+    def batches(epoch: int, start: int, process: int, processes: int) -> Iterable[BatchLike]:
         return loader(
             run.images.splits["train"],
             transform,
@@ -134,10 +144,10 @@ def train_(
 
 def training_report(
     tell: Tell, metric: str, stage: str = "training", heard: Sequence[Any] = ()
-) -> Callable[[Progress], None]:
+) -> Callable[[TrainingProgress], None]:
     """The engine's progress as events, and to trackers: the loss, what the last validation found, the best of all."""
 
-    def hear(p: Progress) -> None:
+    def hear(p: TrainingProgress) -> None:
         text = f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}"
         if p.value is not None and p.best is not None:
             text += f"  val {metric} {p.value:.3f}, best {p.best:.3f}"

@@ -13,7 +13,7 @@ from tailor.inputs import Inputs
 from tailor.measure.count import macs, parameters
 from tailor.measure.speed import latency
 from tailor.pruning.settings import Shares, Widths, part_of
-from tailor.pruning.target import Size, coarsest, search, used_up
+from tailor.pruning.target import AmountOf, coarsest, search, used_up
 from tailor.pruning.width import kept, widths
 from tailor.tracing import Groups, Traced, cut_, mac_cost, parameter_cost, plan_widths
 from tailor.tracing.widths.cost import everywhere
@@ -25,7 +25,7 @@ NEAR = 0.98
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredUnits:
     """A traced model with a score for every unit of its groups, and how the units are to be chosen.
 
     Amounts are those of the model as `deployed` makes it, in place; names that are not `counted` are gone then. `whole`
@@ -43,7 +43,7 @@ class Scored:
 
 
 def counts_for(
-    scored: Scored, given: Mapping[str, float], target: tuple[str, Amount] | None, tell: Tell
+    scored: ScoredUnits, given: Mapping[str, float], target: tuple[str, Amount] | None, tell: Tell
 ) -> dict[str, int]:
     """How many units every group keeps: by the shares `given`, the others searched so that the target holds.
 
@@ -83,7 +83,7 @@ def counts_for(
     return found
 
 
-def _before(scored: Scored, parts: Collection[str]) -> tuple[Groups, dict[str, Tensor]]:
+def _before(scored: ScoredUnits, parts: Collection[str]) -> tuple[Groups, dict[str, Tensor]]:
     """The groups as they were, in these parts; units that an earlier step removed rank lowest, so they count first."""
     grown, ranked = [], {}
     for group in scored.traced.groups.groups:
@@ -94,7 +94,7 @@ def _before(scored: Scored, parts: Collection[str]) -> tuple[Groups, dict[str, T
     return replace(scored.traced.groups, groups=tuple(grown)), ranked
 
 
-def _figure(scored: Scored, flag: str) -> Size:
+def _figure(scored: ScoredUnits, flag: str) -> AmountOf:
     """The amount by counts: arithmetic where it says of the whole model what counting says, else by cutting a copy."""
 
     def cut(counts: Mapping[str, int]) -> nn.Module:

@@ -33,7 +33,7 @@ class Wrong:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Judgement:
     """The name of the leading metric, all figures, the split they are of, and the worst records by their loss."""
 
     metric: str
@@ -53,7 +53,7 @@ def scored(
     tell: Tell,
     worst: int = WORST,
     views: Views = ONCE,
-) -> Scored:
+) -> Judgement:
     """The bundle's figures on data, and so many of the records it got most wrong; `views` are a segmenter's."""
     loaded = bundle.read(path, route, download)
     spec, task = loaded.spec, task_of(loaded.spec.head)
@@ -82,7 +82,7 @@ def scored(
 
     with torch.inference_mode():
         figures = evaluate(model, watched(), task, spec.head)
-    return Scored(task.metric, figures, split, tuple(wrong))
+    return Judgement(task.metric, figures, split, tuple(wrong))
 
 
 def measured(

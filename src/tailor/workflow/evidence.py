@@ -21,13 +21,13 @@ from tailor.bundle.evidence import (
     IMPORTANCE,
     Asked,
     Budget,
-    Candidate,
-    Cost,
-    Costs,
+    CandidateRecord,
+    CostRecord,
     Epoch,
     Judged,
     Layers,
     Map,
+    ModelCost,
     Network,
     Score,
     Width,
@@ -124,7 +124,7 @@ def trained(
         placed(folder, opened.spec.tuning[-1], operations, shares)
     if found is not None and found.costs is None:
         with suppress(TailorError):  # counting may fail where training did not
-            note(folder, costs=Costs(cost(opened)))
+            note(folder, costs=CostRecord(cost(opened)))
 
 
 def spent(opened: Opened) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]:
@@ -155,14 +155,14 @@ def cut(folder: Path, opened: Opened, found: Pruned, n: int) -> None:
         note(folder, score=Score(task.metric, task.larger, found.split, n, after, before, cut, counted, after))
 
 
-def cost(opened: Opened) -> Cost:
+def cost(opened: Opened) -> ModelCost:
     """MACs and parameters of the model as it is deployed."""
     plain = deployed(opened)
-    return Cost(count.macs(plain, opened.spec.inputs), count.parameters(plain))
+    return ModelCost(count.macs(plain, opened.spec.inputs), count.parameters(plain))
 
 
 def compared(
-    folder: Path, costs: Mapping[str, Cost], timed: Comparison, waited: Mapping[str, float], runtime: str
+    folder: Path, costs: Mapping[str, ModelCost], timed: Comparison, waited: Mapping[str, float], runtime: str
 ) -> None:
     """A `dense` and a `pruned` model, timed in turns in a runtime."""
     before, after = (
@@ -175,7 +175,7 @@ def compared(
     )
     ratio = timed.ratios["pruned"]
     middle, low, high = (finite(round(value, 3)) for value in (ratio.median, ratio.p10, ratio.p90))
-    note(folder, costs=Costs(after, before, middle, low, high, timed.timings["pruned"].batch, runtime))
+    note(folder, costs=CostRecord(after, before, middle, low, high, timed.timings["pruned"].batch, runtime))
 
 
 def taken(folder: Path, blocks: Sequence[str], plans: Iterable[AnyPlan], whole: Mapping[str, int]) -> None:
@@ -247,7 +247,7 @@ def raced(folder: Path, candidates: Sequence[Mapping[str, Any]]) -> None:
         scores = {str(stage): float(score) for stage, score in one["scores"].items() if finite(score) is not None}
         sizes = {name: one.get(name) for name in ("macs", "params")}
         found.append(
-            Candidate(
+            CandidateRecord(
                 str(one["name"]),
                 str(one.get("plans", "")),
                 finite(one.get("ms")),
@@ -277,7 +277,7 @@ def routes(folder: Path, records: Sequence[RouteRecord], metrics: Mapping[str, A
         pick = Asked("pick", (HERE,), {"route": one.route, "out": "runs/picked"})
         what = ("stitched" if "." in one.route else "whole") + (", deployed" if one.deployed else "")
         ms = finite(one.latency_ms)
-        found.append(Candidate(one.route, what, ms, one.macs, one.params, scores, one.deployed, pick))
+        found.append(CandidateRecord(one.route, what, ms, one.macs, one.params, scores, one.deployed, pick))
     best = max((one.accuracy for one in records if one.accuracy is not None), default=None)
     score = Score(metric, True, str(metrics["split"]), int(metrics["n"]), best, counted=True)
     judged = Judged(score.split, 1)

@@ -24,7 +24,7 @@ from tailor.workflow.train import train_
 
 
 @dataclass(frozen=True)
-class Request:
+class FitRequest:
     """What `fit` was asked for."""
 
     plan: Path
@@ -42,7 +42,7 @@ class Request:
     tell: Tell
 
 
-def fit(request: Request) -> Trained:
+def fit(request: FitRequest) -> Trained:
     """Train the plan; its cost is counted again, since a person may have edited it."""
     file = read_plan(request.plan)
     spec, tell = file.spec, request.tell

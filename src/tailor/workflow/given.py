@@ -10,7 +10,7 @@ from tailor.workflow.names import MANIFEST
 from tailor.workflow.predictions import images_in
 
 if TYPE_CHECKING:
-    from tailor.backbones.prompts import Example
+    from tailor.backbones.prompts import Instruction
 
 TEXTS = (".json", ".jsonl")
 LARGEST = 16 << 20
@@ -32,15 +32,15 @@ def reads_text(path: str | Path) -> bool:
         return False
 
 
-def prompts_in(arguments: Sequence[str]) -> dict[str, "Example"]:
+def prompts_in(arguments: Sequence[str]) -> dict[str, "Instruction"]:
     """The instructions that the arguments name, by what stands for each: of JSON files `FILE#n`, else the text itself.
 
     UsageError where there is none; DataError for a file that is no list of instructions.
     """
-    from tailor.backbones.prompts import Example
+    from tailor.backbones.prompts import Instruction
     from tailor.data.sources.instructions import read
 
-    found: dict[str, Example] = {}
+    found: dict[str, Instruction] = {}
     for argument in arguments:
         if argument.lower().endswith(TEXTS):
             file = Path(argument)
@@ -48,7 +48,7 @@ def prompts_in(arguments: Sequence[str]) -> dict[str, "Example"]:
                 raise DataError(f"there is no file `{argument}`", hint="give a file of instructions, or a text")
             found |= {f"{argument}#{number}": example for number, example in read(file)}
         elif argument.strip():
-            found[argument if len(argument) <= LONGEST else f"{argument[:LONGEST]}..."] = Example(argument)
+            found[argument if len(argument) <= LONGEST else f"{argument[:LONGEST]}..."] = Instruction(argument)
     if not found:
         raise UsageError(
             "nothing was asked", hint='give a text in quotes, or a file: `tailor predict runs/a "Add 2 and 3."`'

@@ -6,7 +6,7 @@ from typing import get_args
 
 from tailor import budget as budgets
 from tailor.errors import UsageError
-from tailor.pruning.settings import Part, Shares
+from tailor.pruning.settings import Shares, WidthKind
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Goal:
 
     def target(self) -> tuple[str, budgets.Amount] | None:
         """The one amount that may remain, None where none is named; UsageError for two, or for a wrong unit."""
-        shares = self.shares(get_args(Part))
+        shares = self.shares(get_args(WidthKind))
         Shares(**shares)  # refuses what is out of range
         named = [(flag, text) for flag in ("macs", "params", "latency") if (text := getattr(self, flag)) is not None]
         if len(named) > 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tailor import backbones
 from tailor.backbones import causal, prompts
-from tailor.backbones.prompts import Example
+from tailor.backbones.prompts import Instruction
 from tailor.bundle.evidence import Asked
 from tailor.bundle.files import dumps, sha256, write_text
 from tailor.bundle.palette import (
@@ -39,7 +39,7 @@ from tailor.stitching.picked import picked
 from tailor.stitching.plan import RouteBiasPlan
 from tailor.stitching.routed import Routed
 from tailor.stitching.sampler import Sampler, Sampling
-from tailor.stitching.step import Course
+from tailor.stitching.step import RouteTraining
 from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.tasks.language import Language
@@ -58,7 +58,7 @@ HELD_OUT, MOST_HELD_OUT = 10, 40
 
 
 @dataclass(frozen=True)
-class Request:
+class LanguageRequest:
     """What `stitch` was asked for, of language models."""
 
     data: Path
@@ -101,7 +101,7 @@ class _Made:
     explained: float
 
 
-def stitch_language(request: Request) -> Stitched:
+def stitch_language(request: LanguageRequest) -> Stitched:
     """Train the palette and write it; go on where an earlier run stopped."""
     file = request.folder / ASKED
     if request.resume and file.is_file():
@@ -128,7 +128,7 @@ def stitch_language(request: Request) -> Stitched:
     return told(request.folder)
 
 
-def _examples(request: Request) -> tuple[list[Example], list[Example]]:
+def _examples(request: LanguageRequest) -> tuple[list[Instruction], list[Instruction]]:
     """What is learnt, and what is kept for scoring: a split for it where there is one, else some of all."""
     found = {n: [r.target for r in split.records] for n, split in open_data(request.data, kind="texts").splits.items()}
     for name in ("test", "val"):
@@ -147,7 +147,7 @@ def _batches(rows: Sequence[Any], order: Sequence[int], size: int) -> Iterable[B
         yield Batch(ids, labels, torch.tensor(chosen), tuple(f"example {i}" for i in chosen))
 
 
-def _make(request: Request, models: Sequence[Any], rows: Sequence[Any]) -> _Made:
+def _make(request: LanguageRequest, models: Sequence[Any], rows: Sequence[Any]) -> _Made:
     """Join the anchors, start the joints on examples, wrap what trains."""
     model = languages.joined([one for one, _ in models])
     model.to(processes_here().device)
@@ -188,13 +188,13 @@ def _make(request: Request, models: Sequence[Any], rows: Sequence[Any]) -> _Made
     )
 
 
-def _train(request: Request, made: _Made, rows: Sequence[Any]) -> Sampler:
+def _train(request: LanguageRequest, made: _Made, rows: Sequence[Any]) -> Sampler:
     """Train the palette; the sampler with the routes' scores."""
     recipe, task = request.recipe, Language()
     size = recipe.batch_size
     per_epoch = -(-len(rows) // size)
     sampler = Sampler(made.products, len(made.model.anchors), per_epoch * recipe.epochs, request.sampling, recipe.seed)
-    course = Course(
+    course = RouteTraining(
         made.model,
         sampler,
         lambda output, share: _mean(task, task.loss(output, share.targets), share.targets),
@@ -232,7 +232,7 @@ def _mean(task: Language, losses: Tensor, targets: Tensor) -> Tensor:
     return losses.sum() / max(task.weight(targets), 1)
 
 
-def _write(request: Request, made: _Made, sampler: Sampler, held: Sequence[Example]) -> None:
+def _write(request: LanguageRequest, made: _Made, sampler: Sampler, held: Sequence[Instruction]) -> None:
     """Score routes by exact match on the examples held out, keep what they answered, write the palette."""
     from tailor.evidence.palette import palette_plot
 

@@ -23,7 +23,7 @@ from tailor.pruning.width import kept
 from tailor.run_folder import MANIFEST
 from tailor.spec import Spec
 from tailor.stitching.adapt import shared_sites
-from tailor.stitching.nested import Nested, NestedPlan, Sandwich, Size, cut_out
+from tailor.stitching.nested import Nested, NestedPlan, NestedSize, Sandwich, cut_out
 from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.tasks import Task, task_for
@@ -38,7 +38,7 @@ from tailor.workflow.anchors import open_anchor
 from tailor.workflow.batches import on_images, train_
 from tailor.workflow.budgets import head_parameters
 from tailor.workflow.context import Context, Run
-from tailor.workflow.counts import Scored, counts_for
+from tailor.workflow.counts import ScoredUnits, counts_for
 from tailor.workflow.data import Corrupt, divided, open_checked, reported, tell_left_out
 from tailor.workflow.opened import merged
 from tailor.workflow.records import Stitched
@@ -57,7 +57,7 @@ _PLAN: TypeAdapter[NestedPlan] = TypeAdapter(NestedPlan)
 
 
 @dataclass(frozen=True)
-class Request:
+class NestedRequest:
     """What `stitch --kind nested` was asked for."""
 
     data: str
@@ -90,7 +90,7 @@ class Request:
         return evidence.asked("stitch", [self.data], given, usual, self.recipe)
 
 
-def nested(request: Request) -> Stitched:
+def nested(request: NestedRequest) -> Stitched:
     """Train the palette and write it; go on where an earlier run stopped."""
     finished = _begin(request)
     if finished is not None:
@@ -120,7 +120,7 @@ def nested(request: Request) -> Stitched:
     return told(request.folder)
 
 
-def _begin(request: Request) -> Stitched | None:
+def _begin(request: NestedRequest) -> Stitched | None:
     """Note what was asked, or hold it against what the interrupted run was asked; what a finished run says again."""
     file = request.folder / ASKED
     if not (request.resume and file.is_file()):
@@ -142,7 +142,7 @@ def _begin(request: Request) -> Stitched | None:
     return told(request.folder)
 
 
-def _base(request: Request, opened: Opened) -> BaseRef:
+def _base(request: NestedRequest, opened: Opened) -> BaseRef:
     """Store the anchor's own tensors, where no name gives them, before anything is wrapped."""
     folder = request.folder / BASE
     if processes_here().is_main_process and not (request.resume and (folder / BASE_JSON).is_file()):
@@ -151,7 +151,7 @@ def _base(request: Request, opened: Opened) -> BaseRef:
     return BaseRef(BASE, sha256(folder / BASE_JSON))
 
 
-def _tuned(request: Request, opened: Opened) -> tuple[Opened, TunePlan]:
+def _tuned(request: NestedRequest, opened: Opened) -> tuple[Opened, TunePlan]:
     """The anchor with LoRA on the layers that a stitched palette tunes as well."""
     sites = shared_sites(opened.anatomy)
     plan = TunePlan("lora", tunes=tuple(Tune(site.path, Lora(rank=request.rank, dropout=0.0)) for site in sites))
@@ -160,7 +160,7 @@ def _tuned(request: Request, opened: Opened) -> tuple[Opened, TunePlan]:
     return replace(opened, spec=replace(opened.spec, plans=(*opened.spec.plans, plan))), plan
 
 
-def _sizes(request: Request, opened: Opened, images: ImageData) -> NestedPlan:
+def _sizes(request: NestedRequest, opened: Opened, images: ImageData) -> NestedPlan:
     """The sizes: units ranked once, on the tuned and merged model, cut at shares of its MACs equally far apart."""
     file = request.folder / SIZES
     if request.resume and file.is_file():
@@ -171,12 +171,12 @@ def _sizes(request: Request, opened: Opened, images: ImageData) -> NestedPlan:
     traced = settle(plain.model, trace(plain.model, context.example), context.example)
     settings = Widths(parts=("heads", "hidden"))
     scores = score_units(context, traced.groups, "taylor", request.samples, settings, "merge")
-    scored_ = Scored(plain.model, traced, scores.units, settings, plain.spec.inputs)
-    sizes = [Size("100%")]
+    scored_ = ScoredUnits(plain.model, traced, scores.units, settings, plain.spec.inputs)
+    sizes = [NestedSize("100%")]
     for number in range(request.sizes - 1):
         share = SMALLEST + (1 - SMALLEST) * number / max(request.sizes - 1, 1)
         counts = counts_for(scored_, {}, ("macs", Amount(share, "share")), silent)
-        sizes.append(Size(f"{share:.0%}", plan_widths(traced.groups, kept(traced.groups, scores.units, counts))))
+        sizes.append(NestedSize(f"{share:.0%}", plan_widths(traced.groups, kept(traced.groups, scores.units, counts))))
     plan = NestedPlan(tuple(sizes))
     if processes_here().is_main_process:
         write_text(file, dumps(_PLAN.dump_python(plan, mode="json")))
@@ -197,7 +197,7 @@ def _train(run: Run, model: Nested, opened: Opened, task: Task) -> Sandwich:
 
 
 def _write(
-    request: Request,
+    request: NestedRequest,
     opened: Opened,
     palette: NestedPalette,
     model: Nested,

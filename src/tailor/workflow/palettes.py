@@ -22,7 +22,7 @@ RANK = {"language": 16, "nested": 8}
 
 
 @dataclass(frozen=True)
-class Asked:
+class PaletteRequest:
     """The words of one `stitch`; UsageError, before anything is opened, where they cannot be."""
 
     data: str
@@ -78,20 +78,20 @@ Making = tuple[Callable[[Any], Stitched], Any]
 """What makes a palette, and the request that it takes."""
 
 
-def requested(asked: Asked, tell: Tell) -> Making:
+def requested(asked: PaletteRequest, tell: Tell) -> Making:
     """What makes the palette, and its request, every setting of it checked."""
     return KINDS[asked.row](asked, tell)
 
 
-def _routes(asked: Asked, tell: Tell) -> Making:
+def _routes(asked: PaletteRequest, tell: Tell) -> Making:
     from tailor.stitching.adapt import Adapt
     from tailor.stitching.sampler import Sampling
     from tailor.stitching.space import Space
-    from tailor.workflow.stitch import Request, stitch
+    from tailor.workflow.stitch import StitchRequest, stitch
 
     whole = asked.mode == "sn-net"
     draws = Sampling(kind="importance" if asked.mode == "esta" else "uniform", intervals=asked.intervals)
-    request = Request(
+    request = StitchRequest(
         data=asked.data,
         models=asked.models,
         task=asked.task,
@@ -115,10 +115,10 @@ def _routes(asked: Asked, tell: Tell) -> Making:
     return stitch, request
 
 
-def _nested(asked: Asked, tell: Tell) -> Making:
-    from tailor.workflow.nested import Request, nested
+def _nested(asked: PaletteRequest, tell: Tell) -> Making:
+    from tailor.workflow.nested import NestedRequest, nested
 
-    request = Request(
+    request = NestedRequest(
         data=asked.data,
         model=asked.models[0],
         task=asked.task,
@@ -138,13 +138,13 @@ def _nested(asked: Asked, tell: Tell) -> Making:
     return nested, request
 
 
-def _language(asked: Asked, tell: Tell) -> Making:
+def _language(asked: PaletteRequest, tell: Tell) -> Making:
     from tailor.stitching.adapt import Adapt
     from tailor.stitching.sampler import Sampling
     from tailor.workflow import language
 
     intervals = LANGUAGE_INTERVALS if asked.intervals == INTERVALS else asked.intervals
-    request = language.Request(
+    request = language.LanguageRequest(
         data=Path(asked.data),
         models=asked.models,
         recipe=asked.recipe,
@@ -161,5 +161,9 @@ def _language(asked: Asked, tell: Tell) -> Making:
     return language.stitch_language, request
 
 
-KINDS: dict[str, Callable[[Asked, Tell], Making]] = {"routes": _routes, "nested": _nested, "language": _language}
+KINDS: dict[str, Callable[[PaletteRequest, Tell], Making]] = {
+    "routes": _routes,
+    "nested": _nested,
+    "language": _language,
+}
 """Kind of palette: what makes it, of what was asked."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from tailor import bundle
 from tailor.build import Opened
-from tailor.bundle.evidence import Asked, Cost
+from tailor.bundle.evidence import Asked, ModelCost
 from tailor.bundle.plan_file import PLAN
 from tailor.data.images import ImageData
 from tailor.deploy.runtimes import Runtime, ready
@@ -41,7 +41,7 @@ SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Request:
+class PruneRequest:
     """One pruning, complete: of what, by which planner, and what trains afterwards. The seed is the recipe's.
 
     `spent` are seconds of the run's time that went before; `said` is the command, where it was another verb's.
@@ -88,7 +88,7 @@ class Request:
         }
 
 
-def once(request: Request, against: Opened | None = None, asked: Mapping[str, Any] | None = None) -> Pruned:
+def once(request: PruneRequest, against: Opened | None = None, asked: Mapping[str, Any] | None = None) -> Pruned:
     """One pruning: decide, cut, compare with what it was (or with `against`), retrain, write."""
     started = time.monotonic()
     folder = request.folder
@@ -131,7 +131,7 @@ def _said(asked: Mapping[str, Any], recipe: Recipe) -> Asked:
 def _decided(
     dense: Opened,
     images: ImageData | None,
-    request: Request,
+    request: PruneRequest,
     against: Opened | None,
     asked: Mapping[str, Any],
     began: float,
@@ -157,7 +157,7 @@ def _decided(
     return noted(folder)
 
 
-def ready_to_cut(opened: Opened, request: Request) -> Opened:
+def ready_to_cut(opened: Opened, request: PruneRequest) -> Opened:
     """The model with what is to train afterwards, its tunes folded in where they are not to stay."""
     if request.planner.adapters == "merge":
         return merged(opened, request.train)
@@ -165,7 +165,7 @@ def ready_to_cut(opened: Opened, request: Request) -> Opened:
     return thawed(opened) if request.train == "full" else opened
 
 
-def _choose(dense: Opened, images: ImageData | None, request: Request) -> Decision:
+def _choose(dense: Opened, images: ImageData | None, request: PruneRequest) -> Decision:
     """What the planner decides; nothing where a step finds nothing to take and may."""
     context = Context(
         dense,
@@ -193,7 +193,7 @@ def _choose(dense: Opened, images: ImageData | None, request: Request) -> Decisi
         return Decision((), nothing.message)
 
 
-def open_(request: Request) -> tuple[ImageData | None, Opened]:
+def open_(request: PruneRequest) -> tuple[ImageData | None, Opened]:
     """The images, divided, with the bundle's classes, and the model."""
     name, data, seed, tell = request.name, request.data, request.recipe.seed, request.tell
     if is_bundle(name) or Path(name).is_dir():
@@ -225,7 +225,7 @@ def _compare(
     spec: Spec,
     decision: Decision,
     images: ImageData | None,
-    request: Request,
+    request: PruneRequest,
     against: Opened | None,
 ) -> Pruned:
     """Dense and cut model side by side, before any retraining: counts, score, and speed in turns."""
@@ -258,7 +258,7 @@ def _compare(
     blocks = len(dense.anatomy.blocks)
     dropped = sum(len(getattr(plan, "dropped", ())) for plan in decision.plans)
     if timed is not None and processes_here().is_main_process:
-        costs = {name: Cost(macs[name], params[name]) for name in models}
+        costs = {name: ModelCost(macs[name], params[name]) for name in models}
         evidence.compared(request.folder, costs, timed, waited, str(runtime))
     return Pruned(
         bundle=str(request.folder),
@@ -301,7 +301,7 @@ def _timed(
     return throughput(models, inputs, batch=batch, seconds=seconds)
 
 
-def _was_trained(dense: Opened, request: Request) -> bool:
+def _was_trained(dense: Opened, request: PruneRequest) -> bool:
     """Whether a score says anything: not of a fresh head that nothing has trained."""
     return is_bundle(request.name) or request.classifier == "own" or not dense.anatomy.heads
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tailor.data.images import ImageData
-from tailor.deploy.export import Run
+from tailor.deploy.export import RunFile
 from tailor.deploy.quantise import WAYS, quantised
 from tailor.deploy.runtimes.onnx import Session
 from tailor.errors import ModelError
@@ -43,7 +43,7 @@ class Quantiser:
         self.spec, self.images, self.tolerance, self.seed, self.tell = spec, images, tolerance, seed, tell
         self.found: Integers | None = None
 
-    def __call__(self, file: Path, run: Run) -> Path:
+    def __call__(self, file: Path, run: RunFile) -> Path:
         """The file to keep, beside the float one."""
         task, val = task_of(self.spec.head), self.images.splits["val"]
         whole = Session(file)

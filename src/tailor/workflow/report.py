@@ -15,12 +15,12 @@ from typing import Any
 from PIL import Image
 
 from tailor import bundle
-from tailor.bundle.evidence import Cost, Costs, Evidence, Score, note, read_evidence
+from tailor.bundle.evidence import CostRecord, Evidence, ModelCost, Score, note, read_evidence
 from tailor.bundle.files import write_text
 from tailor.bundle.palette import is_palette, read_palette
 from tailor.errors import TailorError
 from tailor.events import Event, Tell
-from tailor.evidence.page import Mistake, Parity, Run, page, verdict
+from tailor.evidence.page import Mistake, PageRun, Parity, page, verdict
 from tailor.plans import PLANS
 from tailor.run_folder import CARD, MANIFEST, TENSORS
 from tailor.spec import Spec
@@ -73,7 +73,7 @@ def report(
     return len(text.encode()), [f"{one.sentence}: {one.word}" for one in map(verdict, runs)]
 
 
-def gathered(place: Path, name: str) -> Run:
+def gathered(place: Path, name: str) -> PageRun:
     """What the folder says: the bundle, and the evidence beside it, or where there is none what the bundle measured."""
     if is_palette(place):
         return _palette(place, name)
@@ -81,7 +81,7 @@ def gathered(place: Path, name: str) -> Run:
     found = bundle.summary(made)
     spec = bundle.read(place).spec
     evidence = read_evidence(place) or _from_metrics(made.metrics, spec)
-    return Run(
+    return PageRun(
         name,
         evidence,
         str(found["backbone"]),
@@ -93,7 +93,7 @@ def gathered(place: Path, name: str) -> Run:
     )
 
 
-def _palette(place: Path, name: str) -> Run:
+def _palette(place: Path, name: str) -> PageRun:
     found = read_palette(place)
     anchors = ", ".join(anchor.backbone.name for anchor in found.palette.anchors)
     heads = [anchor.head for anchor in found.palette.anchors if isinstance(anchor, Spec)]
@@ -101,7 +101,7 @@ def _palette(place: Path, name: str) -> Run:
     routes = found.manifest.routes
     line = f"palette: {len(routes)} routes, {sum(one.deployed for one in routes)} deployed"
     evidence = read_evidence(place) or Evidence()
-    return Run(name, evidence, anchors, "", classes, _bytes(place), _plain(found.manifest.provenance), (line,))
+    return PageRun(name, evidence, anchors, "", classes, _bytes(place), _plain(found.manifest.provenance), (line,))
 
 
 def _bytes(place: Path) -> int:
@@ -128,17 +128,17 @@ def _from_metrics(metrics: Mapping[str, Any], spec: Spec) -> Evidence:
     costs = None
     sizes = {name: metrics.get(name) for name in ("macs", "params")}
     if all(isinstance(value, int) for value in sizes.values()):
-        costs = Costs(Cost(**sizes))  # type: ignore[arg-type]
+        costs = CostRecord(ModelCost(**sizes))  # type: ignore[arg-type]
     with suppress(TypeError):
         known = Pruned(**{"bundle": "", "bundle_bytes": 0, **metrics})
         before_, after_ = (
-            Cost(getattr(known, f"macs_{w}"), getattr(known, f"params_{w}")) for w in ("before", "after")
+            ModelCost(getattr(known, f"macs_{w}"), getattr(known, f"params_{w}")) for w in ("before", "after")
         )
-        costs = Costs(after_, before_, known.throughput_ratio)
+        costs = CostRecord(after_, before_, known.throughput_ratio)
     return Evidence(score=score if after is not None else None, costs=costs, seconds=number("seconds"))
 
 
-def with_mistakes(run: Run, place: Path, data: str, seed: int, tell: Tell) -> Run:
+def with_mistakes(run: PageRun, place: Path, data: str, seed: int, tell: Tell) -> PageRun:
     """The run with its confusion on these data, and pictures of what it got most wrong."""
     made = scored(place, None, data, None, False, "skip", seed, tell, worst=MISTAKES)
     mistakes = []

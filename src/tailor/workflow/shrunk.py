@@ -16,7 +16,7 @@ from tailor.workflow.decision import check_asked
 from tailor.workflow.destination import Destination
 from tailor.workflow.output import output
 from tailor.workflow.planners import given
-from tailor.workflow.prune import Request, finished, once
+from tailor.workflow.prune import PruneRequest, finished, once
 from tailor.workflow.records import Pruned
 from tailor.workflow.train import usual_of
 
@@ -26,12 +26,12 @@ SHARE = 0.3
 """Of the time, for adapting."""
 
 
-def adapt_and_prune(request: adapting.Request, planner: Any) -> Pruned:
+def adapt_and_prune(request: adapting.AdaptRequest, planner: Any) -> Pruned:
     """The adapted model, made smaller by the planner within its minutes, adapting included."""
     began, tell = time.monotonic(), request.tell
     ((key, wanted),) = request.places.items()
     with output(wanted, tell) as found:
-        smaller = Request(
+        smaller = PruneRequest(
             name=str(found.folder / ADAPTED),
             folder=found.folder,
             planner=planner,
@@ -67,7 +67,7 @@ def adapt_and_prune(request: adapting.Request, planner: Any) -> Pruned:
         return found.settled(replace(made, seconds=round(time.monotonic() - began, 2)))  # type: ignore[no-any-return]
 
 
-def said(request: adapting.Request, planner: Any) -> Asked:
+def said(request: adapting.AdaptRequest, planner: Any) -> Asked:
     """The command that asks for both."""
     ((decoder, method),) = request.places
     own, more = request.said(method, decoder), given("prune", planner.method, planner)

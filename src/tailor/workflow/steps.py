@@ -20,14 +20,14 @@ from tailor.workflow.counts import figures
 from tailor.workflow.decision import STEPS, check_asked, noted
 from tailor.workflow.goal import Goal
 from tailor.workflow.opened import deployed
-from tailor.workflow.prune import Request, finished, once, open_, ready_to_cut
+from tailor.workflow.prune import PruneRequest, finished, once, open_, ready_to_cut
 from tailor.workflow.records import Pruned
 
 DENSE = "dense.json"
 """The file, among the steps, of the amount that the first one starts from."""
 
 
-def carry_out(request: Request) -> Pruned:
+def carry_out(request: PruneRequest) -> Pruned:
     """The pruning, in as many steps as its planner takes; resumed, only with the request that began it."""
     if request.resume:
         check_asked(request.folder, request.asked)
@@ -37,7 +37,7 @@ def carry_out(request: Request) -> Pruned:
     return once(request) if request.planner.steps == 1 else in_steps(request)
 
 
-def in_steps(request: Request) -> Pruned:
+def in_steps(request: PruneRequest) -> Pruned:
     """Prune in the planner's steps, training `recovers` epochs after each but the last."""
     dense = ready_to_cut(open_(request)[1], request)
     steps, goal, asked = request.planner.steps, request.planner.goal, request.asked
@@ -69,7 +69,7 @@ def in_steps(request: Request) -> Pruned:
     return once(last, dense, asked)
 
 
-def _amount(request: Request, dense: Opened) -> float:
+def _amount(request: PruneRequest, dense: Opened) -> float:
     """What there is before the first step of the amount that is to be reached, 0 without a target.
 
     It is measured once: a resumed run goes the same way.

@@ -36,7 +36,7 @@ from tailor.stitching.routed import Routed
 from tailor.stitching.sampler import Sampler, Sampling
 from tailor.stitching.space import Space, stitch_plan
 from tailor.stitching.start import start_, sums_of
-from tailor.stitching.step import Course as Steps
+from tailor.stitching.step import RouteTraining as Steps
 from tailor.strangers import read_json
 from tailor.surgery import trainable
 from tailor.tasks import Task, task_for
@@ -59,7 +59,7 @@ ASKED = "stitch.json"
 
 
 @dataclass(frozen=True)
-class Request:
+class StitchRequest:
     """What `stitch` was asked for."""
 
     data: str
@@ -106,7 +106,7 @@ class Request:
         return evidence.asked("stitch", [self.data], given, usual | {"window": Space().window}, self.recipe)
 
 
-def stitch(request: Request) -> Stitched:
+def stitch(request: StitchRequest) -> Stitched:
     """Train the palette and write it; go on where an earlier run stopped."""
     if request.recipe.precision == "fp16":
         raise UsageError("a palette's two losses cannot share a loss scale", hint="set `precision: bf16` in the recipe")
@@ -150,7 +150,7 @@ class _Made:
     explained: float
 
 
-def _begin(request: Request) -> Stitched | None:
+def _begin(request: StitchRequest) -> Stitched | None:
     """Note what was asked, or hold it against what the interrupted run was asked; what a finished run says again."""
     file = request.folder / ASKED
     if request.resume and file.is_file():
@@ -171,7 +171,7 @@ def _begin(request: Request) -> Stitched | None:
     return None
 
 
-def _make(request: Request, run: Run, task: Task) -> _Made:
+def _make(request: StitchRequest, run: Run, task: Task) -> _Made:
     """Open the anchors, join them, start the joints, wrap what trains."""
     recipe = request.recipe
     head = task.head(run.images, recipe.seed)
@@ -197,7 +197,7 @@ def _whole(opened: Opened) -> int:
     return sum(p.numel() for name, p in opened.model.named_parameters() if not name.startswith(heads))
 
 
-def _start_(request: Request, run: Run, model: Routed, palette: Palette) -> tuple[BaseRef, float]:
+def _start_(request: StitchRequest, run: Run, model: Routed, palette: Palette) -> tuple[BaseRef, float]:
     """Give the stitching layers their start: from the base, or from images, which then makes the base."""
     folder = request.base or request.folder / BASE
     place = str(request.base.resolve()) if request.base else BASE
@@ -224,7 +224,7 @@ def _start_(request: Request, run: Run, model: Routed, palette: Palette) -> tupl
     return BaseRef(place, sha256(folder / BASE_JSON)), sum(explained) / max(len(explained), 1)
 
 
-def _train(request: Request, run: Run, task: Task, made: _Made) -> Sampler:
+def _train(request: StitchRequest, run: Run, task: Task, made: _Made) -> Sampler:
     """Train the palette; the sampler with the routes' scores."""
     recipe = request.recipe
     labelled = smoothed(task, recipe)
@@ -278,7 +278,7 @@ def _records(made: _Made, sampler: Sampler) -> tuple[RouteRecord, ...]:
     )
 
 
-def _write(request: Request, made: _Made, records: Sequence[RouteRecord], facts: dict[str, Any]) -> None:
+def _write(request: StitchRequest, made: _Made, records: Sequence[RouteRecord], facts: dict[str, Any]) -> None:
     """The bundle, and the picture of its routes."""
     from tailor.evidence.palette import palette_plot
 

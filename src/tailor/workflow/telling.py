@@ -22,9 +22,9 @@ def told(progress: Tell | None) -> Iterator[Tell]:
     elif not _watched():
         yield silent
     else:
-        from tailor.evidence.progress import Drawn
+        from tailor.evidence.progress import LiveProgress
 
-        with Drawn() as drawn:
+        with LiveProgress() as drawn:
             yield drawn
 
 

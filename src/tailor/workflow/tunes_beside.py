@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tailor.build import Opened, merged_
 from tailor.errors import PlanError
 from tailor.inputs import Example
-from tailor.plans import PLANS, Setting
+from tailor.plans import PLANS, Circumstances
 from tailor.pruning.settings import Adapters
 from tailor.spec import Spec
 from tailor.surgery import write_through_
@@ -94,7 +94,7 @@ def left(opened: Opened, decision: Decision, narrow: nn.Module) -> dict[str, Ten
     """
     if decision.tensors is not None:
         return dict(decision.tensors)
-    setting = Setting(opened.anatomy.heads)
+    setting = Circumstances(opened.anatomy.heads)
     cut = next((plan for plan in decision.plans if PLANS[plan.kind].narrows), None)
     whole = copy.deepcopy(opened.model) if cut is None else folded(opened.model)
     for plan in decision.plans:

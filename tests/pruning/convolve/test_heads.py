@@ -78,7 +78,7 @@ def test_step_keeps_an_equal_share_of_both_kinds(make):
 
 
 def test_scores_pass_the_best_and_teach_all():
-    ranked = step.Ranked(4, 1.0, torch.Generator().manual_seed(0))
+    ranked = step.RankGate(4, 1.0, torch.Generator().manual_seed(0))
     ranked.threshold = float(ranked.theta.detach().sort().values[2])
     passed = ranked()
     assert passed.sum() == 2

@@ -13,7 +13,7 @@ from tailor.data.records import ImageData, Opener, Record, Split
 from tailor.errors import DataError, nearest
 
 ORDER = ("train", "val", "test", "all")
-Rows = Mapping[str, Sequence[tuple[str, str]]]
+SplitRows = Mapping[str, Sequence[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Listing:
     """What a source found: for each split the images, each with its text. `classes` where the source knows them."""
 
     name: str
-    rows: Rows
+    rows: SplitRows
     classes: Sequence[str] | None = None
     opener: Opener = read_image
     notes: Sequence[str] = ()
 
-    def divided(self) -> Rows:
+    def divided(self) -> SplitRows:
         """The rows of the splits that have images; DataError where there are none."""
         rows = {
             split: [(source, _utf8(text)) for source, text in self.rows[split]]
@@ -81,7 +81,7 @@ def _number(source: str, text: str) -> float:
     return value
 
 
-def _classes(rows: Rows) -> tuple[str, ...]:
+def _classes(rows: SplitRows) -> tuple[str, ...]:
     """Train's class names (without a train split: all), sorted; numbers by value, so that 10 follows 9."""
     names = {text for split in (("train",) if "train" in rows else rows) for _, text in rows[split]}
     if all(text.isdecimal() for text in names):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tailor.backbones.prompts import Example
+from tailor.backbones.prompts import Instruction
 from tailor.data.records import ImageData, Record, Split
 from tailor.data.sources.folder import SPLIT_NAMES, check_exists
 from tailor.errors import DataError
@@ -28,9 +28,9 @@ _KEYS = ("instruction", "input", "output")
 class Texts:
     """Gives the example that a source (`FILE#n`) stands for."""
 
-    examples: dict[str, Example]
+    examples: dict[str, Instruction]
 
-    def __call__(self, source: str) -> Example:
+    def __call__(self, source: str) -> Instruction:
         """The example; DataError for a source that is none of these."""
         if source not in self.examples:
             raise DataError(f"there is no example `{source}`", hint="read the data again")
@@ -58,7 +58,7 @@ def load(where: str, seed: int) -> ImageData:
     return ImageData(str(root), (), splits, tuple(notes), kind="texts")
 
 
-def read(file: Path) -> Iterator[tuple[int, Example]]:
+def read(file: Path) -> Iterator[tuple[int, Instruction]]:
     """The examples of a file with their numbers: of a list from 0, of lines from 1. DataError names the first wrong."""
     try:
         if file.stat().st_size > LARGEST:
@@ -140,7 +140,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _example(row: Any, where: str) -> Example:
+def _example(row: Any, where: str) -> Instruction:
     if not isinstance(row, dict):
         raise DataError(f"{where} is a {_kind(row)}, expected an object", hint=LAYOUT)
     turns = next((name for name in _TURNS if name in row), None)
@@ -157,7 +157,7 @@ def _example(row: Any, where: str) -> Example:
             raise DataError(f"`{name}` of {where} is a {_kind(value)}, expected text", hint="put it in quotes")
         if value is not None and len(value) > LONGEST:
             raise DataError(f"`{name}` of {where} has {len(value):,} characters", hint=f"at most {LONGEST:,}")
-    return Example(*(value or "" for value in texts))
+    return Instruction(*(value or "" for value in texts))
 
 
 def _kind(value: Any) -> str:

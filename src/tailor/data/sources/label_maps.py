@@ -26,7 +26,7 @@ from tailor.errors import DataError
 IMAGES = ("images", "jpegimages", "leftimg8bit")
 MAPS = ("labels", "masks", "annotations", "segmentationclass", "gtfine")
 LAYOUT = "expected `images/train/a.jpg` with `labels/train/a.png`, and `classes.txt` with one name a line"
-Pairs = dict[str, list[tuple[str, str]]]  # split -> (image, map)
+MapPairs = dict[str, list[tuple[str, str]]]  # split -> (image, map)
 
 
 def load(where: str, seed: int) -> ImageData:
@@ -128,11 +128,11 @@ def _classes(root: Path) -> ClassList:
     )
 
 
-def _pairs(root: Path) -> tuple[Pairs, list[str]]:
+def _pairs(root: Path) -> tuple[MapPairs, list[str]]:
     """Images with their maps by split; what lacks the other is noted."""
     notes: list[str] = []
     links = Links(root)
-    found: Pairs = {}
+    found: MapPairs = {}
     for split, images, maps in _places(root):
         pictures, drawn = _below(images, _image_key, links), _below(maps, _map_key, links)
         found.setdefault(split, []).extend((str(pictures[key]), str(drawn[key])) for key in pictures if key in drawn)
@@ -196,6 +196,6 @@ def _voc_lists(root: Path) -> Mapping[str, set[str]]:
     return {name: set(file.read_text().split()) for name, file in files if file.is_file()}
 
 
-def _by_list(found: Pairs, chosen: Mapping[str, set[str]]) -> Pairs:
+def _by_list(found: MapPairs, chosen: Mapping[str, set[str]]) -> MapPairs:
     pairs = [pair for some in found.values() for pair in some]
     return {split: [pair for pair in pairs if Path(pair[0]).stem in names] for split, names in chosen.items()}

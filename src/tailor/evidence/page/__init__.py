@@ -19,17 +19,17 @@ from tailor.evidence.page.candidates import candidates
 from tailor.evidence.page.chart import short
 from tailor.evidence.page.network import network
 from tailor.evidence.page.pictures import confusion, hardest, learning, maps, separation
-from tailor.evidence.page.run import Mistake, Parity, Run
+from tailor.evidence.page.run import Mistake, PageRun, Parity
 from tailor.evidence.page.verdict import against, megabytes, verdict
 from tailor.visible import visible
 
-__all__ = ["LARGEST", "MOST_RUNS", "Mistake", "Parity", "Run", "page", "verdict"]
+__all__ = ["LARGEST", "MOST_RUNS", "Mistake", "PageRun", "Parity", "page", "verdict"]
 
 LARGEST, MOST_RUNS = 5_000_000, 8
 """Bytes of a page, and runs side by side, at most."""
 
 
-def page(runs: Sequence[Run]) -> str:
+def page(runs: Sequence[PageRun]) -> str:
     """The page of one run, or of several, the first against the others; UsageError where it is too large."""
     if len(runs) > MOST_RUNS:
         raise UsageError(f"{len(runs)} runs do not fit side by side", hint=f"name {MOST_RUNS} or fewer")
@@ -57,7 +57,7 @@ def page(runs: Sequence[Run]) -> str:
     return text
 
 
-def _view(number: int, run: Run) -> dict[str, Any]:
+def _view(number: int, run: PageRun) -> dict[str, Any]:
     """What the template shows of a run."""
     layers = run.evidence.layers
     return {
@@ -75,7 +75,7 @@ def _view(number: int, run: Run) -> dict[str, Any]:
     }
 
 
-def _tiles(run: Run) -> list[tuple[str, str, str]]:
+def _tiles(run: PageRun) -> list[tuple[str, str, str]]:
     """The figures on top: name, value, and a note."""
     score, costs = run.evidence.score, run.evidence.costs
     tiles = []
@@ -107,7 +107,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _side_by_side(runs: Sequence[PageRun]) -> list[tuple[str, list[tuple[str, str]]]]:
     """A row a figure, a cell a run: its value, and a note where it says of what."""
     rows = []
     names = list(dict.fromkeys(name for run in runs for name, _, _ in _tiles(run)))

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tailor.bundle.evidence import IMPORTANCE, Candidate
-from tailor.evidence.page.chart import Frame, frame, front, short, steps
-from tailor.evidence.page.run import Run, made_by
+from tailor.bundle.evidence import IMPORTANCE, CandidateRecord
+from tailor.evidence.page.chart import AxisPair, frame, front, short, steps
+from tailor.evidence.page.run import PageRun, made_by
 
 MOST, MOST_ROWS = 600, 200
 """Points that are drawn and rows that are written at most."""
@@ -31,7 +31,7 @@ class Panel:
     """Score against one cost. `front` numbers the dots of the front by rising cost; `start` is the slider's place."""
 
     key: str
-    frame: Frame
+    frame: AxisPair
     dots: tuple[Dot, ...]
     front: tuple[int, ...]
     path: str
@@ -39,7 +39,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Row:
+class CandidateRow:
     """One candidate in the table."""
 
     name: str
@@ -56,11 +56,11 @@ class Candidates:
 
     panels: tuple[Panel, ...]
     stages: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[CandidateRow, ...]
     left_out: int
 
 
-def candidates(run: Run) -> Candidates | None:
+def candidates(run: PageRun) -> Candidates | None:
     """The candidates of a run; None where there are none."""
     known = _first(run.evidence.candidates)
     if not known:
@@ -69,7 +69,7 @@ def candidates(run: Run) -> Candidates | None:
     panels = tuple(panel for key, label, unit in COSTS if (panel := _panel(run, known, key, label, unit)) is not None)
     on_front = {panels[0].dots[i].name for i in panels[0].front} if panels else set()
     rows = tuple(
-        Row(
+        CandidateRow(
             one.name,
             arrows(one.plans),
             (
@@ -87,12 +87,12 @@ def candidates(run: Run) -> Candidates | None:
     return Candidates(panels, stages, rows, len(run.evidence.candidates) - len(rows))
 
 
-def _first(known: Sequence[Candidate]) -> list[Candidate]:
+def _first(known: Sequence[CandidateRecord]) -> list[CandidateRecord]:
     """As many as are drawn: those that were taken first, then in their order."""
     return sorted(known, key=lambda one: not one.chosen)[:MOST]
 
 
-def _panel(run: Run, known: Sequence[Candidate], key: str, label: str, unit: float) -> Panel | None:
+def _panel(run: PageRun, known: Sequence[CandidateRecord], key: str, label: str, unit: float) -> Panel | None:
     usable = [one for one in known if getattr(one, key) is not None and one.scores]
     if len(usable) < 2:
         return None
@@ -132,7 +132,7 @@ def _panel(run: Run, known: Sequence[Candidate], key: str, label: str, unit: flo
     return Panel(key, drawn, dots, tuple(edge), path, taken[-1] if taken else len(edge) - 1)
 
 
-def _stage(one: Candidate, most: int) -> str:
+def _stage(one: CandidateRecord, most: int) -> str:
     """After which stage a score was taken, where there are several."""
     return "" if most == 1 else f"after {list(one.scores)[-1]}"
 
@@ -142,11 +142,11 @@ def arrows(text: str) -> str:
     return text.replace("->", "\u2192")
 
 
-def _percent(run: Run, stage: str) -> bool:
+def _percent(run: PageRun, stage: str) -> bool:
     return run.percent and stage != IMPORTANCE
 
 
-def _said(run: Run, value: float | None, stage: str) -> str:
+def _said(run: PageRun, value: float | None, stage: str) -> str:
     if value is None:
         return ""
     return f"{100 * value:.1f} %" if _percent(run, stage) else f"{value:.4g}"

@@ -34,7 +34,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Frame:
+class AxisPair:
     """Both axes of a chart."""
 
     x: Axis
@@ -56,9 +56,9 @@ def axis(values: Iterable[float], start: float, end: float, label: str, whole: b
     return Axis(label, low, high, start, end, tuple(Tick(at(t), short(float(t))) for t in places))
 
 
-def frame(xs: Iterable[float], ys: Iterable[float], xlabel: str, ylabel: str, whole: bool = False) -> Frame:
+def frame(xs: Iterable[float], ys: Iterable[float], xlabel: str, ylabel: str, whole: bool = False) -> AxisPair:
     """The frame of a chart; `whole` where x counts things."""
-    return Frame(axis(xs, LEFT, RIGHT, xlabel, whole), axis(ys, BOTTOM, TOP, ylabel))
+    return AxisPair(axis(xs, LEFT, RIGHT, xlabel, whole), axis(ys, BOTTOM, TOP, ylabel))
 
 
 def line(points: Sequence[tuple[float, float]]) -> str:

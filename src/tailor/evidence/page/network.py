@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from tailor.bundle.evidence import Budget, Network, Width
-from tailor.evidence.page.run import Run
+from tailor.evidence.page.run import PageRun
 
 LEFT, WIDE, ROW, BAR, TOP = 58.0, 250.0, 18.0, 9.0, 58.0
 MOST_BLOCKS, MOST_CELLS, MOST_BARS = 400, 24, 6
@@ -37,7 +37,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Block:
+class DrawnBlock:
     """One block of the drawing, from `y` on, `tall` units high."""
 
     y: float
@@ -52,7 +52,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Place:
+class OperationColumn:
     """An operation over all blocks: its share of the budget and of the sensitivity, and its modules."""
 
     name: str
@@ -72,13 +72,13 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class NetworkDrawing:
     """The whole column; `heads` stand above the cells. `places` and `sums` say the same in numbers."""
 
     tall: float
     heads: tuple[tuple[float, str], ...]
-    blocks: tuple[Block, ...]
-    places: tuple[Place, ...]
+    blocks: tuple[DrawnBlock, ...]
+    places: tuple[OperationColumn, ...]
     sums: tuple[Sum, ...]
     shaded_by: str
     widths: bool
@@ -86,7 +86,7 @@ class Drawing:
     dropped: int
 
 
-def network(run: Run) -> Drawing | None:
+def network(run: PageRun) -> NetworkDrawing | None:
     """The drawing; None where the blocks are not known, or nothing happened to them."""
     found, budget = run.evidence.network or Network(()), run.evidence.budget
     count = len(found.blocks) or (len(budget.shares) if budget else 0)
@@ -103,7 +103,7 @@ def network(run: Run) -> Drawing | None:
         blocks.append(_block(index, path, y, tall, found, shown, shades, bars))
         y += tall + 6
     cell = WIDE / len(shown.operations[:MOST_CELLS]) if shown else 0.0
-    return Drawing(
+    return NetworkDrawing(
         y + 6,
         tuple((LEFT + cell * (i + 0.5), name) for i, name in enumerate(shown.operations[:MOST_CELLS])) if shown else (),
         tuple(blocks),
@@ -127,10 +127,10 @@ def _by_block(widths: Sequence[Width], paths: Sequence[str]) -> dict[str, tuple[
     return {path: tuple(some[:MOST_BARS]) for path, some in own.items()}
 
 
-def _places(budget: Budget) -> tuple[Place, ...]:
+def _places(budget: Budget) -> tuple[OperationColumn, ...]:
     rows = range(len(budget.shares))
     return tuple(
-        Place(
+        OperationColumn(
             name,
             sum(_at(budget.shares, row, column) for row in rows),
             sum(_at(budget.sensitivity, row, column) for row in rows),
@@ -171,7 +171,7 @@ def _block(
     budget: Budget | None,
     shades: list[list[float]],
     widths: Sequence[Width],
-) -> Block:
+) -> DrawnBlock:
     dropped = path in found.dropped
     operation = found.operations[index] if index < len(found.operations) else ""
     bars = tuple(
@@ -186,7 +186,7 @@ def _block(
     said = [f"block {index + 1}"]
     said += ["dropped"] if dropped else [WORDS.get(operation, "")] if operation else []
     said += [f"{bar.label} {bar.text}" for bar in bars]
-    return Block(
+    return DrawnBlock(
         y,
         tall,
         str(index + 1),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from tailor.bundle.evidence import GRID, Layers
-from tailor.evidence.page.chart import RIGHT, Frame, frame, line
-from tailor.evidence.page.run import Run
+from tailor.evidence.page.chart import RIGHT, AxisPair, frame, line
+from tailor.evidence.page.run import PageRun
 
 COLOURS = 7
 """Colours by class, those of the style sheet; with more classes they come again."""
@@ -16,7 +16,7 @@ SIDE, LEVELS = 120, 10
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A point of a curve."""
 
     x: float
@@ -26,12 +26,12 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
+class CurvePicture:
     """A line through points; `level` is where a threshold lies, `cut` where what went begins."""
 
-    frame: Frame
+    frame: AxisPair
     path: str
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     level: float | None = None
     cut: float | None = None
 
@@ -44,7 +44,7 @@ class Scatter:
     paths: tuple[str, ...]
 
 
-def separation(layers: Layers) -> Curve | None:
+def separation(layers: Layers) -> CurvePicture | None:
     """Silhouette coefficient by block, the threshold, and what was cut."""
     known = [(i + 1, score) for i, score in enumerate(layers.curve) if score is not None]
     if not known:
@@ -57,11 +57,11 @@ def separation(layers: Layers) -> Curve | None:
         whole=True,
     )
     points = tuple(
-        Point(places.x(block), places.y(score), block <= layers.depth, f"block {block}: {score:.3f}")
+        CurvePoint(places.x(block), places.y(score), block <= layers.depth, f"block {block}: {score:.3f}")
         for block, score in known
     )
     cut = places.x(layers.depth + 0.5) if layers.depth < len(layers.curve) else None
-    return Curve(places, line([(p.x, p.y) for p in points]), points, places.y(layers.threshold), cut)
+    return CurvePicture(places, line([(p.x, p.y) for p in points]), points, places.y(layers.threshold), cut)
 
 
 def maps(layers: Layers) -> tuple[Scatter, ...]:
@@ -77,7 +77,7 @@ def maps(layers: Layers) -> tuple[Scatter, ...]:
     return tuple(found)
 
 
-def learning(run: Run) -> tuple[tuple[str, Curve], ...]:
+def learning(run: PageRun) -> tuple[tuple[str, CurvePicture], ...]:
     """Loss and metric by epoch, the chosen epoch marked."""
     epochs, score = run.evidence.epochs, run.evidence.score
     times = 100.0 if run.percent else 1.0
@@ -90,11 +90,11 @@ def learning(run: Run) -> tuple[tuple[str, Curve], ...]:
         if len(rows) > 1:
             places = frame([e for e, _ in rows], [v for _, v in rows], "epoch", label, whole=True)
             points = tuple(
-                Point(places.x(epoch), places.y(value), True, f"epoch {epoch}: {value:.4g}")
+                CurvePoint(places.x(epoch), places.y(value), True, f"epoch {epoch}: {value:.4g}")
                 for epoch, value in rows
                 if epoch == run.evidence.chosen
             )
-            found.append((label, Curve(places, line([(places.x(e), places.y(v)) for e, v in rows]), points)))
+            found.append((label, CurvePicture(places, line([(places.x(e), places.y(v)) for e, v in rows]), points)))
     return tuple(found)
 
 
@@ -120,7 +120,7 @@ class Mixed:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class ConfusionPicture:
     """The matrix from (`left`, 0) on, in steps of `side`, and the worst pairs.
 
     Where there is room for names it consists of squares, else of a path for each of a few shades. `shown` of the
@@ -140,7 +140,7 @@ class Confusion:
     shown: int
 
 
-def confusion(run: Run) -> Confusion | None:
+def confusion(run: PageRun) -> ConfusionPicture | None:
     """The confusion matrix of at most so many classes; None where there is none, or it is not square."""
     whole = run.evidence.confusion
     if not whole or any(len(row) != len(whole) for row in whole):
@@ -171,7 +171,7 @@ def confusion(run: Run) -> Confusion | None:
     pairs.sort(key=lambda pair: (-pair.count, pair.truth, pair.called))
     tall = side * len(counts) + (left if named else 6)
     shown = tuple(_cut(name) for name in names) if named else ()
-    return Confusion(
+    return ConfusionPicture(
         side,
         left,
         left + side * len(counts),
@@ -186,7 +186,7 @@ def confusion(run: Run) -> Confusion | None:
     )
 
 
-def hardest(run: Run) -> Sequence[tuple[str, str, int]]:
+def hardest(run: PageRun) -> Sequence[tuple[str, str, int]]:
     """The classes of which fewest are found: name, share found, records."""
     rows = []
     for i, row in enumerate(run.evidence.confusion[: len(run.classes)]):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tailor.bundle.evidence import HERE, Asked, Candidate, Evidence
+from tailor.bundle.evidence import HERE, Asked, CandidateRecord, Evidence
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Parity:
 
 
 @dataclass(frozen=True)
-class Run:
+class PageRun:
     """One bundle. `made_by` is its provenance, `plans` a line each, `bytes` those of the files that make it."""
 
     name: str
@@ -111,6 +111,6 @@ def command(asked: Asked, folder: str) -> str:
     return shlex.join(line)
 
 
-def made_by(one: Candidate, folder: str) -> str:
+def made_by(one: CandidateRecord, folder: str) -> str:
     """The command that makes a candidate, where it is known."""
     return command(one.made_by, folder) if one.made_by else ""

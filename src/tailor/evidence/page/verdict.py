@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from tailor.evidence.page.run import Run
+from tailor.evidence.page.run import PageRun
 
 GAIN = 1.05
 """How many times faster a model has to be to count as faster at all."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Advice:
     """`word` is `keep`, `weigh`, `leave` or `measured`; `why` says by which rule."""
 
     word: str
@@ -17,15 +17,15 @@ class Verdict:
     why: str
 
 
-def verdict(run: Run) -> Verdict:
+def verdict(run: PageRun) -> Advice:
     """Faster and not worse by more than one standard error: keep. Faster and worse: weigh. Not faster: leave."""
     parts = [_routes(run), _speed(run), _score(run), megabytes(run.bytes)]
     word, why = _judged(run)
     sentence = ", ".join(part for part in parts if part)
-    return Verdict(word, sentence[:1].upper() + sentence[1:], why)
+    return Advice(word, sentence[:1].upper() + sentence[1:], why)
 
 
-def against(run: Run, other: Run) -> str:
+def against(run: PageRun, other: PageRun) -> str:
     """The first run beside another one, in a sentence; empty where they share no figure."""
     parts = []
     ours, theirs = run.evidence, other.evidence
@@ -48,13 +48,13 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
 
 
-def _routes(run: Run) -> str:
+def _routes(run: PageRun) -> str:
     """How many models a palette offers, of which the score is the best one's."""
     count = sum(one.made_by is not None and one.made_by.verb == "pick" for one in run.evidence.candidates)
     return f"{count} models in one file" if count else ""
 
 
-def _speed(run: Run) -> str:
+def _speed(run: PageRun) -> str:
     costs = run.evidence.costs
     if costs is None or costs.ratio is None or costs.ratio <= 0:
         return ""
@@ -63,7 +63,7 @@ def _speed(run: Run) -> str:
     return f"{costs.ratio:.1f}x faster" if costs.ratio > 1 else f"{1 / costs.ratio:.1f}x slower"
 
 
-def _score(run: Run) -> str:
+def _score(run: PageRun) -> str:
     score, change = run.evidence.score, run.change
     if score is None or score.after is None:
         return ""
@@ -77,7 +77,7 @@ def _score(run: Run) -> str:
     return f"{100 * change:+.1f}{chance} points".replace("-", "\u2212")
 
 
-def _judged(run: Run) -> tuple[str, str]:
+def _judged(run: PageRun) -> tuple[str, str]:
     costs, change, score = run.evidence.costs, run.change, run.evidence.score
     if change is None or score is None or costs is None or costs.before is None:
         return "measured", "There is no larger model that it was made from to hold it against."

@@ -18,7 +18,7 @@ from tailor.surgery import computes_plainly, get_module
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionPlace:
     """A self-attention: its widths, and the (rows, columns) of patches that its sequence ends with after `prefix`.
 
     `beside` are the MACs of a network that makes its position biases.
@@ -45,7 +45,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Hidden:
+class HiddenPlace:
     """The hidden units of an MLP: one costs `fed` products a token in the layers before `last`, and `outputs` in it."""
 
     path: str
@@ -61,8 +61,8 @@ class Slot:
     """A block with what may change in it; None where that has gone or is of a kind that cannot."""
 
     block: str
-    attention: Attention | None
-    hidden: Hidden | None
+    attention: AttentionPlace | None
+    hidden: HiddenPlace | None
 
 
 def find_places(model: nn.Module, anatomy: Anatomy) -> tuple[Slot, ...]:
@@ -79,12 +79,12 @@ def heads_of(places: Sequence[Slot]) -> tuple[Slot, ...]:
     return tuple(Slot(place.block, None, _heads(place.attention) if place.attention else None) for place in places)
 
 
-def _heads(at: Attention) -> Hidden:
+def _heads(at: AttentionPlace) -> HiddenPlace:
     """Weights into a head and out of it, and its products with each token that it sees."""
     tokens = prod(at.windows.padded) if at.windows else prod(at.grid) + at.prefix
     seen = prod(at.windows.size) if at.windows else tokens
     fed = at.channels * (3 * at.inputs + 2 * seen)
-    return Hidden(at.path, f"{at.path}.proj", at.heads, fed, at.channels * at.outputs, tokens)
+    return HiddenPlace(at.path, f"{at.path}.proj", at.heads, fed, at.channels * at.outputs, tokens)
 
 
 def value_bias(attention: Any, qkv: nn.Linear) -> Tensor | None:
@@ -109,7 +109,9 @@ def _place(model: nn.Module, anatomy: Anatomy, block: Block) -> Slot:
     return Slot(block.path, attention, hidden)
 
 
-def _attention(model: nn.Module, path: str, prefix: int, grid: tuple[int, int], windows: Windows | None) -> Attention:
+def _attention(
+    model: nn.Module, path: str, prefix: int, grid: tuple[int, int], windows: Windows | None
+) -> AttentionPlace:
     """The sizes of a timm attention with a fused `qkv` and nothing between its heads and `proj`."""
     module: Any = get_module(model, path)
     for name in ("qkv", "proj"):
@@ -132,12 +134,12 @@ def _attention(model: nn.Module, path: str, prefix: int, grid: tuple[int, int], 
         raise ModelError(
             f"the heads of `{path}` have different widths for queries and values", hint="use `--method isomorphic`"
         )
-    return Attention(
+    return AttentionPlace(
         path, qkv.in_features, heads, channels, proj.out_features, prefix, grid, windows, bias_macs(module)
     )
 
 
-def _hidden(model: nn.Module, path: str, tokens: int) -> Hidden | None:
+def _hidden(model: nn.Module, path: str, tokens: int) -> HiddenPlace | None:
     """The MLP's hidden units; None where it has no last layer `fc2`, or norms the units before it."""
     module: Any = get_module(model, path)
     last = getattr(module, "fc2", None)
@@ -145,7 +147,7 @@ def _hidden(model: nn.Module, path: str, tokens: int) -> Hidden | None:
         return None
     layers = [m for m in module.modules() if isinstance(m, nn.Linear) and m is not last]
     fed = sum(layer.weight.numel() for layer in layers) // last.in_features
-    return Hidden(path, f"{path}.fc2", last.in_features, fed, last.out_features, tokens)
+    return HiddenPlace(path, f"{path}.fc2", last.in_features, fed, last.out_features, tokens)
 
 
 def _unfit(model: nn.Module, why: str, family: str) -> ModelError:

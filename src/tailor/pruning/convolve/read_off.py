@@ -30,7 +30,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Found:
+class Converted:
     """An architecture and its cost, the plans that make it, and the model with its weights.
 
     `widths` are made for the model that `swaps` leave; None where all hidden units stay.

@@ -19,13 +19,13 @@ from tailor.errors import PlanError
 from tailor.inputs import Example
 from tailor.pruning.convolve.convert import apply_swaps_, searched_
 from tailor.pruning.convolve.places import Slot
-from tailor.pruning.convolve.read_off import Found, architecture, cost, gates_of, settle_, swap_plan, width_plan
+from tailor.pruning.convolve.read_off import Converted, architecture, cost, gates_of, settle_, swap_plan, width_plan
 from tailor.pruning.convolve.settings import Search
 from tailor.pruning.convolve.table import Table
 from tailor.pruning.convolve.wrap import Gated, wrap_
 from tailor.tracing import cut_
 
-Loss = Callable[[nn.Module, Any], Tensor]
+ModelLoss = Callable[[nn.Module, Any], Tensor]
 _FIRST_PULL = 10.0
 
 
@@ -38,7 +38,7 @@ class Train(Protocol):
     """
 
     def __call__(  # noqa: D102
-        self, module: nn.Module, step: Loss, apart: Sequence[Mapping[str, Any]], before: Callable[[int], None]
+        self, module: nn.Module, step: ModelLoss, apart: Sequence[Mapping[str, Any]], before: Callable[[int], None]
     ) -> None: ...
 
 
@@ -116,11 +116,11 @@ def search(
     target: float,
     settings: Search,
     *,
-    loss: Loss,
+    loss: ModelLoss,
     train: Train,
     example: Example,
     progress: Callable[[Now], None] | None = None,
-) -> Found:
+) -> Converted:
     """Search the model, which stays as it is, for an architecture of cost `target` in the table's measure.
 
     `example` (2 samples or more) is what the result is traced with. PlanError where no architecture costs so little.
@@ -174,7 +174,7 @@ def apart(net: Supernet) -> list[dict[str, Any]]:
     return [{"params": [*gates, *pulls], "lr": net.search.gate_lr, "weight_decay": 0.0}]
 
 
-def read_off(model: nn.Module, net: Supernet, places: Sequence[Slot], example: Example) -> Found:
+def read_off(model: nn.Module, net: Supernet, places: Sequence[Slot], example: Example) -> Converted:
     """The architecture that the gates of a trained supernet leave, and `model` made into it with the weights found.
 
     Where an adaptive search ended too far from its target, the threshold of all gates moves until it is met.
@@ -204,4 +204,4 @@ def read_off(model: nn.Module, net: Supernet, places: Sequence[Slot], example: E
     widths = width_plan(swapped, example, places, found)
     if widths is not None:
         cut_(swapped, widths)
-    return Found(found, cost(found, table), plan, widths, swapped)
+    return Converted(found, cost(found, table), plan, widths, swapped)

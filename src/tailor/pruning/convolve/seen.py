@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailor.pruning.convolve.places import Attention, Slot
+from tailor.pruning.convolve.places import AttentionPlace, Slot
 from tailor.surgery import get_module
 
 
@@ -43,7 +43,7 @@ def probabilities(model: nn.Module, places: Sequence[Slot], batches: Iterable[Te
     return {block: total / counts[block] for block, total in sums.items()}
 
 
-def distance(probability: Tensor, attention: Attention) -> list[float]:
+def distance(probability: Tensor, attention: AttentionPlace) -> list[float]:
     """How far each head looks, in patches: the mean over the queries, each patch weighted by its probability.
 
     Class token and registers are left out, and the probabilities of the patches taken as a whole.

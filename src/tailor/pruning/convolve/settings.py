@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from tailor.errors import PlanError
 from tailor.pruning.convolve.plan import STRICT, Closing, Operation, Order, Scope, Skip
 
-Part = Literal["attention", "hidden"]
+SearchedKind = Literal["attention", "hidden"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,7 +54,7 @@ class Search:
     scope: Scope = "map"
     closing: Closing = "dominant"
     temperature: float = 1.0
-    parts: tuple[Part, ...] = ("attention", "hidden")
+    parts: tuple[SearchedKind, ...] = ("attention", "hidden")
     paths: Literal["single", "multi"] = "single"
     table: Literal["counted", "released"] = "counted"
     folded: bool = False
@@ -118,10 +118,10 @@ class Written:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Drawn:
+class RandomArchitecture:
     """Of which parts a random architecture is drawn; the rest as in a search."""
 
-    parts: tuple[Part, ...] = ("attention", "hidden")
+    parts: tuple[SearchedKind, ...] = ("attention", "hidden")
     order: Order = "bn-relu"
     skip: Skip = "zero"
     scope: Scope = "map"

@@ -17,8 +17,8 @@ from tailor.inputs import Example
 from tailor.pruning.convolve.convert import searched_
 from tailor.pruning.convolve.places import Slot, heads_of
 from tailor.pruning.convolve.plan import SwapPlan
-from tailor.pruning.convolve.read_off import Found, architecture, cost, width_plan
-from tailor.pruning.convolve.search import Loss, Train
+from tailor.pruning.convolve.read_off import Converted, architecture, cost, width_plan
+from tailor.pruning.convolve.search import ModelLoss, Train
 from tailor.pruning.convolve.settings import StepSearch
 from tailor.pruning.convolve.table import Table
 from tailor.pruning.convolve.wrap import Gated, GatedUnits
@@ -26,7 +26,7 @@ from tailor.surgery import get_module, set_module_
 from tailor.tracing import cut_
 
 
-class Ranked(nn.Module):
+class RankGate(nn.Module):
     """Scores (count,), of which those above `threshold` pass; the gradient is that of all passing."""
 
     def __init__(self, count: int, start: float, generator: torch.Generator) -> None:
@@ -56,10 +56,10 @@ def step_search(
     target: float,
     settings: StepSearch,
     *,
-    loss: Loss,
+    loss: ModelLoss,
     train: Train,
     example: Example,
-) -> Found:
+) -> Converted:
     """Heads and hidden units of `model`, which stays as it is, that cost at most `target`; `table` is of `step_places`.
 
     PlanError where the target is above the dense cost or below one unit a block.
@@ -83,7 +83,9 @@ def step_search(
     found = architecture(gated, "dominant")
     pruned = searched_(copy.deepcopy(model), net, gated, SwapPlan(())).eval()
     widths = width_plan(pruned, example, places, found)
-    return Found(found, cost(found, table), SwapPlan(()), widths, pruned if widths is None else cut_(pruned, widths))
+    return Converted(
+        found, cost(found, table), SwapPlan(()), widths, pruned if widths is None else cut_(pruned, widths)
+    )
 
 
 def _wrap_(net: nn.Module, places: Sequence[Slot], settings: StepSearch) -> list[Gated]:
@@ -93,7 +95,7 @@ def _wrap_(net: nn.Module, places: Sequence[Slot], settings: StepSearch) -> list
         units = None
         if place.hidden:
             layer: Any = get_module(net, place.hidden.last)
-            ranked = Ranked(place.hidden.units, settings.start, generator)
+            ranked = RankGate(place.hidden.units, settings.start, generator)
             units = GatedUnits(layer, ranked, layer.in_features // place.hidden.units)
             set_module_(net, place.hidden.last, units)
         found.append(Gated(place, None, units))

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from tailor.errors import PlanError
 from tailor.pruning.convolve.gates import cost_of
-from tailor.pruning.convolve.places import Attention, Hidden, Slot
+from tailor.pruning.convolve.places import AttentionPlace, HiddenPlace, Slot
 from tailor.pruning.convolve.plan import OPERATIONS, Closing, Operation, Scope
 
 
 @dataclass(frozen=True)
-class Costs:
+class BlockCosts:
     """Of one block: each operation in the order of `OPERATIONS` (empty where there is no attention), and a unit."""
 
     operations: tuple[float, ...]
@@ -30,7 +30,7 @@ class Costs:
 class Table:
     """The costs of every block, and of the `rest`, in `measure`."""
 
-    blocks: tuple[Costs, ...]
+    blocks: tuple[BlockCosts, ...]
     rest: float
     measure: str = "MACs"
 
@@ -70,12 +70,12 @@ class Table:
 def counted(places: Sequence[Slot], dense: int, scope: Scope = "map") -> Table:
     """The table of a model of `dense` MACs, counted as matrix products and convolutions."""
     blocks = tuple(
-        Costs(_products(p.attention, scope), _unit(p.hidden), p.hidden.units if p.hidden else 0) for p in places
+        BlockCosts(_products(p.attention, scope), _unit(p.hidden), p.hidden.units if p.hidden else 0) for p in places
     )
     return Table(blocks, dense - Table(blocks, 0.0).dense)
 
 
-def _products(attention: Attention | None, scope: Scope) -> tuple[float, ...]:
+def _products(attention: AttentionPlace | None, scope: Scope) -> tuple[float, ...]:
     """MACs of nothing, the two convolutions, and the attention."""
     if attention is None:
         return ()
@@ -90,7 +90,7 @@ def _products(attention: Attention | None, scope: Scope) -> tuple[float, ...]:
     return (0.0, *map(float, convolutions), float(linear + 2 * tokens * seen * inner + attention.beside))
 
 
-def _unit(hidden: Hidden | None) -> float:
+def _unit(hidden: HiddenPlace | None) -> float:
     return float(hidden.tokens * (hidden.fed + hidden.outputs)) if hidden else 0.0
 
 
@@ -109,7 +109,7 @@ def released(places: Sequence[Slot], image: tuple[int, int, int], classes: int) 
         window = prod(attention.windows.size) if attention.windows else tokens
         full = tokens * (4 * width**2 + 2 * window * width)
         blocks.append(
-            Costs(
+            BlockCosts(
                 (0.0, *(float((k * k + 1) * width * attention.channels * patches) for k in (1, 3)), float(full)),
                 2.0 * patches * width,
                 hidden.units,

@@ -15,10 +15,10 @@ from tailor.pruning.convolve.convert import apply_swaps_
 from tailor.pruning.convolve.places import Slot
 from tailor.pruning.convolve.plan import OPERATIONS, Operation, Order, Scope
 from tailor.pruning.convolve.read_off import Architecture, swap_plan, width_plan
-from tailor.pruning.convolve.table import Costs, Table
+from tailor.pruning.convolve.table import BlockCosts, Table
 from tailor.tracing import cut_
 
-Measure = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
+MeasureInTurns = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
 """The amounts of several models, best in turns."""
 
 
@@ -26,7 +26,7 @@ def measured(
     model: nn.Module,
     places: Sequence[Slot],
     example: Example,
-    measure: Measure,
+    measure: MeasureInTurns,
     *,
     unit: str,
     scope: Scope = "map",
@@ -44,14 +44,14 @@ def measured(
         if places[members[0]].hidden:
             models[f"{number} half"] = _halved(model, places, members, example)
     found = measure(models)
-    blocks: list[Costs] = [Costs((), 0.0, 0)] * len(places)
+    blocks: list[BlockCosts] = [BlockCosts((), 0.0, 0)] * len(places)
     for number, members in enumerate(alike):
         for index in members:
             blocks[index] = _costs(places[index], number, len(members), found)
     return Table(tuple(blocks), max(0.0, found["dense"] - Table(tuple(blocks), 0.0).dense), unit)
 
 
-def _costs(place: Slot, number: int, count: int, found: Mapping[str, float]) -> Costs:
+def _costs(place: Slot, number: int, count: int, found: Mapping[str, float]) -> BlockCosts:
     """Of one of `count` blocks that were measured together."""
     operations: tuple[float, ...] = ()
     if place.attention:
@@ -61,7 +61,7 @@ def _costs(place: Slot, number: int, count: int, found: Mapping[str, float]) -> 
     units = place.hidden.units if place.hidden else 0
     gone = units // 2 * count
     unit = max(0.0, (found["dense"] - found[f"{number} half"]) / gone) if gone else 0.0
-    return Costs(operations, unit, units)
+    return BlockCosts(operations, unit, units)
 
 
 def _alike(places: Sequence[Slot]) -> list[list[int]]:

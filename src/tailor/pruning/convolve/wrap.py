@@ -17,7 +17,7 @@ from tailor.backbones.windows import Windows, divide, join, undivided_
 from tailor.errors import PlanError
 from tailor.pruning.convolve.gates import Gates, chosen
 from tailor.pruning.convolve.modules import TokenConvolution
-from tailor.pruning.convolve.places import Attention, Hidden, Slot, value_bias
+from tailor.pruning.convolve.places import AttentionPlace, HiddenPlace, Slot, value_bias
 from tailor.pruning.convolve.plan import CONVOLUTIONS
 from tailor.pruning.convolve.settings import Wrapping
 from tailor.surgery import get_module, set_module_
@@ -49,7 +49,7 @@ class Kept(nn.Module):
 class UnifiedAttention(nn.Module):
     """An attention, the 1x1 and 3x3 bottleneck convolutions made of its weights, and the gates that choose (UMSA)."""
 
-    def __init__(self, attention: Any, place: Attention, wrapping: Wrapping, mask: Tensor | None = None) -> None:
+    def __init__(self, attention: Any, place: AttentionPlace, wrapping: Wrapping, mask: Tensor | None = None) -> None:
         super().__init__()
         self.place, self.wrapping = place, wrapping
         attention.qkv = Kept(attention.qkv)
@@ -173,7 +173,7 @@ def wrap_(model: nn.Module, places: tuple[Slot, ...], wrapping: Wrapping) -> tup
 
 
 def _wrap_attention_(
-    model: nn.Module, place: Slot, attention: Attention | None, wrapping: Wrapping
+    model: nn.Module, place: Slot, attention: AttentionPlace | None, wrapping: Wrapping
 ) -> UnifiedAttention | None:
     if attention is None:
         return None
@@ -187,7 +187,7 @@ def _wrap_attention_(
     return unified
 
 
-def _wrap_hidden_(model: nn.Module, hidden: Hidden | None, wrapping: Wrapping) -> GatedUnits | None:
+def _wrap_hidden_(model: nn.Module, hidden: HiddenPlace | None, wrapping: Wrapping) -> GatedUnits | None:
     if hidden is None:
         return None
     layer = get_module(model, hidden.last)

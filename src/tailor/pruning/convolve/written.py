@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from tailor.errors import PlanError
 from tailor.inputs import Example
 from tailor.pruning.convolve.convert import apply_swaps_
-from tailor.pruning.convolve.places import Hidden, Slot
+from tailor.pruning.convolve.places import HiddenPlace, Slot
 from tailor.pruning.convolve.plan import OPERATIONS, Operation
-from tailor.pruning.convolve.read_off import Architecture, Found, cost, swap_plan, width_plan
+from tailor.pruning.convolve.read_off import Architecture, Converted, cost, swap_plan, width_plan
 from tailor.pruning.convolve.settings import LETTERS, Written
 from tailor.pruning.convolve.table import Table
 from tailor.surgery import get_module
@@ -55,7 +55,7 @@ def _best(model: nn.Module, place: Slot, width: int) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def salience(model: nn.Module, hidden: Hidden) -> Tensor:
+def salience(model: nn.Module, hidden: HiddenPlace) -> Tensor:
     """(units,): the absolute weights into each hidden unit and out of it, summed."""
     module, last = get_module(model, hidden.path), get_module(model, hidden.last)
     into = [m.weight for m in module.modules() if isinstance(m, nn.Linear) and m is not last]
@@ -116,7 +116,7 @@ def made(
     example: Example,
     how: Mapping[str, Any],
     method: str,
-) -> Found:
+) -> Converted:
     """The plans of an architecture and the model they leave, its kernels folded from the attention's weights.
 
     `how` are the settings `order`, `skip`, `scope` and `folded`.
@@ -132,4 +132,4 @@ def made(
     plan = swap_plan(found, places, **how, method=method, facts=facts)
     swapped = apply_swaps_(copy.deepcopy(model), plan).eval()
     widths = width_plan(swapped, example, places, found)
-    return Found(found, cost(found, table), plan, widths, swapped if widths is None else cut_(swapped, widths))
+    return Converted(found, cost(found, table), plan, widths, swapped if widths is None else cut_(swapped, widths))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailor.errors import DataError
-from tailor.pruning.recover.places import Place, places
-from tailor.pruning.recover.way import Batches
+from tailor.pruning.recover.places import RepairPlace, places
+from tailor.pruning.recover.way import UnlabelledImages
 from tailor.surgery import eval_mode
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
@@ -32,7 +32,7 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 @torch.no_grad()
-def estimate_(cut: nn.Module, dense: nn.Module, plans: Iterable[Any], batches: Batches) -> int:
+def estimate_(cut: nn.Module, dense: nn.Module, plans: Iterable[Any], batches: UnlabelledImages) -> int:
     """Set every batch norm of `cut`, which `plans` made of `dense`, in place; how many norms there are.
 
     Mean and variance are means over the batches; each norm sees what those in front of it, normalising by the batch,
@@ -62,7 +62,7 @@ def own(cut: nn.Module, norms: Iterable[nn.Module]) -> None:
             setattr(norm, name, nn.Parameter(parameter.clone(), parameter.requires_grad))
 
 
-def _entering(model: nn.Module, paths: Iterable[str], batches: Batches) -> Statistics:
+def _entering(model: nn.Module, paths: Iterable[str], batches: UnlabelledImages) -> Statistics:
     """What enters the norms at `paths`, as norms count it: means over the batches, the variance unbiased."""
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
     handles = [model.get_submodule(path).register_forward_pre_hook(_noting(seen, path)) for path in paths]
@@ -85,14 +85,14 @@ def _noting(seen: dict[str, list[tuple[Tensor, Tensor]]], path: str) -> Callable
     return note
 
 
-def _aim_(norm: _BatchNorm, place: Place, source: Any, mean: Tensor, variance: Tensor) -> None:
+def _aim_(norm: _BatchNorm, place: RepairPlace, source: Any, mean: Tensor, variance: Tensor) -> None:
     """Scale and shift that give normalised channels the mean and deviation which leave the dense norm."""
     slope = source.weight / (source.running_var + source.eps).sqrt()
     norm.weight.copy_(place.target(slope * (variance + source.eps).sqrt()))
     norm.bias.copy_(place.target(source.bias + slope * (mean - source.running_mean)))
 
 
-def _take_(model: nn.Module, norms: Iterable[_BatchNorm], batches: Batches) -> None:
+def _take_(model: nn.Module, norms: Iterable[_BatchNorm], batches: UnlabelledImages) -> None:
     """Run the images with the norms in training mode and a plain mean over the batches."""
     momenta = [(norm, norm.momentum) for norm in norms]
     try:
@@ -106,7 +106,7 @@ def _take_(model: nn.Module, norms: Iterable[_BatchNorm], batches: Batches) -> N
             norm.momentum = momentum
 
 
-def _run(model: nn.Module, batches: Batches) -> None:
+def _run(model: nn.Module, batches: UnlabelledImages) -> None:
     device, seen = next(model.parameters()).device, 0
     for images in batches():
         if len(images) > 1:  # one image has no variance where the map is one pixel

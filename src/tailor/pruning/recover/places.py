@@ -21,7 +21,7 @@ from tailor.tracing.widths.layout import extent, keep_index
 
 
 @dataclass(frozen=True)
-class Place:
+class RepairPlace:
     """A linear layer, convolution or batch norm: `path` in the cut model, `source` in the dense one.
 
     `outputs` and `inputs` are the positions left of the dense weight's rows and columns (None: all), `factor` what the
@@ -49,7 +49,7 @@ class Place:
         return given.index_select(1 if isinstance(layer, nn.Conv2d) else -1, self.inputs.to(given.device))
 
 
-Places = tuple[Place, ...]
+Places = tuple[RepairPlace, ...]
 
 
 def places(dense: nn.Module, plans: Iterable[Any], kinds: Any = nn.Linear | nn.Conv2d) -> Places:
@@ -57,7 +57,7 @@ def places(dense: nn.Module, plans: Iterable[Any], kinds: Any = nn.Linear | nn.C
 
     Of other `kinds`, such as batch norms, those whose weight has a row for every output.
     """
-    found = tuple(Place(path, path) for path, module in dense.named_modules() if isinstance(module, kinds))
+    found = tuple(RepairPlace(path, path) for path, module in dense.named_modules() if isinstance(module, kinds))
     for plan in plans:
         found = _FOLLOW.get(plan.kind, lambda places, plan: places)(found, plan)
     return found
@@ -83,13 +83,13 @@ def _without_blocks(found: Places, plan: LayerPlan) -> Places:
     return (*left, *(_bypass(found, plan, bypass) for bypass in plan.bypasses))
 
 
-def _bypass(found: Places, plan: LayerPlan, bypass: Bypass) -> Place:
+def _bypass(found: Places, plan: LayerPlan, bypass: Bypass) -> RepairPlace:
     """The place of a linear map: it is to make what is left of what the last of its blocks made."""
     inside = [place for place in found if within(place.path, (bypass.path,)) and place.outputs is not None]
     last = next((p.outputs for p in reversed(inside) if p.outputs is not None and len(p.outputs) == bypass.width), None)
     source = next(p.source for p in found if within(p.path, (bypass.path,)))
     depth = bypass.path.count(".") + 1
-    return Place(_moved(bypass.path, plan.gone), ".".join(source.split(".")[:depth]), outputs=last, bypass=True)
+    return RepairPlace(_moved(bypass.path, plan.gone), ".".join(source.split(".")[:depth]), outputs=last, bypass=True)
 
 
 def _narrowed(found: Places, plan: WidthPlan) -> Places:

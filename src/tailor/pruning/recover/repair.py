@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from tailor.errors import DataError
 from tailor.events import Event, Tell, silent
 from tailor.pruning.recover.norms import batch_norms
-from tailor.pruning.recover.places import Place, places
+from tailor.pruning.recover.places import RepairPlace, places
 from tailor.pruning.recover.problem import Problem, Solved, solve_
 from tailor.pruning.recover.rows import applied, as_stored, channels_last, drawn, given_rows, made_rows
-from tailor.pruning.recover.watch import Call, Calls, watching
-from tailor.pruning.recover.way import Batches, Segment, Way, segments
+from tailor.pruning.recover.watch import Calls, WatchedCall, watching
+from tailor.pruning.recover.way import UnlabelledImages, Way, WayPart, segments
 from tailor.pruning.settings import Repair
 from tailor.surgery import eval_mode
 
@@ -63,7 +63,7 @@ class Repaired:
 class Station:
     """A layer to repair: where it stands, how often a pass calls it, and the batch norm that reads it alone."""
 
-    place: Place
+    place: RepairPlace
     calls: int
     norm: str | None = None
 
@@ -73,7 +73,7 @@ def repair_(
     cut: nn.Module,
     dense: nn.Module,
     plans: Sequence[Any],
-    batches: Batches,
+    batches: UnlabelledImages,
     settings: Repair | None = None,
     tell: Tell = silent,
 ) -> Repaired:
@@ -113,7 +113,7 @@ def _grouped(stations: Sequence[Station], settings: Repair) -> Iterator[Sequence
 class _Line:
     """The repair on its way: both models, what was repaired so far, and what could not be."""
 
-    def __init__(self, cut: nn.Module, dense: nn.Module, known: Mapping[str, Place], settings: Repair) -> None:
+    def __init__(self, cut: nn.Module, dense: nn.Module, known: Mapping[str, RepairPlace], settings: Repair) -> None:
         self.cut, self.dense, self.settings = cut, dense, settings
         self.modules = dict(cut.named_modules())
         self.known = {path: place for path, place in known.items() if path in self.modules}
@@ -122,7 +122,7 @@ class _Line:
         self.done: list[RepairedLayer] = []
         self.skipped: dict[str, str] = {}
 
-    def stations(self, segment: Segment, state: tuple[Any, Any]) -> tuple[list[Station], tuple[Any, Any]]:
+    def stations(self, segment: WayPart, state: tuple[Any, Any]) -> tuple[list[Station], tuple[Any, Any]]:
         """The layers of the segment to repair, as they are called, and what both models make of the `state`."""
         with watching(self.cut, [*self.known, *self.norms]) as ours:
             made = segment.ours(state[0])
@@ -143,7 +143,7 @@ class _Line:
                 found.append(Station(place, len(calls), reader.get(id(calls[0].left)) if len(calls) == 1 else None))
         return found, (made, aim)
 
-    def _unfit(self, place: Place, ours: Sequence[Call], theirs: Sequence[Call]) -> str:
+    def _unfit(self, place: RepairPlace, ours: Sequence[WatchedCall], theirs: Sequence[WatchedCall]) -> str:
         """Why a layer cannot be repaired, nothing where it can."""
         layer: Any = self.modules[place.path]
         if len(ours) != len(theirs):
@@ -159,7 +159,7 @@ class _Line:
             return "what it makes is not part of what the dense layer makes"
         return ""
 
-    def repair_(self, stations: Sequence[Station], segment: Segment, way: Way) -> None:
+    def repair_(self, stations: Sequence[Station], segment: WayPart, way: Way) -> None:
         """Gather the stations' sums over all images, and solve them."""
         problems = {s.place.path: Problem.zero(self.modules[s.place.path], way.device) for s in stations}
         counts = ({s.place.path: s.calls for s in stations}, {s.place.source: s.calls for s in stations})
@@ -178,7 +178,7 @@ class _Line:
             self.done.append(RepairedLayer(path, solved.before, solved.after))
 
     def _rows(
-        self, place: Place, here: Calls, there: Calls, images: int, number: int
+        self, place: RepairPlace, here: Calls, there: Calls, images: int, number: int
     ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Of every call of a layer: what it is given, makes of it, and should make."""
         layer: Any = self.modules[place.path]

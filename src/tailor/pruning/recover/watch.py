@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Call:
+class WatchedCall:
     """One call of a module: copies of its first argument and its output, and the tensors themselves.
 
     What comes after may change these in place, as activations do.
@@ -24,9 +24,9 @@ class Call:
 class Calls:
     """The calls of a pass by path, in the order of each path's first one."""
 
-    by_path: dict[str, list[Call]] = field(default_factory=dict)
+    by_path: dict[str, list[WatchedCall]] = field(default_factory=dict)
 
-    def of(self, path: str) -> list[Call]:
+    def of(self, path: str) -> list[WatchedCall]:
         """The calls of one module; none where its code is not run."""
         return self.by_path.get(path, [])
 
@@ -48,7 +48,9 @@ def watching(model: nn.Module, counts: dict[str, int] | Collection[str]) -> Iter
     def note(path: str, arguments: tuple[object, ...], made: object) -> None:
         nonlocal left
         if arguments and isinstance(arguments[0], Tensor) and isinstance(made, Tensor):
-            calls.by_path.setdefault(path, []).append(Call(arguments[0].clone(), made.clone(), arguments[0], made))
+            calls.by_path.setdefault(path, []).append(
+                WatchedCall(arguments[0].clone(), made.clone(), arguments[0], made)
+            )
         left -= 1
         if left == 0:
             raise _Enough

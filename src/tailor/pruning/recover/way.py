@@ -18,28 +18,28 @@ from tailor.backbones.composition import Parts
 from tailor.errors import ModelError
 from tailor.pruning.recover.places import left_as
 
-Run = Callable[[Tensor], Any]
-Batches = Callable[[], Iterable[Tensor]]
+RunModel = Callable[[Tensor], Any]
+UnlabelledImages = Callable[[], Iterable[Tensor]]
 """Unlabelled images (B, C, H, W), the same ones in the same order each time it is called."""
 HELD = 1 << 30
 """Bytes of states that are held; what is beyond is computed again."""
 
 
 @dataclass(frozen=True)
-class Segment:
+class WayPart:
     """A part of the way: what the cut model computes in it, and the dense one, dropped blocks included.
 
     `shortened` says that there are any.
     """
 
-    ours: Run
-    theirs: Run
+    ours: RunModel
+    theirs: RunModel
     shortened: bool = False
 
 
-def segments(cut: nn.Module, dense: nn.Module, plans: Sequence[Any], images: Tensor) -> tuple[Segment, ...]:
+def segments(cut: nn.Module, dense: nn.Module, plans: Sequence[Any], images: Tensor) -> tuple[WayPart, ...]:
     """Stem, a segment a block, and tail, where both models can be taken apart so; else the whole models as one."""
-    whole = (Segment(cut, dense, any(getattr(plan, "dropped", ()) for plan in plans)),)
+    whole = (WayPart(cut, dense, any(getattr(plan, "dropped", ()) for plan in plans)),)
     size = (int(images.shape[-2]), int(images.shape[-1]))
     try:
         ours, theirs = backbones.parts(cut, size), backbones.parts(dense, size)
@@ -53,15 +53,15 @@ def segments(cut: nn.Module, dense: nn.Module, plans: Sequence[Any], images: Ten
         or not (_is_whole(ours, cut, images) and _is_whole(theirs, dense, images))
     ):
         return whole
-    found = [Segment(ours.stem, theirs.stem)]
+    found = [WayPart(ours.stem, theirs.stem)]
     for part, start, end in zip(ours.blocks, [-1, *ends], ends):
-        found.append(Segment(part, partial(_chained, [*theirs.blocks[start + 1 : end + 1]]), end > start + 1))
+        found.append(WayPart(part, partial(_chained, [*theirs.blocks[start + 1 : end + 1]]), end > start + 1))
     last = ends[-1] if ends else -1
     behind = [*theirs.blocks[last + 1 :]]
-    return (*found, Segment(ours.tail, partial(_chained, [*behind, theirs.tail]), bool(behind)))
+    return (*found, WayPart(ours.tail, partial(_chained, [*behind, theirs.tail]), bool(behind)))
 
 
-def _chained(runs: Sequence[Run], x: Tensor) -> Any:
+def _chained(runs: Sequence[RunModel], x: Tensor) -> Any:
     for run in runs:
         x = run(x)
     return x
@@ -80,8 +80,8 @@ def _is_whole(parts: Parts, model: nn.Module, images: Tensor) -> bool:
 class Way:
     """The images, and how far they are: `at` is the segment that comes next."""
 
-    segments: tuple[Segment, ...]
-    batches: Batches
+    segments: tuple[WayPart, ...]
+    batches: UnlabelledImages
     device: torch.device
     most: int = HELD
     at: int = 0

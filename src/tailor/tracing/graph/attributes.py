@@ -20,7 +20,7 @@ from tailor.tracing.graph.parts import part_attributes
 from tailor.tracing.graph.rules.call import Value, named
 
 Named = Mapping[Atom, str]
-Row = tuple[str, Callable[["OperatorCall"], list[Dim]], str]  # attribute, its dimensions, form
+AttributeRow = tuple[str, Callable[["OperatorCall"], list[Dim]], str]  # attribute, its dimensions, form
 
 
 class OperatorCall:
@@ -42,21 +42,21 @@ def _channel(call: OperatorCall) -> int:
     return len(call.x.dims) - len(call.values["weight"].dims) + 1
 
 
-_CONV: list[Row] = [
+_CONV: list[AttributeRow] = [
     ("in_channels", lambda c: [c.x.dims[_channel(c)]], "size"),
     ("out_channels", lambda c: [c.out.dims[_channel(c)]], "size"),
     ("groups", lambda c: [c.x.dims[_channel(c)], c.values["weight"].dims[1]], "ratio"),
 ]
-_TRANSPOSED: list[Row] = [
+_TRANSPOSED: list[AttributeRow] = [
     *_CONV[:2],
     ("groups", lambda c: [c.out.dims[_channel(c)], c.values["weight"].dims[1]], "ratio"),
 ]
-_LAST: list[Row] = [
+_LAST: list[AttributeRow] = [
     ("normalized_shape", lambda c: list(c.x.dims[-len(c.constants["normalized_shape"]) :]), "sizes"),
 ]
 
 # What a module that runs this operator calls its sizes. Missing attributes are skipped.
-OPERATOR_ROWS: dict[str, list[Row]] = {
+OPERATOR_ROWS: dict[str, list[AttributeRow]] = {
     "linear": [
         ("in_features", lambda c: [c.x.dims[-1]], "size"),
         ("out_features", lambda c: [c.out.dims[-1]], "size"),

@@ -22,7 +22,7 @@ from tailor.tracing.graph.groups import spell
 from tailor.tracing.graph.rules.call import Value, axes, named
 from tailor.tracing.widths.layout import keep_mask
 
-Masks = list[Tensor | None]  # one an axis, None where everything stays
+AxisMasks = list[Tensor | None]  # one an axis, None where everything stays
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Masking:
     kept: Mapping[str, Tensor]
     cache: dict[Dim, Tensor | None] = field(default_factory=dict)
 
-    def of(self, value: Any) -> Masks:
+    def of(self, value: Any) -> AxisMasks:
         """The kept positions of each axis."""
         if not isinstance(value, Value):
             return []
@@ -111,7 +111,7 @@ def _run(node: Node, environment: Mapping[Node, Any], masking: Masking) -> Any:
     return _zeroed(result, masking.of(value))
 
 
-def _zeroed(tensor: Any, masks: Masks) -> Any:
+def _zeroed(tensor: Any, masks: AxisMasks) -> Any:
     """Zero the removed positions, in place: a view of a masked tensor is masked already, and aliases must stay."""
     if not isinstance(tensor, Tensor) or not tensor.dtype.is_floating_point:
         return tensor
@@ -127,7 +127,7 @@ def _zeroed(tensor: Any, masks: Masks) -> Any:
     return tensor
 
 
-def _weights(x: Tensor, masks: Masks, dims: tuple[int, ...]) -> tuple[Tensor, float]:
+def _weights(x: Tensor, masks: AxisMasks, dims: tuple[int, ...]) -> tuple[Tensor, float]:
     """One for kept positions of the reduced axes and zero for removed ones, and how many are kept."""
     weight, count = torch.ones((), dtype=x.dtype), 1.0
     for d in dims:
@@ -138,19 +138,19 @@ def _weights(x: Tensor, masks: Masks, dims: tuple[int, ...]) -> tuple[Tensor, fl
     return weight, count
 
 
-def _moments(x: Tensor, masks: Masks, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _moments(x: Tensor, masks: AxisMasks, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     weight, count = _weights(x, masks, dims)
     mean = (x * weight).sum(dims, keepdim=True) / count
     return mean, ((x - mean).square() * weight).sum(dims, keepdim=True) / count
 
 
-def _layer_norm(a: dict[str, Any], masks: Masks) -> Tensor:
+def _layer_norm(a: dict[str, Any], masks: AxisMasks) -> Tensor:
     x = a["input"]
     mean, variance = _moments(x, masks, tuple(range(x.ndim - len(a["normalized_shape"]), x.ndim)))
     return _affine((x - mean) / (variance + a.get("eps", 1e-5)).sqrt(), a.get("weight"), a.get("bias"))
 
 
-def _rms_norm(a: dict[str, Any], masks: Masks) -> Tensor:
+def _rms_norm(a: dict[str, Any], masks: AxisMasks) -> Tensor:
     x = a["input"]
     dims = tuple(range(x.ndim - len(a["normalized_shape"]), x.ndim))
     weight, count = _weights(x, masks, dims)
@@ -164,7 +164,7 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias
 
 
-def _group_norm(a: dict[str, Any], masks: Masks) -> Tensor:
+def _group_norm(a: dict[str, Any], masks: AxisMasks) -> Tensor:
     x, groups = a["input"], a["num_groups"]
     shape = [x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]]
     mask = masks[1] if masks[1] is not None else torch.ones(x.shape[1], dtype=torch.bool)
@@ -179,7 +179,7 @@ def _group_norm(a: dict[str, Any], masks: Masks) -> Tensor:
     return _affine(normal, *(t if (t := a.get(name)) is None else t.view(view) for name in ("weight", "bias")))
 
 
-def _batch_norm(a: dict[str, Any], masks: Masks) -> Tensor:
+def _batch_norm(a: dict[str, Any], masks: AxisMasks) -> Tensor:
     x = a["input"]
     view = [1, -1, *[1] * (x.ndim - 2)]
     if a.get("training"):
@@ -190,14 +190,14 @@ def _batch_norm(a: dict[str, Any], masks: Masks) -> Tensor:
     return _affine(normal, *(t if (t := a.get(name)) is None else t.view(view) for name in ("weight", "bias")))
 
 
-def _mean(a: dict[str, Any], masks: Masks) -> Tensor:
+def _mean(a: dict[str, Any], masks: AxisMasks) -> Tensor:
     x = a["self"]
     dims = axes(a.get("dim"), x.ndim)
     weight, count = _weights(x, masks, dims)
     return (x * weight).sum(dims, keepdim=bool(a.get("keepdim", False))) / count
 
 
-def _variance(a: dict[str, Any], masks: Masks) -> Tensor:
+def _variance(a: dict[str, Any], masks: AxisMasks) -> Tensor:
     x = a["self"]
     dims = axes(a.get("dim"), x.ndim)
     _, variance = _moments(x, masks, dims)
@@ -207,11 +207,11 @@ def _variance(a: dict[str, Any], masks: Masks) -> Tensor:
     return variance if a.get("keepdim", False) else variance.squeeze(dims)
 
 
-def _deviation(a: dict[str, Any], masks: Masks) -> Tensor:
+def _deviation(a: dict[str, Any], masks: AxisMasks) -> Tensor:
     return _variance(a, masks).sqrt()
 
 
-STATISTICS: dict[str, Callable[[dict[str, Any], Masks], Tensor]] = {
+STATISTICS: dict[str, Callable[[dict[str, Any], AxisMasks], Tensor]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tailor.anatomy import Anatomy
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, like
-from tailor.tuning.method import Geometry, Place, Rows, Slices, block_places
+from tailor.tuning.method import Geometry, Place, RowRanges, Slices, block_places
 from tailor.tuning.methods import bottleneck
 from tailor.tuning.methods.bottleneck import Bottleneck, quick_gelu
 
@@ -40,7 +40,7 @@ class Adapter:
         assert geometry is not None
         return bottleneck.cost(geometry.width, self.width)
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The MLP, its output corrected."""
         assert geometry is not None
         space = 2 if geometry.layout == "nchw" else 0

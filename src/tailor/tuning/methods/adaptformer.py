@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tailor.anatomy import Anatomy
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, like
-from tailor.tuning.method import Geometry, Place, Rows, block_places
+from tailor.tuning.method import Geometry, Place, RowRanges, block_places
 from tailor.tuning.methods import bottleneck
 from tailor.tuning.methods.bottleneck import Bottleneck
 
@@ -45,7 +45,7 @@ class AdaptFormer:
         assert geometry is not None
         return bottleneck.cost(geometry.width, self.width)
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The MLP with the branch beside it."""
         assert geometry is not None
         start = partial(nn.init.kaiming_uniform_, a=math.sqrt(5))

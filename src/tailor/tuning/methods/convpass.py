@@ -18,7 +18,7 @@ from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, innermost, like
-from tailor.tuning.method import Geometry, Place, Rows, block_places, undefined
+from tailor.tuning.method import Geometry, Place, RowRanges, block_places, undefined
 from tailor.tuning.methods.bottleneck import quick_gelu
 
 
@@ -53,7 +53,7 @@ class Convpass:
         assert geometry is not None
         return 2 * geometry.width * self.width + 9 * self.width**2 + 2 * self.width + geometry.width
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The attention or MLP with the branch beside it."""
         assert geometry is not None
         if geometry.layout == "windows":

@@ -21,7 +21,7 @@ from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, matrix_shape, on_segments, plain, rows_of, segments
-from tailor.tuning.method import Geometry, Place, Rows, Slices, site_places
+from tailor.tuning.method import Geometry, Place, RowRanges, Slices, site_places
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,7 +51,7 @@ class Lora:
         outputs, inputs = matrix_shape(layer)
         return self.rank * (inputs + (rows[1] - rows[0] if rows else outputs))
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The layer with its update beside it, on the given rows."""
         scale = self.alpha / self.rank if self.alpha else 1.0
         if not isinstance(plain(layer), nn.Linear):
@@ -76,7 +76,13 @@ class LoraLinear(nn.Module):
     slices: ClassVar[Slices] = {"down": 0, "up": 1}
 
     def __init__(
-        self, base: nn.Module, rank: int, scale: float, rows: Rows = (), dropout: float = 0.0, drop_path: float = 0.0
+        self,
+        base: nn.Module,
+        rank: int,
+        scale: float,
+        rows: RowRanges = (),
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         outputs, inputs = matrix_shape(base)
@@ -91,7 +97,7 @@ class LoraLinear(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> RowRanges:
         """The ranges of the outputs that are updated."""
         whole = ((0, plain(self.base).weight.shape[0]),)
         return whole if len(self.lengths) == 1 else rows_of(self.lengths, self.chosen)

@@ -15,7 +15,7 @@ from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, innermost
-from tailor.tuning.method import Geometry, Place, Rows, undefined
+from tailor.tuning.method import Geometry, Place, RowRanges, undefined
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,7 +41,7 @@ class Mlp:
         width = _classifier(layer).in_features
         return (self.layers - 1) * (width * (width + 1) + 2 * width)
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The classifier with the hidden layers before it."""
         return MlpHead(layer, self.layers - 1, self.dropout)
 
@@ -53,14 +53,14 @@ class MlpHead(nn.Module):
     def __init__(self, base: nn.Module, hidden: int, dropout: float) -> None:
         super().__init__()
         self.base = base
-        self.hidden = nn.Sequential(*(Hidden(_classifier(base), dropout) for _ in range(hidden)))
+        self.hidden = nn.Sequential(*(HiddenLayer(_classifier(base), dropout) for _ in range(hidden)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores."""
         return self.base(self.hidden(x))
 
 
-class Hidden(nn.Module):
+class HiddenLayer(nn.Module):
     """Linear, ReLU, batch norm, dropout; (..., d) -> (..., d), statistics over all that stands before the last axis."""
 
     def __init__(self, classifier: nn.Linear, dropout: float) -> None:

@@ -20,7 +20,7 @@ from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, like, matrix_shape, plain
-from tailor.tuning.method import Geometry, Place, Rows, site_places, undefined
+from tailor.tuning.method import Geometry, Place, RowRanges, site_places, undefined
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -62,7 +62,7 @@ class RepAdapter:
         biases = self.width + width if plain(layer).bias is not None else 0
         return width * self.width + width * self.width // self.groups + biases
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The layer with the adapter before it."""
         inner = plain(layer)
         if not isinstance(inner, nn.Linear) and not _pointwise(inner):

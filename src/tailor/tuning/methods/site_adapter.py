@@ -20,7 +20,7 @@ from tailor.anatomy import Anatomy
 from tailor.errors import PlanError
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, like, matrix_shape, on_segments, plain, rows_of, segments
-from tailor.tuning.method import Geometry, Place, Rows, site_places
+from tailor.tuning.method import Geometry, Place, RowRanges, site_places
 from tailor.tuning.methods import bottleneck
 from tailor.tuning.methods.bottleneck import Bottleneck
 
@@ -50,7 +50,7 @@ class SiteAdapter:
         outputs = rows[1] - rows[0] if rows else matrix_shape(layer)[0]
         return bottleneck.cost(outputs, self.rank)
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The layer, its output corrected on the given rows."""
         return SiteAdapted(layer, self.rank, rows, self.dropout, self.drop_path)
 
@@ -60,7 +60,7 @@ class SiteAdapted(nn.Module):
     """A layer with bottlenecks on ranges of its outputs. Shapes are the layer's own."""
 
     def __init__(
-        self, base: nn.Module, rank: int, rows: Rows = (), dropout: float = 0.0, drop_path: float = 0.0
+        self, base: nn.Module, rank: int, rows: RowRanges = (), dropout: float = 0.0, drop_path: float = 0.0
     ) -> None:
         super().__init__()
         self.base = base

@@ -21,7 +21,7 @@ from tailor.errors import PlanError
 from tailor.settings import STRICT
 from tailor.surgery import computes_plainly
 from tailor.tuning.layers import answers_for_base, innermost
-from tailor.tuning.method import Geometry, Place, Rows
+from tailor.tuning.method import Geometry, Place, RowRanges
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, nn.RMSNorm, RmsNorm, RmsNorm2d)
 _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.GroupNorm, _BatchNorm, LayerNorm2d, RmsNorm2d)
@@ -48,7 +48,7 @@ class Ssf:
         weight: Tensor = operation.weight  # type: ignore[assignment]
         return weight.shape[0] * (2 if _shifts(operation) else 1)
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The operation with scale and shift behind it."""
         return ScaledShifted(layer, self.spread)
 

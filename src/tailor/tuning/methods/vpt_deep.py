@@ -18,7 +18,7 @@ from tailor.backbones.windows import attend, is_window_attention
 from tailor.errors import PlanError
 from tailor.settings import STRICT
 from tailor.tuning.layers import answers_for_base, innermost, like
-from tailor.tuning.method import Geometry, Place, Rows, Slices, block_places, undefined
+from tailor.tuning.method import Geometry, Place, RowRanges, Slices, block_places, undefined
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,7 +44,7 @@ class VptDeep:
         assert geometry is not None
         return self.prompts * geometry.width
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The block or the window attention, with its prompts."""
         assert geometry is not None
         if geometry.layout == "windows":

@@ -13,7 +13,7 @@ from torch import nn
 
 from tailor.anatomy import Anatomy
 from tailor.settings import STRICT
-from tailor.tuning.method import Geometry, Place, Rows, undefined
+from tailor.tuning.method import Geometry, Place, RowRanges, undefined
 from tailor.tuning.methods.vpt_deep import PromptedBlock, token_blocks
 
 
@@ -43,7 +43,7 @@ class VptShallow:
         assert geometry is not None
         return self.prompts * geometry.width if geometry.enters else 0
 
-    def wrap(self, layer: nn.Module, rows: Rows = (), geometry: Geometry | None = None) -> nn.Module:
+    def wrap(self, layer: nn.Module, rows: RowRanges = (), geometry: Geometry | None = None) -> nn.Module:
         """The block at which prompts join or leave."""
         assert geometry is not None
         return PromptedBlock(layer, self.prompts, geometry, self.dropout)

@@ -41,7 +41,7 @@ Subnet = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class BestSubnet:
     """The best sub-net, its value (accuracy on val), its parameters, and the best value after each generation."""
 
     widths: Subnet
@@ -159,7 +159,7 @@ def search(
     limit: int,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Found:
+) -> BestSubnet:
     """The sub-net of at most `limit` parameters (`price`) with the largest value, by evolution; the same for a seed.
 
     `progress` hears (generations done, in all). PlanError where even the smallest sub-net is above the limit.
@@ -200,7 +200,7 @@ def search(
         history.append(values[best[0]])
         if progress is not None:
             progress(number + 1, settings.generations)
-    return Found(best[0], values[best[0]], price(best[0]), tuple(history))
+    return BestSubnet(best[0], values[best[0]], price(best[0]), tuple(history))
 
 
 def _mutant(parents: Sequence[Subnet], settings: Noah, generator: torch.Generator) -> Subnet:

@@ -16,7 +16,7 @@ from tailor.errors import PlanError
 from tailor.surgery import get_parameter
 from tailor.tuning.methods.vpt_deep import VptDeep
 from tailor.tuning.plan import Entries, Tune, TunePlan
-from tailor.tuning.spt.candidates import Candidate, candidates, price, threshold
+from tailor.tuning.spt.candidates import TensorCandidate, candidates, price, threshold
 from tailor.tuning.spt.curve import Ranking, Terms, curve, rank
 from tailor.tuning.spt.scores import Scores
 from tailor.tuning.spt.settings import Spt
@@ -71,7 +71,9 @@ def allocate(scores: Scores, anatomy: Anatomy, model: nn.Module, settings: Spt, 
     )
 
 
-def _terms(everything: Sequence[Candidate], prices: Sequence[int | None], settings: Spt, device: torch.device) -> Terms:
+def _terms(
+    everything: Sequence[TensorCandidate], prices: Sequence[int | None], settings: Spt, device: torch.device
+) -> Terms:
     """What selected weights of each candidate cost under the settings."""
     limits = [threshold(c, sigma, settings) for c, sigma in zip(everything, prices, strict=True)]
     wholes = [c.size if sigma is None else sigma for c, sigma in zip(everything, prices, strict=True)]
@@ -130,7 +132,7 @@ def _sweep(views: Sequence[Tensor], terms: Terms, fixed: int, budget: int) -> Ta
 
 
 def _prompts(
-    everything: Sequence[Candidate], ranking: Ranking, terms: Terms, anatomy: Anatomy, room: int
+    everything: Sequence[TensorCandidate], ranking: Ranking, terms: Terms, anatomy: Anatomy, room: int
 ) -> tuple[tuple[Tune, ...], int]:
     """Prompts in the blocks with a sensitive matrix among the best `room` weights, as many as `room` allows."""
     places = VptDeep().places(anatomy)
@@ -153,7 +155,7 @@ def _prompts(
     return tuple(Tune(p.path, method, p.rows, p.geometry) for p in chosen), room // width * width
 
 
-def _whole(everything: Sequence[Candidate], ranking: Ranking, terms: Terms) -> list[bool]:
+def _whole(everything: Sequence[TensorCandidate], ranking: Ranking, terms: Terms) -> list[bool]:
     """Whether each candidate has as many selected weights as it takes to train as a whole."""
     counts = torch.bincount(ranking.segment, minlength=len(everything))
     return (counts >= terms.limit).tolist()
@@ -186,7 +188,7 @@ def _check(scores: Scores, anatomy: Anatomy, model: nn.Module, budget: int) -> N
 class _Chosen:
     """The selected weights as the parts of a plan."""
 
-    def __init__(self, everything: Sequence[Candidate], taken: Taken) -> None:
+    def __init__(self, everything: Sequence[TensorCandidate], taken: Taken) -> None:
         self.everything = everything
         self.selected = Ranking(taken.ranking.segment[: taken.tau], taken.ranking.index[: taken.tau], False)
         self.whole = _whole(everything, self.selected, taken.terms)
@@ -199,7 +201,7 @@ class _Chosen:
 
     def full(self) -> tuple[str, ...]:
         """Vectors that train whole; the name of the parameter where all parts of a fused one do."""
-        parts: dict[str, list[Candidate]] = {}
+        parts: dict[str, list[TensorCandidate]] = {}
         for c in self.everything:
             if c.site is None:
                 parts.setdefault(c.tensor, []).append(c)

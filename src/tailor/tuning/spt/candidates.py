@@ -15,7 +15,7 @@ from tailor.tuning.spt.settings import Spt
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TensorCandidate:
     """A matrix or vector that competes: `size` scalars of the parameter `tensor` from flat index `start` on.
 
     `width` is the length of a row (1 for vectors); `operation` is the layer's label (`q`, `fc1`, `norm1`), under which
@@ -36,7 +36,7 @@ class Candidate:
         return scores[self.tensor].reshape(-1)[self.start : self.start + self.size]
 
 
-def candidates(anatomy: Anatomy) -> tuple[Candidate, ...]:
+def candidates(anatomy: Anatomy) -> tuple[TensorCandidate, ...]:
     """Everything that competes in the one ranking, matrices first, in the anatomy's order, which also breaks ties.
 
     ViT-B/16: 72 matrices and 122 vectors, 85,056,000 scalars. Learned tokens always train and the
@@ -45,15 +45,15 @@ def candidates(anatomy: Anatomy) -> tuple[Candidate, ...]:
     found = []
     for site in anatomy.sites:
         start = site.rows[0] * site.inputs if site.rows else 0
-        found.append(Candidate(site.name, site.tensor, start, site.size, site.inputs, site.op, site.block, site))
+        found.append(TensorCandidate(site.name, site.tensor, start, site.size, site.inputs, site.op, site.block, site))
     for vector in anatomy.vectors:
         start = vector.rows[0] if vector.rows else 0
         operation = vector.op.rpartition(".")[0] or vector.op
-        found.append(Candidate(vector.name, vector.tensor, start, vector.size, 1, operation, vector.block))
+        found.append(TensorCandidate(vector.name, vector.tensor, start, vector.size, 1, operation, vector.block))
     return tuple(found)
 
 
-def price(model: nn.Module, candidate: Candidate, settings: Spt) -> int | None:
+def price(model: nn.Module, candidate: TensorCandidate, settings: Spt) -> int | None:
     """Sigma: the parameters of the module that the matrix may get; None where it trains by single entries only.
 
     That is so for vectors, for convolutions with groups or in one dimension, and where the module would be no smaller
@@ -69,7 +69,7 @@ def price(model: nn.Module, candidate: Candidate, settings: Spt) -> int | None:
     return sigma if sigma < candidate.size else None
 
 
-def threshold(candidate: Candidate, sigma: int | None, settings: Spt) -> int:
+def threshold(candidate: TensorCandidate, sigma: int | None, settings: Spt) -> int:
     """The number of selected weights from which the candidate trains as a whole; above its size where it never does."""
     if candidate.site is None:
         return math.ceil(candidate.size / settings.beta)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tailor.anatomy import Anatomy
 from tailor.tuning.plan import TunePlan
-from tailor.tuning.spt.candidates import Candidate, candidates
+from tailor.tuning.spt.candidates import TensorCandidate, candidates
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -111,19 +111,19 @@ def sensitivity(tensors: dict[str, Tensor], anatomy: Anatomy, operations: Sequen
     return tuple(map(tuple, found))
 
 
-def _modules(plan: TunePlan, sites: Sequence[Candidate]) -> dict[str, int]:
+def _modules(plan: TunePlan, sites: Sequence[TensorCandidate]) -> dict[str, int]:
     """Parameters of the module at each structured site; a layer of the site's shape stands in for the real one."""
     shapes = {c.name: nn.Linear(c.width, c.size // c.width, device="meta") for c in sites}
     return {t.site: t.method.cost(shapes[t.site]) for t in plan.tunes if t.site in shapes}  # type: ignore[attr-defined]
 
 
-def _whole(plan: TunePlan, everything: Sequence[Candidate]) -> dict[str, int]:
+def _whole(plan: TunePlan, everything: Sequence[TensorCandidate]) -> dict[str, int]:
     """Length of each vector that trains whole, by itself or with the parameter that it is a part of."""
     named = set(plan.full)
     return {c.name: c.size for c in everything if c.site is None and (c.name in named or c.tensor in named)}
 
 
-def _single(plan: TunePlan, everything: Sequence[Candidate]) -> dict[str, Tensor]:
+def _single(plan: TunePlan, everything: Sequence[TensorCandidate]) -> dict[str, Tensor]:
     """Entries of each candidate, as flat indices into its whole parameter."""
     found = {}
     flat = {e.tensor: torch.tensor(e.indices) for e in plan.entries}
@@ -135,6 +135,6 @@ def _single(plan: TunePlan, everything: Sequence[Candidate]) -> dict[str, Tensor
     return found
 
 
-def _mask(candidate: Candidate, entries: Tensor) -> Mask:
+def _mask(candidate: TensorCandidate, entries: Tensor) -> Mask:
     rows, columns = len((entries // candidate.width).unique()), len((entries % candidate.width).unique())
     return Mask(candidate.name, len(entries), rows, columns, rows * columns / candidate.size)

@@ -23,7 +23,7 @@ from tailor.errors import PlanError
 from tailor.surgery import eval_mode, get_module
 from tailor.tuning.spt.candidates import candidates
 
-Batches = Iterable[Sequence[Any]]
+LabelledBatches = Iterable[Sequence[Any]]
 """Batches that begin with inputs and targets, of any kind (`criteria.samples`); may be iterated more than once."""
 
 _FORMAT = "tailor-scores-1"
@@ -59,7 +59,7 @@ def load(path: Path) -> Scores:
 def sensitivity(
     model: nn.Module,
     anatomy: Anatomy,
-    batches: Batches,
+    batches: LabelledBatches,
     *,
     loss: Loss = cross_entropy,
     head: Literal["own", "ncm"] = "own",
@@ -97,7 +97,7 @@ def sensitivity(
 class _First:
     """The first `samples` of some batches, as (inputs, targets); remembers how many there were."""
 
-    def __init__(self, batches: Batches, samples: int | None) -> None:
+    def __init__(self, batches: LabelledBatches, samples: int | None) -> None:
         self.batches, self.samples = batches, samples
         self.seen = self.batch = 0
 

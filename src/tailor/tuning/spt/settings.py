@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # names and settings are told before torch is loaded
     from tailor.tuning.method import Module
 
 _NAMES = {"lora": "spt-lora", "site-adapter": "spt-adapter", "vpt-deep": "spt-vpt"}
-Criterion = Literal["sensitivity", "taylor", "magnitude", "random", "random-sites"]
+PlacementName = Literal["sensitivity", "taylor", "magnitude", "random", "random-sites"]
 """By what weights are ranked: a row of `placement.PLACEMENTS`."""
 
 
@@ -44,7 +44,7 @@ class Spt:
     parts: Literal["both", "structured", "unstructured"] = "both"
     dropout: float = 0.1
     drop_path: float = 0.1
-    criterion: Criterion = "sensitivity"
+    criterion: PlacementName = "sensitivity"
     unit: Literal["sample", "batch"] = "sample"
     samples: int = 800
     head: Literal["random", "class-means"] = "random"

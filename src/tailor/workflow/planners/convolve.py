@@ -10,12 +10,12 @@ from pydantic.dataclasses import dataclass
 from tailor import budget as budgets
 from tailor.errors import UsageError
 from tailor.events import Event
-from tailor.pruning.convolve.settings import Drawn, Search, StepSearch, Written
+from tailor.pruning.convolve.settings import RandomArchitecture, Search, StepSearch, Written
 from tailor.settings import STRICT, Flag
 
 if TYPE_CHECKING:
     from tailor.pruning.convolve.places import Slot
-    from tailor.pruning.convolve.read_off import Found
+    from tailor.pruning.convolve.read_off import Converted
     from tailor.pruning.convolve.search import Now, Train
     from tailor.pruning.convolve.table import Table
     from tailor.workflow.context import Context, Decision
@@ -190,7 +190,7 @@ class DrawOperations:
 
     method: str = "random-blocks"
     macs: Annotated[str | None, Flag(MACS)] = None
-    drawn: Drawn = Drawn()
+    drawn: RandomArchitecture = RandomArchitecture()
 
     adapters: ClassVar[str] = "merge"
     steps: ClassVar[int] = 1
@@ -360,7 +360,7 @@ def _made(
     places: "Sequence[Slot]",
     wanted: Any,
     table: "Table",
-    settings: Written | Drawn,
+    settings: Written | RandomArchitecture,
     method: str,
 ) -> "Decision":
     from tailor.pruning.convolve.written import made
@@ -371,7 +371,7 @@ def _made(
     )
 
 
-def _decided(context: "Context", found: "Found", table: "Table", method: str) -> "Decision":
+def _decided(context: "Context", found: "Converted", table: "Table", method: str) -> "Decision":
     """The plans that change something, and the model they lead to; a figure of it in the run's folder."""
     from tailor.evidence.operations import Hybrid, operations
     from tailor.pruning.target import NothingToGo

@@ -16,7 +16,7 @@ from tailor.settings import STRICT, Flag
 
 if TYPE_CHECKING:
     from tailor.pruning.layers import LayerPlan
-    from tailor.pruning.sls import Curve, Features
+    from tailor.pruning.sls import BlockFeatures, Curve
     from tailor.workflow.context import Context, Decision
 
 CURVE, MAPS = "layers.png", "tsne.png"
@@ -85,7 +85,7 @@ class DropLayers:
         return recovered(context, replace(decision, plans=(bridged,)), "ridge")
 
 
-def _features(context: "Context", samples: int) -> "Features":
+def _features(context: "Context", samples: int) -> "BlockFeatures":
     """The features of images, or, where a task's images hold several things, of these."""
     from tailor.pruning.sls import collect, collect_regions
 
@@ -119,7 +119,7 @@ def check_samples(samples: int) -> None:
         raise UsageError(f"no image would decide: `--samples {samples}`", hint="write `--samples 1000`")
 
 
-def _facts(features: "Features", plan: "LayerPlan", seed: int) -> dict[str, str | int | float]:
+def _facts(features: "BlockFeatures", plan: "LayerPlan", seed: int) -> dict[str, str | int | float]:
     """What the plan says besides the walk: images, seed, and how far a value near the threshold can be trusted."""
     from tailor.pruning.sls import again
 
@@ -134,7 +134,7 @@ def _facts(features: "Features", plan: "LayerPlan", seed: int) -> dict[str, str 
     return facts
 
 
-def _draw(plan: "LayerPlan", curve: "Curve", features: "Features", classes: Sequence[str], folder: Path) -> None:
+def _draw(plan: "LayerPlan", curve: "Curve", features: "BlockFeatures", classes: Sequence[str], folder: Path) -> None:
     from tailor.evidence.plots import sc_curve, scatter_tsne
     from tailor.workflow import evidence
 

@@ -11,7 +11,7 @@ from tailor.budget import check_parameters
 from tailor.errors import PlanError
 from tailor.events import Event
 from tailor.settings import STRICT, Flag
-from tailor.tuning.spt.settings import Criterion, Spt
+from tailor.tuning.spt.settings import PlacementName, Spt
 from tailor.workflow.planners.plain import BUDGET
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class PlaceBudget:
     method: str
     budget: Annotated[str | None, Flag(BUDGET + f" (default: {DEFAULT_BUDGET})")] = None
     criterion: Annotated[
-        Criterion | None, Flag("what ranks the weights instead of the method's own: the controls of SPT's claim")
+        PlacementName | None, Flag("what ranks the weights instead of the method's own: the controls of SPT's claim")
     ] = None
     scores: Annotated[
         str | None, Flag("take SPT's scores from this earlier run: another budget costs no second pass")

@@ -133,7 +133,7 @@ class CutWidths:
         from tailor.tracing import plan_widths
         from tailor.tuning.apply import merges
         from tailor.workflow.context import Decision
-        from tailor.workflow.counts import Scored, counts_for
+        from tailor.workflow.counts import ScoredUnits, counts_for
         from tailor.workflow.recover import recovered
         from tailor.workflow.tunes_beside import as_merged, folded
         from tailor.workflow.unit_scores import choose_blocks, score_units
@@ -148,7 +148,7 @@ class CutWidths:
         context.tell(Event("tracing", text="which widths shrink together"))
         traced = self._traced(opened, example)
         scores = score_units(context, traced.groups, criterion, self.samples, settings, self.adapters)
-        scored = Scored(opened.model, traced, scores.units, settings, opened.spec.inputs, whole=context.step.whole)
+        scored = ScoredUnits(opened.model, traced, scores.units, settings, opened.spec.inputs, whole=context.step.whole)
         if beside and all(merges(tuning) for tuning in opened.spec.tuning):
             scored = dataclasses.replace(scored, **as_merged(opened.spec))
         counts = counts_for(scored, self.goal.shares(settings.parts), self.goal.target(), context.tell)

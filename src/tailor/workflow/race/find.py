@@ -33,7 +33,7 @@ TURNS = 3
 
 
 @dataclass(frozen=True)
-class Found:
+class PlannedCandidate:
     """A candidate, and the plans that lead to it."""
 
     candidate: Candidate
@@ -62,7 +62,7 @@ class Draft:
         return self if counts is None else replace(self, measure=measure, counts=counts)
 
 
-def find(arena: Arena) -> list[Found]:
+def find(arena: Arena) -> list[PlannedCandidate]:
     """Candidates, as many as the clock allows for, those that are to train measured; PlanError where none can be."""
     until = arena.clock.spent + arena.settings.finding * arena.clock.left
     blocks = len(arena.opened.anatomy.blocks)
@@ -121,13 +121,15 @@ def _bases(arena: Arena, whole: Shallow, ways: Mapping[str, Sequence[int]], meas
                 yield whole if depth == blocks else shallow(arena, f"{depth}-blocks-{way}", stay)
 
 
-def _foretold(arena: Arena, draft: Draft, foretold: Foretold) -> Found:
+def _foretold(arena: Arena, draft: Draft, foretold: Foretold) -> PlannedCandidate:
     """The draft as a candidate, its time foretold, scored on val."""
     ms = foretold.pace(draft.base.load(draft.counts))
     return _scored(arena, draft, ms, foretold.dense / ms)
 
 
-def _scored(arena: Arena, draft: Draft, ms: float, speed: float, meets: bool = True, measured: bool = False) -> Found:
+def _scored(
+    arena: Arena, draft: Draft, ms: float, speed: float, meets: bool = True, measured: bool = False
+) -> PlannedCandidate:
     """The draft as a candidate of that time, scored on val as it is cut."""
     began, plans = time.perf_counter(), draft.plans
     model = arena.cut(plans).model
@@ -146,12 +148,12 @@ def _scored(arena: Arena, draft: Draft, ms: float, speed: float, meets: bool = T
     scored = candidate.scored("cut", arena.scored(model), time.perf_counter() - began)
     text = f"{scored.name}: {scored.speed:.2f}x, {scored.score:.3f} on val as cut; {scored.plans}"
     arena.context.tell(Event("candidates", text=text))
-    return Found(scored, plans)
+    return PlannedCandidate(scored, plans)
 
 
 def _milder(
     arena: Arena, whole: Shallow, drafts: Mapping[str, Draft], found: Sequence[Candidate], measure: Measure
-) -> list[Found]:
+) -> list[PlannedCandidate]:
     """The best candidate half of the way to the target, on the scale of ratios: for the front."""
     ready = [one for one in found if one.measured and one.meets]
     draft = drafts[arena.judge.best(ready, 1)[0].name]
@@ -166,8 +168,8 @@ def _milder(
 
 
 def _measured(
-    arena: Arena, drafts: dict[str, Draft], found: dict[str, Found]
-) -> tuple[dict[str, Found], dict[str, Draft]]:
+    arena: Arena, drafts: dict[str, Draft], found: dict[str, PlannedCandidate]
+) -> tuple[dict[str, PlannedCandidate], dict[str, Draft]]:
     """With those that are to train measured, and their widths put right; and the drafts as they are then."""
     entrants = arena.judge.entrants([one.candidate for one in found.values()], arena.settings.entrants)
     names: list[str] = [one.name for one in entrants]
@@ -190,7 +192,7 @@ def _measured(
     return found, drafts
 
 
-def _repaired(arena: Arena, found: Found) -> Found:
+def _repaired(arena: Arena, found: PlannedCandidate) -> PlannedCandidate:
     """The candidate repaired before it trains, where its race has time for that, and scored on val again."""
     one, began = found.candidate, time.perf_counter()
     if not one.meets or not found.plans or arena.clock.spent > MENDED * arena.clock.limit:

@@ -16,7 +16,7 @@ from tailor.bundle.files import dumps, write_text
 from tailor.plans import AnyPlan
 from tailor.pruning.race.candidates import Candidate
 from tailor.strangers import read_json
-from tailor.workflow.race.find import Found
+from tailor.workflow.race.find import PlannedCandidate
 
 LEDGER = "race.json"
 """The file, in the folder of a race."""
@@ -30,7 +30,7 @@ class Ledger:
     """The state of a race: `planned` are the epochs of each round by candidate, `done` the rounds that are over."""
 
     folder: Path
-    found: tuple[Found, ...] = ()
+    found: tuple[PlannedCandidate, ...] = ()
     planned: tuple[dict[str, int], ...] = ()
     seconds: float = 0.0
 
@@ -53,7 +53,7 @@ class Ledger:
         """All of them."""
         return [one.candidate for one in self.found]
 
-    def of(self, name: str) -> Found:
+    def of(self, name: str) -> PlannedCandidate:
         """The candidate of that name."""
         return next(one for one in self.found if one.candidate.name == name)
 
@@ -67,9 +67,9 @@ def opened(folder: Path, resume: bool) -> Ledger:
     return Ledger(folder, tuple(map(_read, values["candidates"])), tuple(values["planned"]), values["seconds"])
 
 
-def _read(row: dict[str, Any]) -> Found:
+def _read(row: dict[str, Any]) -> PlannedCandidate:
     plans = _PLANS.validate_json(json.dumps(row.pop("decided")))
-    return Found(_CANDIDATE.validate_json(json.dumps(row)), plans)
+    return PlannedCandidate(_CANDIDATE.validate_json(json.dumps(row)), plans)
 
 
 def evidence(candidates: Sequence[Candidate], chosen: str) -> list[dict[str, Any]]:

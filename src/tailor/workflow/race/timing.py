@@ -6,11 +6,11 @@ from itertools import product
 
 from tailor.events import Event
 from tailor.pruning.race.pace import Load, Pace, fitted
-from tailor.pruning.settings import Part, Widths
+from tailor.pruning.settings import WidthKind, Widths
 from tailor.workflow.race.arena import DENSE, Arena
 from tailor.workflow.race.shallow import Shallow
 
-MIXES: Mapping[str, tuple[Part, ...]] = {
+MIXES: Mapping[str, tuple[WidthKind, ...]] = {
     "all": ("embedding", "heads", "hidden"),
     "inside": ("heads", "hidden"),
 }

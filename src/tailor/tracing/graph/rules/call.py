@@ -102,8 +102,8 @@ class Call:
 
 
 Dims = list[Dim]
-Result = Dims | list[Dims]
-Rule = Callable[[Call], Result]
+RuleResult = Dims | list[Dims]
+Rule = Callable[[Call], RuleResult]
 
 
 def axis(dim: int, ndim: int) -> int:

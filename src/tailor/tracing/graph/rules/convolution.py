@@ -1,7 +1,7 @@
 """Convolutions, pooling and resizing: channels are axes, positions are fixed by the input's size."""
 
 from tailor.tracing.graph.axes import Dim, fresh, product, size, unify
-from tailor.tracing.graph.rules.call import Call, Dims, Result, Rule
+from tailor.tracing.graph.rules.call import Call, Dims, Rule, RuleResult
 
 
 def convolution(call: Call) -> Dims:
@@ -60,7 +60,7 @@ def _last(dim: Dim, groups: int) -> Dim:
     return (dim[0][1:],)
 
 
-def pool(call: Call) -> Result:
+def pool(call: Call) -> RuleResult:
     """Pooling and resizing: batch and channels pass (max pooling returns its indices too)."""
     kept = len(call.x.dims) - _rank(call)
     results = [[*call.x.dims[:kept], *(call.fixed(n, "positions") for n in shape[kept:])] for shape in call.shapes]

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from tailor.tracing.graph.axes import ONE, Dim, fresh, parts, product, size, unify
 from tailor.tracing.graph.axes import reshape as refold
-from tailor.tracing.graph.rules.call import Call, Dims, Result, Rule, Value, axes, axis, broadcast
+from tailor.tracing.graph.rules.call import Call, Dims, Rule, RuleResult, Value, axes, axis, broadcast
 
 
 def reshape(call: Call) -> Dims:
@@ -73,7 +73,7 @@ def repeat(call: Call) -> Dims:
     return [dim if n == 1 else product([fresh(n), dim]) for dim, n in zip(old, times, strict=True)]
 
 
-def repeat_interleave(call: Call) -> Result:
+def repeat_interleave(call: Call) -> RuleResult:
     """Every unit several times in a row: `[x][copies]`."""
     times = call.args.get("repeats")
     if not isinstance(times, int) or call.get("dim") is None:
@@ -198,7 +198,7 @@ def created(call: Call) -> Dims:
     return [fresh(n) for n in call.shape]
 
 
-def pinned(call: Call) -> Result:
+def pinned(call: Call) -> RuleResult:
     """Everything stays: operands and results."""
     for value in call.tensors():
         call.pin(value.dims, f"`{call.name}`")

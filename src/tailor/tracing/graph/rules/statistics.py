@@ -4,7 +4,7 @@ Sums and squares are exact with zeros.
 """
 
 from tailor.tracing.graph.axes import ONE, Dim, fresh, product, tag, unify
-from tailor.tracing.graph.rules.call import Call, Dims, Result, Rule, axes, axis, broadcast
+from tailor.tracing.graph.rules.call import Call, Dims, Rule, RuleResult, axes, axis, broadcast
 
 AFFINE = ("weight", "bias", "running_mean", "running_var")
 
@@ -73,7 +73,7 @@ def averaged(call: Call) -> Dims:
     return _rest(call)
 
 
-def extreme(call: Call) -> Result:
+def extreme(call: Call) -> RuleResult:
     """`amax`, `max`, `argmax`: a zero may win, so the axis is fixed. `max` of two tensors is element-wise."""
     if len(call.tensors()) == 2:
         return broadcast(call, call.tensors(), len(call.shape))
@@ -88,7 +88,7 @@ def coupled(call: Call) -> Dims:
     return list(call.x.dims)
 
 
-def ranked(call: Call) -> Result:
+def ranked(call: Call) -> RuleResult:
     """`topk`, `sort`: the axis is fixed."""
     d = axis(int(call.get("dim", -1)), len(call.x.dims))
     call.pin([call.x.dims[d]], f"`{call.name}`")
