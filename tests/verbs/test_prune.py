@@ -17,7 +17,6 @@ from tailor.build import build
 from tailor.cli import main
 from tailor.data.images import open_data
 from tailor.data.loading import loader
-from tailor.data.records import Record, Split
 from tailor.data.transforms import eval_transform
 from tailor.errors import BundleError, DataError, PlanError, UsageError
 from tailor.preprocessing import Preprocessing
@@ -28,7 +27,6 @@ from tailor.tasks.classification import ClassifierHead
 from tailor.tracing import cut_
 from tailor.training.teacher import apart
 from tailor.workflow.context import Decision
-from tailor.workflow.data import drawn
 from tailor.workflow.opened import open_bundle
 from tailor.workflow.smaller import extended, smaller
 from tailor.workflow.teacher import guide
@@ -212,20 +210,6 @@ def test_a_fresh_start_has_the_bundles_backbone_and_new_tunes(adapted, photos, t
     frozen = fresh.state_dict().keys() - anew.keys() - {e.tensor for p in spec.tuning for e in p.entries}
     sparse = ("blocks.",) if weights == "pretrained" else ()  # deltas of single weights are written into their layers
     assert all(torch.equal(fresh.state_dict()[n], whole[n]) for n in frozen if not n.startswith(sparse))
-
-
-def test_the_images_are_drawn_evenly_and_stay_in_order():
-    splits = [
-        Split("train", tuple(Record(f"t{i}", i % 2) for i in range(40))),
-        Split("val", tuple(Record(f"v{i}", 1) for i in range(20))),
-    ]
-    parts = drawn(splits, 30, 0)
-    labels = [label for part in parts for label in part.labels]
-    assert len(labels) == 30 and labels.count(0) == 10
-    for part in parts:
-        numbers = [int(r.source[1:]) for r in part.records]
-        assert numbers == sorted(numbers)
-    assert [len(p) for p in drawn(splits, 1000, 0)] == [40, 20]
 
 
 @pytest.mark.parametrize(
