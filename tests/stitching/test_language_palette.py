@@ -13,7 +13,6 @@ from tailor.stitching.adapt import Adapt
 from tailor.stitching.language.palette import (
     adapted_,
     joined,
-    logits,
     parameters,
     products,
     started_,
@@ -147,13 +146,13 @@ def test_a_step_learns_on_responses_only():
             task.learn(output, taught, share.targets, True, 1.0).sum() / task.weight(share.targets)
         ),
         weigh=lambda share: task.weight(share.targets),
-        call=lambda m, share: logits(m, share.images),
+        call=lambda m, share: m(share.images, **task.named(share.targets)),
     )
     route = model.plan.find("0.1-1.2")
     sampler.draw = lambda step: route
     course.before(0)
     value = course.step(model, share)
-    taught, said = logits(model.set_route_(1), ids_), logits(model.set_route_(route), ids_)
+    taught, said = model.set_route_(1)(ids_), model.set_route_(route)(ids_)
     places = [(i, n) for i in range(4) for n in range(3, len(rows(4)[i][0]))]
     real = [targets[i, n] for i, n in places]
     expected = sum(F.cross_entropy(taught[i, n - 1], t) for (i, n), t in zip(places, real, strict=True))

@@ -51,6 +51,17 @@ def test_a_sample_has_the_loss_that_it_has_alone_however_it_is_filled_up():
 
 
 @torch.no_grad()
+def test_logits_of_what_is_learnt_alone_are_those_among_all():
+    model, teacher = llama(0).double(), llama(1).double()
+    ids, labels = TASK.collate(samples(), samples())
+    few, taught = (one(ids, **TASK.named(labels)) for one in (model, teacher))
+    assert few.shape == (TASK.weight(labels), 61)
+    assert_close(TASK.loss(few, labels), TASK.loss(model(ids), labels), rtol=0, atol=1e-10)
+    learnt = TASK.learn(few, taught, labels, False, 2.0)
+    assert_close(learnt, TASK.learn(model(ids), teacher(ids), labels, False, 2.0), rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
 def test_a_teacher_is_learnt_where_answers_are():
     model, teacher = llama(0), llama(1)
     rows = samples(2)

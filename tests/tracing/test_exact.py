@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tailor.tracing import Traced, Verdict, cut_, half, plan_widths, settle, trace, verify
+from tailor.tracing import Traced, Verdict, cut, cut_, half, plan_widths, settle, trace, verify
 from tracing.nets import NETS, build
 from tracing.shake import shake_
 
@@ -162,3 +162,22 @@ def test_code_that_fixes_a_size_is_pinned_and_named():
 def test_a_scale_that_nothing_can_carry_pins_the_head_dim():
     traced = net("cosine scores")[2]
     assert [group.label for group in traced.groups.groups] == ["embedding", "heads"]
+
+
+def test_rounding_is_no_difference_and_a_small_difference_is_no_rounding():
+    """Hidden units in pairs that all but cancel: what is left of their sum is rounding."""
+    model = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 8)).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        first, last = torch.randn(32, 8, generator=generator), 1e4 * torch.randn(8, 32, generator=generator)
+        model[0].weight.copy_(torch.cat([first, first + 1e-3 * torch.randn(32, 8, generator=generator)]))
+        model[0].bias.zero_()
+        model[2].weight.copy_(torch.cat([last, -last], 1))
+    example = (torch.randn(2, 8, generator=generator),)
+    traced = trace(model, example)
+    (group,) = traced.groups.groups
+    plan = plan_widths(traced.groups, {group.id: tuple(n for n in range(64) if n % 32 > 2)})
+    small = cut(model, plan)
+    assert verify(model, small, traced, plan, example).exact
+    small[2].bias = nn.Parameter(small[2].bias + 1e-3 * small(*example).abs().max())
+    assert not verify(model, small, traced, plan, example).exact

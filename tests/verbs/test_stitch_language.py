@@ -87,6 +87,17 @@ def test_a_picked_route_is_a_bundle_of_its_own_that_answers_as_the_route(made, t
     assert told.exact_match == pytest.approx(right)
 
 
+def test_of_a_folder_the_test_split_is_held_out(made, tmp_path):
+    _, data, settings, _ = made
+    (tmp_path / "d").mkdir()
+    rows = json.loads(data.read_text())
+    (tmp_path / "d" / "train.json").write_text(json.dumps(rows[:16]))
+    (tmp_path / "d" / "test.json").write_text(json.dumps([{**row, "output": "b"} for row in rows[:3]]))
+    tailor.stitch(tmp_path / "d", out=tmp_path / "p", progress=None, **{**settings, "epochs": 1})
+    lines = [json.loads(line) for line in (tmp_path / "p" / "answers.jsonl").read_text().splitlines()]
+    assert [line["expected"] for line in lines] == ["b", "b", "b"]
+
+
 def test_what_makes_no_palette_of_language_models_is_refused(made, tmp_path):
     root, data, settings, _ = made
     one = settings["models"].split(",")[0]

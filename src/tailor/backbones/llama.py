@@ -18,9 +18,15 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        said: Tensor | None = None,
         **more: Any,
     ) -> Any:
-        """Logits where tokens alone are given; else transformers' output."""
+        """Logits where tokens alone are given; else transformers' output.
+
+        With `said` (B, N), of these places alone: (T, V), in order. A vocabulary's logits cost more than a layer.
+        """
+        if said is not None:
+            return self.lm_head(self.model(input_ids, use_cache=False).last_hidden_state[said])
         if attention_mask is None and position_ids is None and not more:
             return super().forward(input_ids, use_cache=False).logits
         return super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, **more)

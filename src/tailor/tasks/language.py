@@ -70,10 +70,15 @@ class Language:
         labels = [F.pad(rows[1], (0, longest - rows.shape[1]), value=IGNORED) for rows in images]
         return ids, torch.stack(labels)
 
+    def named(self, targets: Tensor) -> dict[str, Tensor]:
+        """What a model is told besides tokens in training: the places (B, N) whose logits are needed."""
+        return {"said": F.pad(targets[:, 1:] != IGNORED, (0, 1))}
+
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """(B,): cross-entropy of logits (B, N, V), summed over a response, each token said one place before it."""
+        """(B,): cross-entropy of logits (B, N, V), or (T, V) of what is learnt alone, summed over a response, each
+        token said one place before it."""
         learnt = targets[:, 1:] != IGNORED
-        each = F.cross_entropy(_full(output[:, :-1][learnt]), targets[:, 1:][learnt], reduction="none")
+        each = F.cross_entropy(_said(output, learnt), targets[:, 1:][learnt], reduction="none")
         return each.new_zeros(len(targets)).index_add_(0, learnt.nonzero()[:, 0], each)
 
     def weight(self, targets: Tensor) -> int:
@@ -81,15 +86,15 @@ class Language:
         return int((targets[:, 1:] != IGNORED).sum())
 
     def learn(self, output: Tensor, taught: Tensor, targets: Tensor, hard: bool, temperature: float) -> Tensor:
-        """(B,): how far logits are from a teacher's over a response, summed: cross-entropy with the token that it
-        takes for the next, or KL divergence. TrainingError where the teacher has another vocabulary."""
+        """(B,): how far logits (as in `loss`) are from a teacher's over a response, summed: cross-entropy with the
+        token that it takes for the next, or KL divergence. TrainingError where the teacher has another vocabulary."""
         if output.shape != taught.shape:
             raise TrainingError(
                 f"the teacher knows {taught.shape[-1]} tokens, the model {output.shape[-1]}",
                 hint="distil from a model with the same tokeniser",
             )
         learnt = targets[:, 1:] != IGNORED
-        ours, theirs = _full(output[:, :-1][learnt]), _full(taught[:, :-1][learnt])
+        ours, theirs = _said(output, learnt), _said(taught, learnt)
         if hard:
             each = F.cross_entropy(ours, theirs.argmax(-1), reduction="none")
         else:
@@ -132,6 +137,11 @@ class Language:
         tokeniser = causal.tokeniser(tokens.tokeniser)
         prompts = [replace(one, output="").prompt for one in asked]
         return [{"answer": text} for text in answers(model, tokeniser, prompts, tokens.longest)]
+
+
+def _said(logits: Tensor, learnt: Tensor) -> Tensor:
+    """(T, V) of the places (B, N - 1) that are learnt, where that is not what the logits are already."""
+    return _full(logits if logits.dim() == 2 else logits[:, :-1][learnt])
 
 
 def _full(logits: Tensor) -> Tensor:

@@ -128,13 +128,16 @@ def smoothed(task: Task, recipe: Recipe) -> Task:
 def supervised(task: Task, recipe: Recipe, teacher: Teacher | None = None) -> Step:
     """The step of a model that learns a task, `model(images)`; with a teacher, it learns from that as well.
 
+    A task may have more to tell a model, both of them: what `named(targets)` gives.
+
     The teacher sees the same, mixed images; it must be in eval mode and on the device. TrainingError where the task
     cannot learn from one, where it tells another number of classes apart, or has features of another size that are to
     be learnt.
     """
     distil, labelled = recipe.distil, smoothed(task, recipe)
+    named: Callable[[Any], dict[str, Tensor]] = getattr(task, "named", lambda targets: {})
     if teacher is None:
-        return lambda model, share: share.loss(labelled, model(share.images))
+        return lambda model, share: share.loss(labelled, model(share.images, **named(share.targets)))
     learn = getattr(labelled if distil.kind == "two-heads" else task, "learn", None)
     if learn is None:
         raise TrainingError(f"{task.kind} has no way to learn from a teacher", hint="leave `--teacher` out")
@@ -142,15 +145,16 @@ def supervised(task: Task, recipe: Recipe, teacher: Teacher | None = None) -> St
     def from_output(model: nn.Module, share: Share, wanted: Tensor) -> Tensor:
         if distil.kind == "two-heads":
             with both_heads(model):
-                output, taught = model(share.images)
+                output, taught = model(share.images, **named(share.targets))
         else:
-            output = taught = model(share.images)
+            output = taught = model(share.images, **named(share.targets))
         learnt = learn(taught, wanted, share.targets, distil.kind != "soft", distil.temperature).sum()
         learnt = learnt / max(task.weight(share.targets), 1)
         return (1 - distil.weight) * share.loss(labelled, output) + distil.weight * learnt
 
     def step(model: nn.Module, share: Share) -> Tensor:
-        wanted, theirs = teacher.answer(share.images, share.indices, distil.features > 0)
+        more = named(share.targets)
+        wanted, theirs = teacher.answer(share.images, share.indices, distil.features > 0, **more)
         if theirs is None:
             return from_output(model, share, wanted)
         with entering_classifier(model) as ours:

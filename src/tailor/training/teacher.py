@@ -40,30 +40,30 @@ class Teacher(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of the student's images (B, C, H, W)."""
+    def forward(self, images: Tensor, **named: Any) -> Tensor:
+        """Logits (B, K) of the student's images (B, C, H, W); `named` is what its task tells a model besides."""
         if self.scale is not None and self.shift is not None:
             images = images * self.scale.to(images).view(-1, 1, 1) + self.shift.to(images).view(-1, 1, 1)
         if self.size is not None and images.shape[-2:] != self.size:
             images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
-        return self.model(images)  # type: ignore[no-any-return]
+        return self.model(images, **named)  # type: ignore[no-any-return]
 
     def wanted(self, features: Tensor) -> Tensor:
         """The channels of its features (B, C) that the student should have, (B, C')."""
         return features if self.channels is None else features[:, self.channels]
 
-    def answer(self, images: Tensor, indices: Tensor, features: bool) -> tuple[Tensor, Tensor | None]:
+    def answer(self, images: Tensor, indices: Tensor, features: bool, **named: Any) -> tuple[Tensor, Tensor | None]:
         """Logits (B, K) and, if asked for, the wanted features (B, C') of images at these positions of their split."""
-        logits, seen = self.look(images, features) if self.memory is None else self.memory.at(images, indices)
+        logits, seen = self.look(images, features, **named) if self.memory is None else self.memory.at(images, indices)
         return logits, self.wanted(seen) if features and seen is not None else None
 
     @torch.no_grad()
-    def look(self, images: Tensor, features: bool) -> tuple[Tensor, Tensor | None]:
+    def look(self, images: Tensor, features: bool, **named: Any) -> tuple[Tensor, Tensor | None]:
         """Logits (B, K) and, if asked for, all that goes into the classifier (B, C)."""
         if not features:
-            return self(images), None
+            return self(images, **named), None
         with entering_classifier(self.model) as found:
-            logits = self(images)
+            logits = self(images, **named)
         return logits, found[0]
 
 

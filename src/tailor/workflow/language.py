@@ -202,7 +202,7 @@ def _train(request: LanguageRequest, made: _Made, rows: Sequence[Any]) -> Sample
             task, task.learn(output, taught, share.targets, True, 1.0), share.targets
         ),
         weigh=lambda share: task.weight(share.targets),
-        call=lambda model, share: languages.logits(model, share.images),
+        call=lambda model, share: model(share.images, **task.named(share.targets)),
         reduce=summed_over_processes,
     )
 

@@ -66,12 +66,17 @@ class PaletteRequest:
     @property
     def row(self) -> str:
         """Which of `KINDS` makes it: the data say what the models read."""
-        return "language" if self.data.endswith(INSTRUCTIONS) else self.kind
+        return "language" if instructs(self.data) else self.kind
 
 
 def usual(data: str) -> Mapping[str, Any]:
     """The recipe that such data start from where it is not that of images."""
-    return RECIPE if data.endswith(INSTRUCTIONS) else {}
+    return RECIPE if instructs(data) else {}
+
+
+def instructs(data: str) -> bool:
+    """Whether the data are instructions: a file of them, or a folder of its splits."""
+    return data.endswith(INSTRUCTIONS) or any((Path(data) / f"train{end}").is_file() for end in INSTRUCTIONS)
 
 
 Making = tuple[Callable[[Any], Stitched], Any]

@@ -62,12 +62,6 @@ def adapted_(model: Routed, settings: Adapt | None = None, seed: int = 0) -> tup
     return tune, biases
 
 
-def logits(model: nn.Module, ids: Tensor) -> Tensor:
-    """(B, N, V) of a routed model, or of any language model, for tokens (B, N) filled up on the right."""
-    found: Tensor = model(input_ids=ids, use_cache=False).logits
-    return found
-
-
 def parameters(model: Routed) -> tuple[int, ...]:
     """The parameters of every route, a tied weight once."""
     return tuple(sum(p.numel() for p in model.view(n).parameters()) for n in range(len(model.plan.routes)))
