@@ -37,15 +37,20 @@ SHARES = {"0.05 M": 0.00058, "0.2 M": 0.0023, "0.4 M": 0.0047, "1.0 M": 0.0117}
 OPERATIONS = ("q", "k", "v", "proj", "fc1", "fc2")
 
 
-def scored(name: str, where: str, images: int) -> tuple[Any, Any, Scores]:
-    """The backbone with a random head for the data, its anatomy, and the sensitivity of its weights."""
+def prepared(name: str, where: str, seed: int, batch: int) -> tuple[Any, Any, Any]:
+    """The backbone with a random head for the data, its anatomy, and the training images in batches."""
     model = backbones.create(name)
-    data = for_training(open_data(where), 0)
-    backbones.attach_head_(model, len(data.classes), 0)
+    data = for_training(open_data(where), seed)
+    backbones.attach_head_(model, len(data.classes), seed)
     anatomy = backbones.describe(model)
     config = backbones.config_of(model)
     transform = eval_transform(Preprocessing.of(config.inputs.image[1:], config.mean, config.std, "bicubic"))
-    batches = loader(data.splits["train"], transform, batch_size=32, seed=0, epoch=0, shuffle=True)
+    return model, anatomy, loader(data.splits["train"], transform, batch_size=batch, seed=seed, epoch=0, shuffle=True)
+
+
+def scored(name: str, where: str, images: int) -> tuple[Any, Any, Scores]:
+    """The backbone, its anatomy, and the sensitivity of its weights."""
+    model, anatomy, batches = prepared(name, where, 0, 32)
     return model, anatomy, sensitivity(model, anatomy, batches, samples=images)
 
 

@@ -6,7 +6,7 @@ convolutional weights, norms and raw parameters too.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -36,12 +36,14 @@ def squared_gradients(
     unit: Literal["sample", "batch"] = "sample",
     autocast: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
+    enough: Callable[[Mapping[str, Tensor]], bool] | None = None,
 ) -> dict[str, Tensor]:
     """Squared gradients of the loss for each element of the named parameters (None: all), summed over the samples.
 
     `batches` gives (inputs, targets) as in `samples`; `loss(output, targets)` is one number a sample, (B,).
     `unit="batch"` squares the mean over a batch instead and sums over the batches. The forward runs in evaluation mode,
     under `autocast` where a half precision is given. `progress` hears (batches done, batches in all or 0 if not known).
+    `enough` sees the sums so far, up to one factor, after each batch, and ends the pass where it says so.
     The result is fp32 (fp64 for fp64 parameters), on the model's device, in the order asked for. The model is left as
     found. Gradients computed on the way never reach `.grad`.
 
@@ -62,8 +64,11 @@ def squared_gradients(
                 scale = run.calibrate(inputs, targets) if autocast == torch.float16 else 1.0
             run.add(inputs, targets, scale)
             done += 1
+            last = enough is not None and enough(sums.totals)
             if progress is not None:
-                progress(done, total)
+                progress(done, done if last else total)
+            if last:
+                break
     if done == 0:
         raise PlanError("there is no batch to score the parameters on", hint="give at least one image")
     for score in sums.totals.values():

@@ -5,7 +5,7 @@ instead of the model's own (random) head: a cheap head that knows the classes (o
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,27 +68,39 @@ def sensitivity(
     samples: int | None = 800,
     autocast: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
+    enough: Callable[["Scores"], bool] | None = None,
+    every: int = 80,
 ) -> Scores:
     """Score every candidate on the first `samples` of `batches` (None: all of them). The model stays as it is.
 
     `loss` is the task's, one number a sample. `head_seed` is what the model's head was drawn from, recorded only;
-    `progress` hears (batches done, batches in all). PlanError for a zero head, ModelError for a parameter whose
+    `progress` hears (batches done, batches in all). `enough` sees the scores so far, up to one factor, after each
+    `every` samples, and ends the pass where it says so. PlanError for a zero head, ModelError for a parameter whose
     gradient cannot be told apart by samples.
     """
     if head == "ncm" and iter(batches) is batches:
         raise PlanError("class means need a second pass over the batches", hint="give a list or a loader of batches")
     names = tuple(dict.fromkeys(c.tensor for c in candidates(anatomy)))
     taken = _First(batches, samples)
+    facts: dict[str, str | int | float] = {"unit": unit, "samples": 0, "batch": 0, "head": head}
+    looked = 0
 
-    def heard(done: int, _: int) -> None:
+    def stops(sums: Mapping[str, Tensor]) -> bool:
+        nonlocal looked
+        if enough is None or taken.seen // every == looked:
+            return False
+        looked = taken.seen // every
+        return enough(Scores({name: t.float() for name, t in sums.items()}, facts))
+
+    def heard(done: int, total: int) -> None:
         if progress is not None:
-            progress(done, len(taken))  # how many batches the samples take is known once the first has come
+            progress(done, min(total, len(taken)))  # how many the samples take is known once the first has come
 
     with class_means(model, anatomy, taken) if head == "ncm" else nullcontext():
         found = squared_gradients(
-            model, taken, parameters=names, loss=loss, unit=unit, autocast=autocast, progress=heard
+            model, taken, parameters=names, loss=loss, unit=unit, autocast=autocast, progress=heard, enough=stops
         )
-    facts: dict[str, str | int | float] = {"unit": unit, "samples": taken.seen, "batch": taken.batch, "head": head}
+    facts |= {"samples": taken.seen, "batch": taken.batch}
     if head == "own":
         facts["head_seed"] = head_seed
     return Scores({name: t.float() for name, t in found.items()}, facts)

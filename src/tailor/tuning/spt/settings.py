@@ -32,8 +32,8 @@ class Spt:
     keeping single weights (ours: on a small backbone one module is a large part of the budget). `parts="structured"`
     drops the single entries, `parts="unstructured"` makes sigma infinite. With `vpt-deep` only prompts train, in the
     blocks that hold a sensitive matrix. `criterion` is what ranks the weights: SPT's sensitivity, or a control.
-    `unit`, `samples` and `head` say how to score: `class-means` with a classifier of class means instead of the seeded
-    one.
+    `unit`, `samples` and `head` say how to score: on so many images, or until the plan stays what it is (`auto`, see
+    `stability`); `class-means` with a classifier of class means instead of the seeded one.
     """
 
     structured: Literal["lora", "site-adapter", "vpt-deep"] = "lora"
@@ -46,15 +46,15 @@ class Spt:
     drop_path: float = 0.1
     criterion: PlacementName = "sensitivity"
     unit: Literal["sample", "batch"] = "sample"
-    samples: int = 800
+    samples: int | Literal["auto"] = 800
     head: Literal["random", "class-means"] = "random"
     kind: Literal["spt"] = "spt"
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.samples < 1:
+        if self.rank < 1 or (self.samples != "auto" and self.samples < 1):
             raise PlanError(
                 f"SPT needs a rank and samples above zero, found {self.rank} and {self.samples}",
-                hint="the usual values are `rank` 8 and `samples` 800",
+                hint="the usual values are `rank` 8 and `samples` 800, or `auto`",
             )
         if self.structured == "vpt-deep" and (self.parts == "unstructured" or self.nearest):
             raise PlanError(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tailor.build import Opened
     from tailor.tuning.plan import TunePlan
     from tailor.tuning.spt.scores import Scores
+    from tailor.tuning.spt.stability import Stable
     from tailor.workflow.context import Context, Decision
 
 SCORES, HEAT_MAP = "sensitivity.safetensors", "heatmap.png"
@@ -71,7 +72,7 @@ class PlaceBudget:
         limit = allowed(opened, self.budget or DEFAULT_BUDGET)
         assert limit is not None
         settings = self._settings(context)
-        squares = self._scores(context) if PLACEMENTS[settings.criterion].sees else None
+        squares = self._scores(context, settings, limit) if PLACEMENTS[settings.criterion].sees else None
         scores = placed(settings.criterion, opened.model, opened.anatomy, squares, context.recipe.seed)
         plan = allocate(scores, opened.anatomy, opened.model, settings, limit)
         if processes_here().is_main_process:
@@ -87,13 +88,14 @@ class PlaceBudget:
         settings = replace(self.spt, parts="structured") if dense else self.spt
         return settings if self.criterion is None else replace(settings, criterion=self.criterion)
 
-    def _scores(self, context: "Context") -> "Scores":
+    def _scores(self, context: "Context", settings: Spt, limit: int) -> "Scores":
         """The sensitivity of every candidate: from a file, from another method of this call, or from a new pass."""
-        wanted = (self.spt.unit, self.spt.samples, self.spt.head)
+        own = (settings, limit) if settings.samples == "auto" else ()  # when it stops is up to the plan
+        wanted = (self.spt.unit, self.spt.samples, self.spt.head, *own)
         if self.scores is not None:
             return _taken(Path(self.scores), context, {"unit": self.spt.unit, "head": _HEADS[self.spt.head]})
         if wanted not in context.known:
-            context.known[wanted] = _measured(self.spt, context)
+            context.known[wanted] = _measured(settings, context, limit)
         return context.known[wanted]  # type: ignore[no-any-return]
 
     def explain(self, plan: "TunePlan", opened: "Opened") -> tuple[str, ...]:
@@ -107,13 +109,14 @@ class PlaceBudget:
         return (*found.lines(), "", *drawn.splitlines())
 
 
-def _measured(settings: Spt, context: "Context") -> "Scores":
+def _measured(settings: Spt, context: "Context", limit: int) -> "Scores":
     import torch
 
     from tailor.data.loading import loader
     from tailor.data.transforms import eval_transform
     from tailor.training import processes_here
     from tailor.tuning.spt.scores import Scores, sensitivity
+    from tailor.tuning.spt.stability import EVERY, MOST
 
     opened, recipe = context.opened, context.recipe
     batches = loader(
@@ -137,14 +140,31 @@ def _measured(settings: Spt, context: "Context") -> "Scores":
             head=_HEADS[settings.head],  # type: ignore[arg-type]
             head_seed=recipe.seed,
             unit=settings.unit,
-            samples=settings.samples,
+            samples=MOST if settings.samples == "auto" else settings.samples,
             autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision),
             progress=lambda done, total: context.tell(Event("sensitivity", done, total, "squared gradients")),
+            enough=_stable(settings, context, limit) if settings.samples == "auto" else None,
+            every=EVERY,
         )
     opened.model.cpu()  # what a plan adds is drawn on the CPU, so that the same seed gives the same start
     assert context.images is not None
     facts = {**scores.facts, "backbone": opened.spec.backbone.digest, "data": context.images.name}
     return Scores({n: t.cpu() for n, t in scores.tensors.items()}, facts)
+
+
+def _stable(settings: Spt, context: "Context", limit: int) -> "Stable":
+    """Who ends a pass once the plan of these settings within the limit stays what it is."""
+    from tailor.tuning.spt.allocate import allocate
+    from tailor.tuning.spt.placement import placed
+    from tailor.tuning.spt.stability import Stable, agreement
+
+    opened, seed = context.opened, context.recipe.seed
+    model, anatomy = opened.model, opened.anatomy
+
+    def plan(squares: "Scores") -> "TunePlan":
+        return allocate(placed(settings.criterion, model, anatomy, squares, seed), anatomy, model, settings, limit)
+
+    return Stable(plan, agreement(model, anatomy, settings))
 
 
 def _taken(path: Path, context: "Context", wanted: dict[str, str]) -> "Scores":
