@@ -12,7 +12,7 @@ LAYERS = (
     ("errors", "events", "visible"),
     ("settings", "strangers", "run_folder", "recipe", "hub"),
     ("inputs", "anatomy", "surgery", "preprocessing"),
-    ("criteria", "backbones", "tracing", "budget", "recipes", "ridge"),
+    ("criteria", "backbones", "tracing", "budget", "recipes", "ridge", "layer_rows"),
     ("tuning", "pruning", "dense"),
     ("stitching",),  # tunes its anchors as anything else is tuned
     ("tasks",),

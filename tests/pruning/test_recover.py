@@ -11,11 +11,11 @@ from torch.testing import assert_close
 import tiny
 from tailor import backbones
 from tailor.errors import DataError, PlanError
+from tailor.layer_rows import applied, given_rows, made_rows
 from tailor.pruning.layers import LayerPlan, apply_layers_
 from tailor.pruning.recover import estimate_, repair_
 from tailor.pruning.recover.places import places
 from tailor.pruning.recover.problem import Problem, solve_
-from tailor.pruning.recover.rows import applied, given_rows, made_rows
 from tailor.pruning.recover.way import Way, WayPart, segments
 from tailor.pruning.settings import Repair
 from tailor.tracing import cut, half, plan_widths, settle, trace

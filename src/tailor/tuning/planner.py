@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -9,7 +11,7 @@ from tailor.anatomy import Anatomy
 from tailor.errors import PlanError, UsageError, nearest
 from tailor.tuning.apply import cost
 from tailor.tuning.method import Module, Selection
-from tailor.tuning.methods import MODULES, SELECTIONS
+from tailor.tuning.methods import MODULES, SELECTIONS, VARIANTS
 from tailor.tuning.plan import Tune, TunePlan
 
 _LARGEST = 1 << 16
@@ -18,21 +20,23 @@ _NUMBERED = re.compile(r"^(?P<name>.+)-(?P<number>\d+)$")
 
 def parse(name: str, extra: tuple[str, ...] = ()) -> Module | Selection:
     """`lora` or `lora-16` (the number sets the method's knob) -> the method; UsageError with the nearest name."""
-    table: dict[str, type[Module] | type[Selection]] = {**SELECTIONS, **MODULES}
+    variants = {name: partial(MODULES[kind], **settings) for name, (kind, settings) in VARIANTS.items()}
+    table: dict[str, Any] = {**SELECTIONS, **MODULES, **variants}
     match = _NUMBERED.match(name)
     plain = match["name"] if match and name not in table else name
     if plain not in table:
         raise UsageError(f"unknown method `{name}`", hint=nearest(plain, [*table, *extra]))
-    method = table[plain]
+    make = table[plain]
     if match and name not in table:
-        if not method.knob:
+        knob = make().knob
+        if not knob:
             raise UsageError(f"`{plain}` takes no number, found `{name}`", hint=f"write `--method {plain}`")
         if not 1 <= int(match["number"]) <= _LARGEST:
             raise UsageError(
                 f"the number in `{name}` must lie between 1 and {_LARGEST}", hint=f"write for instance `{plain}-8`"
             )
-        return method(**{method.knob: int(match["number"])})
-    return method()
+        return make(**{knob: int(match["number"])})  # type: ignore[no-any-return]
+    return make()  # type: ignore[no-any-return]
 
 
 def plan(model: nn.Module, anatomy: Anatomy, method: Module | Selection, budget: int | None = None) -> TunePlan:
@@ -106,4 +110,5 @@ def _plan(model: nn.Module, anatomy: Anatomy, method: Module | Selection) -> Tun
 
 def label(method: Module | Selection) -> str:
     """`lora-8`: how tables name a method with its setting."""
-    return f"{method.kind}-{getattr(method, method.knob)}" if method.knob else method.kind
+    name = getattr(method, "name", method.kind)
+    return f"{name}-{getattr(method, method.knob)}" if method.knob else name

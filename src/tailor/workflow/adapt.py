@@ -32,6 +32,7 @@ from tailor.workflow.opened import headed, open_bundle, with_head
 from tailor.workflow.output import output
 from tailor.workflow.records import Trained, with_freezing
 from tailor.workflow.report import leave_page
+from tailor.workflow.start import begun_
 from tailor.workflow.teacher import guide
 from tailor.workflow.train import CONFIG, finished, train_
 
@@ -148,7 +149,7 @@ def _one(request: AdaptRequest, method: str, run: Run, task: Task, known: dict[A
     if request.plan_only:
         return replace(_planned(opened, spec, folder, task), diagram=diagram)
     added = spec.plans[len(opened.spec.plans) :]
-    opened = replace(builder.apply_plans_(opened, added), spec=spec)
+    opened = begun_(replace(builder.apply_plans_(opened, added), spec=spec), run)
     if request.seconds is not None and request.given.get("epochs") is None:
         run = replace(run, recipe=replace(run.recipe, epochs=_fitting(opened, run, request.seconds)))
     return replace(_train(opened, run, said), diagram=diagram)

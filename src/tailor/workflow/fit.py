@@ -19,6 +19,7 @@ from tailor.workflow.context import Run
 from tailor.workflow.data import Corrupt, divided, open_checked
 from tailor.workflow.records import Trained
 from tailor.workflow.report import leave_page
+from tailor.workflow.start import begun_
 from tailor.workflow.teacher import guide
 from tailor.workflow.train import train_
 
@@ -76,7 +77,7 @@ def fit(request: FitRequest) -> Trained:
         request.resume,
         request.trackers,
     )
-    made = replace(builder.apply_plans_(opened, spec.plans[len(opened.spec.plans) :]), spec=spec)
+    made = begun_(replace(builder.apply_plans_(opened, spec.plans[len(opened.spec.plans) :]), spec=spec), run)
     main = processes_here().is_main_process
     if main:
         given = {"data": request.data, "weights": request.weights, "teacher": request.teacher}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailor.pruning.recover.rows import weight_rows
+from tailor.layer_rows import weight_rows
 from tailor.ridge import Sums, solve
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from tailor.errors import DataError
 from tailor.events import Event, Tell, silent
+from tailor.layer_rows import applied, as_stored, channels_last, drawn, given_rows, made_rows
 from tailor.pruning.recover.norms import batch_norms
 from tailor.pruning.recover.places import RepairPlace, places
 from tailor.pruning.recover.problem import Problem, Solved, solve_
-from tailor.pruning.recover.rows import applied, as_stored, channels_last, drawn, given_rows, made_rows
 from tailor.pruning.recover.watch import Calls, WatchedCall, watching
 from tailor.pruning.recover.way import UnlabelledImages, Way, WayPart, segments
 from tailor.pruning.settings import Repair

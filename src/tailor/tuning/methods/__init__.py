@@ -32,3 +32,6 @@ MODULES: "Rows[type[Module]]" = Rows(
     }
 )
 """Methods that put modules into the backbone, by the `kind` that plans carry."""
+
+VARIANTS: "dict[str, tuple[str, dict[str, str]]]" = {"eva": ("lora", {"start": "inputs"})}
+"""Further names: a module with settings of its own."""

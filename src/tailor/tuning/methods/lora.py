@@ -3,7 +3,8 @@
 As a baseline it sits on the fused qkv with one `down` shared by q, k and v (the form of NOAH and the SPT thesis:
 `4 d r` per block); on rows of a fused layer each part has its own pair. `up` starts at zero, which the released SPT
 code intends but overwrites, so wrapping changes nothing. Convolutions count as matrices:
-a convolution to `rank` channels, then a 1x1 convolution.
+a convolution to `rank` channels, then a 1x1 convolution. `down` starts at random, or (`eva`, after Paischer et al.
+2024) in the directions in which what the layer is given varies most; `tuning.start` puts it there.
 """
 
 import copy
@@ -26,17 +27,26 @@ from tailor.tuning.method import Geometry, Place, RowRanges, Slices, site_places
 
 @dataclass(frozen=True, config=STRICT)
 class Lora:
-    """y = Wx + (alpha / rank) * up(down(dropout(x))); `alpha` 0 means `rank`, so that the factor is 1."""
+    """y = Wx + (alpha / rank) * up(down(dropout(x))); `alpha` 0 means `rank`, so that the factor is 1.
+
+    `start` says where `down` begins: at random, or in the principal directions of the layer's inputs.
+    """
 
     kind: Literal["lora"] = "lora"
     rank: int = 8
     alpha: float = 0.0
     dropout: float = 0.1
     drop_path: float = 0.0
+    start: Literal["random", "inputs"] = "random"
 
     identity: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     knob: ClassVar[str] = "rank"
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return "eva" if self.start == "inputs" else self.kind
 
     def places(self, anatomy: Anatomy) -> tuple[Place, ...]:
         """The fused qkv of every attention; where there is no attention, the MLP's linear layers."""

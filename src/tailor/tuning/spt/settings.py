@@ -5,7 +5,7 @@ What competes stands in `candidates`, how it is scored in `scores`, the decision
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -30,7 +30,8 @@ class Spt:
     text, by which the cost never exceeds the number of selected weights). `nearest` reproduces the released sweep over
     tau. `fill` spends what the largest tau leaves on the weights that follow, matrices too dear for their module
     keeping single weights (ours: on a small backbone one module is a large part of the budget). `parts="structured"`
-    drops the single entries, `parts="unstructured"` makes sigma infinite. With `vpt-deep` only prompts train, in the
+    drops the single entries, `parts="unstructured"` makes sigma infinite. `start="inputs"` begins LoRA in the principal
+    directions of what a layer is given (ours, after EVA). With `vpt-deep` only prompts train, in the
     blocks that hold a sensitive matrix. `criterion` is what ranks the weights: SPT's sensitivity, or a control.
     `unit`, `samples` and `head` say how to score: on so many images, or until the plan stays what it is (`auto`, see
     `stability`); `class-means` with a classifier of class means instead of the seeded one.
@@ -44,6 +45,7 @@ class Spt:
     parts: Literal["both", "structured", "unstructured"] = "both"
     dropout: float = 0.1
     drop_path: float = 0.1
+    start: Literal["random", "inputs"] = "random"
     criterion: PlacementName = "sensitivity"
     unit: Literal["sample", "batch"] = "sample"
     samples: int | Literal["auto"] = 800
@@ -60,6 +62,11 @@ class Spt:
             raise PlanError(
                 "`spt-vpt` trains prompts only: it has no unstructured part and no released sweep",
                 hint="leave `parts` and `nearest` out, or use `spt-lora`",
+            )
+        if self.start == "inputs" and (self.structured != "lora" or self.parts == "unstructured"):
+            raise PlanError(
+                "only LoRA can start in the directions of the inputs",
+                hint="leave `start` out, or use `--method spt-eva`",
             )
         if self.criterion == "random-sites" and self.parts != "structured":
             raise PlanError(
@@ -79,7 +86,8 @@ class Spt:
         if self.criterion == "random-sites":
             return f"{self.structured}-random"
         whole = "-structured" if self.parts == "structured" else ""
-        return _NAMES[self.structured] + whole + (f"-{self.criterion}" if control else "")
+        own = "spt-eva" if self.start == "inputs" else _NAMES[self.structured]
+        return own + whole + (f"-{self.criterion}" if control else "")
 
     @property
     def alpha(self) -> int:
@@ -93,7 +101,9 @@ class Spt:
 
     def module(self) -> "Module":
         """The method that a sensitive matrix gets."""
-        settings = {"rank": self.rank, "dropout": self.dropout, "drop_path": self.drop_path}
+        settings: dict[str, Any] = {"rank": self.rank, "dropout": self.dropout, "drop_path": self.drop_path}
+        if self.start != "random":
+            settings["start"] = self.start
         kind = self.structured if self.structured != "vpt-deep" else "lora"  # LoRA's size is the threshold for prompts
         return MODULES[kind](**settings)
 
@@ -107,6 +117,7 @@ SPT = {
         Spt(parts="structured"),
         Spt(structured="site-adapter", parts="structured"),
         Spt(parts="unstructured"),
+        Spt(start="inputs"),
         Spt(criterion="taylor"),
         Spt(criterion="magnitude"),
         Spt(criterion="random"),

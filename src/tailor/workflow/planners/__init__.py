@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tailor.errors import UsageError, nearest
 from tailor.pruning.settings import Widths
 from tailor.settings import configured, flags, section
-from tailor.tuning.methods import MODULES, SELECTIONS
+from tailor.tuning.methods import MODULES, SELECTIONS, VARIANTS
 from tailor.tuning.spt.settings import SPT
 from tailor.workflow.planners.auto import Auto
 from tailor.workflow.planners.blocks import KeepBlocks
@@ -63,7 +63,7 @@ class Tuner(Planner, Protocol):
 
 PLANNERS: dict[str, dict[str, Any]] = {
     "adapt": {
-        **{name: Plain(name) for name in (*SELECTIONS, *MODULES)},
+        **{name: Plain(name) for name in (*SELECTIONS, *MODULES, *VARIANTS)},
         **{name: PlaceBudget(name, spt=settings) for name, settings in SPT.items()},
         "noah": SearchModules(),
     },
