@@ -2,12 +2,15 @@
 
 CamVid in crops of 128 x 160, decoders of width 64 with 20 queries, the same updates for all: a short schedule that
 compares, not one that converges. Photos of 240 x 320 are looked at in 128 x 160; at that size HRCA reads one coarse
-cell. Rows are stored and not run again; the two bundles of the figure stay in `--kept`.
+cell. The Swin-like net was trained on images of 32 pixels. Rows are stored and not run again; the bundles that
+`benchmarks.dense_figures` draws from stay in `--kept`.
 
-    python -m benchmarks.dense_ladder [--only ladder/tailor_mini_s] [--figure docs/images/dense_masks.png]
+    python -m benchmarks.dense_ladder [--only ladder/tailor_mini_s] [--seeds 3]
 """
 
 import argparse
+import json
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -15,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
 
 import tailor
+from benchmarks import small_nets
 from benchmarks.dense import in_turns
 from benchmarks.rows import Row, Rows
 from tailor import build
 from tailor.bundle import read
-from tailor.data.images import open_data
-from tailor.dense import DECODERS, drawing
+from tailor.dense import DECODERS
 from tailor.dense.high_resolution import HighResolution
 from tailor.measure.count import macs
 from tailor.measure.machine import machine
@@ -33,7 +35,8 @@ from tailor.tasks.segmentation import SegmenterHead
 STORE, KEPT = Path("docs/benchmarks/dense_ladder.jsonl"), Path("runs/benchmarks/dense_ladder")
 SCENES, CELLS = "../shared/data/camvid", "../shared/data/bccd"
 SIDE, EPOCHS, BATCH = 128, 3, 4
-MINI, LITE = "tailor_mini_s", "tf_efficientnet_lite0"
+MINI, LITE, SWIN = "tailor_mini_s", "tf_efficientnet_lite0", "small_swin"
+TITLES = {MINI: "mini-S", LITE: "Lite0", SWIN: "Swin-like"}
 RECIPE = {
     "lr": 1e-3,
     "weight_decay": 0.05,
@@ -58,6 +61,8 @@ LADDER: Mapping[str, Mapping[str, Any]] = {
     "mask2former": DEEP,
     "faseg": DEEP,
 }
+LEARNED, ANCHORS = "+ HRCA", "5.5 dynamic anchors"
+"""Rows whose bundles are kept for the figure of what queries look at."""
 METHODS = ("lora", "spt-lora", "full", "adapter", "vpt-deep", "spt-adapter")
 """Those beside `linear` in the default decoder."""
 PARTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -80,33 +85,40 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
-def adapted(data: str, out: Path, settings: argparse.Namespace, **asked: Any) -> Any:
+def adapted(data: str, model: str, out: Path, settings: argparse.Namespace, **asked: Any) -> Any:
     """A run of the ladder's schedule."""
+    weights = {"weights": str(small_nets.weights(model))} if model in small_nets.NETS else {}
+    side = {"image_size": SIDE, "batch_size": BATCH, "seed": settings.seed, "overwrite": True, "progress": None}
+    return tailor.adapt(data, model=model, out=out, **schedule(settings), **side, **weights, **asked)
+
+
+def schedule(settings: argparse.Namespace) -> dict[str, Any]:
+    """Epochs, of which only the last is validated and kept."""
     epochs = settings.epochs
-    recipe = {**RECIPE, "evaluate_every": epochs, "checkpoint_every": epochs}
-    side = {"image_size": SIDE, "epochs": epochs, "batch_size": BATCH, "seed": settings.seed}
-    return tailor.adapt(data, out=out, overwrite=True, recipe=recipe, progress=None, **side, **asked)
+    return {"epochs": epochs, "recipe": {**RECIPE, "evaluate_every": epochs, "checkpoint_every": epochs}}
 
 
-def described(made: Any) -> Row:
-    """What a run came to: the metric, the bytes of its bundle, and the MACs of a picture."""
-    model, loaded = tailor.load(made.bundle), read(Path(made.bundle))
-    inputs = loaded.spec.inputs
+def described(made: Any, settings: argparse.Namespace) -> Row:
+    """What a run came to: the metric, updates, the bytes of its bundle, and the MACs of a picture."""
+    place = Path(made.bundle)
+    model, loaded = tailor.load(place), read(place)
     row = {name: getattr(made, name) for name in ("trainable_params", "head_params", "bundle_bytes", "seconds")}
-    return {made.metric: made.score, **row, "macs": macs(model, inputs)}
+    updates = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])["update"]
+    run = {"updates": updates, "epochs": settings.epochs, "seed": settings.seed}
+    return {made.metric: made.score, **row, "macs": macs(model, loaded.spec.inputs), **run}
 
 
-def segmenter(model: str, decoder: str, sizes: Mapping[str, Any], method: str, settings: argparse.Namespace) -> Row:
-    """One segmenter, trained and measured; its bundle is kept where the figure shows it."""
+def segmenter(
+    name: str, model: str, decoder: str, sizes: Mapping[str, Any], method: str, settings: argparse.Namespace
+) -> Row:
+    """One segmenter, trained and measured; its bundle is kept as `name` where a figure shows it."""
     began = time.monotonic()
-    asked = {"model": model, "decoder": decoder, "decoders": {decoder: dict(sizes)}, "method": method}
+    asked = {"decoder": decoder, "decoders": {decoder: dict(sizes)}, "method": method}
     more = {"budget": "2%"} if method.startswith("spt") else {}
-    kept = settings.kept / f"{model}-{decoder}-{method}"
     with tempfile.TemporaryDirectory() as folder:
-        shown = settings.seed == 0 and sizes in LADDER.values()
-        made = adapted(SCENES, kept if shown else Path(folder) / "run", settings, **asked, **more)
-        row = described(made)
-    return {**row, "seed": settings.seed, "epochs": settings.epochs, "wall": time.monotonic() - began}
+        out = settings.kept / name if name else Path(folder) / "run"
+        row = described(adapted(settings.scenes, model, out, settings, **asked, **more), settings)
+    return {**row, "wall": time.monotonic() - began}
 
 
 def times(model: str, settings: argparse.Namespace) -> Row:
@@ -126,54 +138,67 @@ def _plain(sizes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: HighResolution(**value) if isinstance(value, dict) else value for name, value in sizes.items()}
 
 
-def shortened(data: str, task: str, model: str, decoder: str, settings: argparse.Namespace) -> Row:
+def shortened(task: str, model: str, decoder: str, alpha: float, settings: argparse.Namespace) -> Row:
     """A tuned model whose depth SLS decides on regions, trained again as it was."""
+    data = {"detection": settings.cells, "segmentation": settings.scenes}[task]
     sizes = {"fcos": {"width": 64}}.get(decoder, LADDER.get(decoder, {}))
+    tuned, scores = settings.kept / f"{model}-{task}-lora", settings.kept / f"{model}-{task}-lora.json"
+    if not scores.is_file():
+        asked = {"decoder": decoder, "decoders": {decoder: dict(sizes)}, "method": "lora", "task": task}
+        made = adapted(data, model, tuned, settings, **asked)
+        scores.write_text(json.dumps({"metric": made.metric, "before": made.score}))
     with tempfile.TemporaryDirectory() as folder:
-        out, epochs = Path(folder), settings.epochs
-        asked = {"model": model, "decoder": decoder, "decoders": {decoder: dict(sizes)}, "method": "lora", "task": task}
-        made = adapted(data, out / "a", settings, **asked)
-        recipe = {**RECIPE, "evaluate_every": epochs, "checkpoint_every": epochs}
-        again = {"retrain": "1clr", "epochs": epochs, "batch_size": BATCH, "recipe": recipe, "progress": None}
-        rows = {}
-        for alpha in (0.3, 0.6):
-            cut = tailor.prune(made.bundle, data=data, method="sls", alpha=alpha, out=out / f"{alpha}", **again)
-            rows[str(alpha)] = {
-                "kept": cut.kept_blocks,
-                "blocks": cut.blocks,
-                "cut": cut.score_cut,
-                "after": cut.score_after,
-                "faster": cut.throughput_ratio,
-            }
-    return {"metric": made.metric, "before": made.score, "alphas": rows, "seed": settings.seed, "epochs": epochs}
+        again = {"retrain": "1clr", "batch_size": BATCH, "progress": None, **schedule(settings)}
+        cut = tailor.prune(tuned, data=data, method="sls", alpha=alpha, out=Path(folder) / "cut", **again)
+    found = {"kept": cut.kept_blocks, "blocks": cut.blocks, "cut": cut.score_cut, "after": cut.score_after}
+    more = {"faster": cut.throughput_ratio, "alpha": alpha, "seed": settings.seed, "epochs": settings.epochs}
+    return {**json.loads(scores.read_text()), **found, **more}
 
 
 def wanted(seeds: int) -> Iterator[tuple[str, Any]]:
     """Every row's key and how it is made, the most telling first."""
-    for model in (MINI, LITE):
-        yield f"ms/{model}", (times, model, 0)
+    yield f"ms/{MINI}", (times, MINI, 0)
     yield from _decoders(MINI)
-    for method in METHODS[:3]:
-        yield f"ladder/{MINI}/masks/{method}", (segmenter, MINI, "masks", LADDER["masks"], method, 0)
-    yield "sls/detection", (shortened, CELLS, "detection", MINI, "fcos", 0)
-    for name, (decoder, sizes) in list(PARTS.items())[1:3]:
-        yield f"parts/{MINI}/{name}/0", (segmenter, MINI, decoder, sizes, "linear", 0)
+    yield from _parts(MINI, ("Mask2Former", "FASeg: both"), range(1, seeds))
+    yield from _methods(MINI, METHODS[:3])
+    yield from _depths(MINI)
+    yield from _parts(MINI, ("+ DFPQ", "+ HRCA"), range(seeds))
+    yield from _depths(SWIN)
+    yield f"ms/{LITE}", (times, LITE, 0)
     yield from _decoders(LITE)
-    yield "sls/segmentation", (shortened, SCENES, "segmentation", MINI, "masks", 0)
-    for method in METHODS[:3]:
-        yield f"ladder/{LITE}/masks/{method}", (segmenter, LITE, "masks", LADDER["masks"], method, 0)
-    for method in METHODS[3:]:
-        yield f"ladder/{MINI}/masks/{method}", (segmenter, MINI, "masks", LADDER["masks"], method, 0)
-    for seed in range(1, seeds):
-        for name, (decoder, sizes) in PARTS.items():
-            yield f"parts/{MINI}/{name}/{seed}", (segmenter, MINI, decoder, sizes, "linear", seed)
+    yield from _methods(MINI, METHODS[3:])
     for name, (decoder, sizes) in VARIANTS.items():
-        yield f"variants/{MINI}/{name}", (segmenter, MINI, decoder, sizes, "linear", 0)
+        kept = name if name == ANCHORS else ""
+        yield f"variants/{MINI}/{name}", (segmenter, kept, MINI, decoder, sizes, "linear", 0)
+    yield from _methods(LITE, METHODS[:3])
+    yield from _parts(LITE, ("+ DFPQ", "+ HRCA"), range(1))
+    yield from _parts(LITE, tuple(PARTS), range(1, seeds))
 
 
 def _decoders(model: str) -> Iterator[tuple[str, Any]]:
     for decoder, sizes in LADDER.items():
-        yield f"ladder/{model}/{decoder}/linear", (segmenter, model, decoder, sizes, "linear", 0)
+        kept = f"{model}-{decoder}-linear"
+        yield f"ladder/{model}/{decoder}/linear", (segmenter, kept, model, decoder, sizes, "linear", 0)
+
+
+def _parts(model: str, names: tuple[str, ...], seeds: range) -> Iterator[tuple[str, Any]]:
+    """Of the whole nets the first seed is a row of the ladder."""
+    for seed in seeds:
+        for name in names:
+            decoder, sizes = PARTS[name]
+            kept = name if (model, name, seed) == (MINI, LEARNED, 0) else ""
+            yield f"parts/{model}/{name}/{seed}", (segmenter, kept, model, decoder, sizes, "linear", seed)
+
+
+def _methods(model: str, methods: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    for method in methods:
+        yield f"ladder/{model}/masks/{method}", (segmenter, "", model, "masks", LADDER["masks"], method, 0)
+
+
+def _depths(model: str) -> Iterator[tuple[str, Any]]:
+    for alpha in (0.3, 0.6):
+        for task, decoder in (("detection", "fcos"), ("segmentation", "masks")):
+            yield f"sls/{model}/{task}/{alpha}", (shortened, task, model, decoder, alpha, 0)
 
 
 def ladder_table(stored: Rows) -> str:
@@ -208,38 +233,41 @@ def freezing_table(stored: Rows) -> str:
 def parts_table(stored: Rows) -> str:
     """Markdown: FASeg's parts, and each variant of them."""
     rows = stored.known
-    lines = ["| mini-S, frozen | mIoU | parameters of the decoder | GMACs |", "|---|---|---|---|"]
-    for name in PARTS:
-        same = {"Mask2Former": "mask2former", "FASeg: both": "faseg"}.get(name)
-        first = rows.get(f"ladder/{MINI}/{same}/linear") if same else rows.get(f"parts/{MINI}/{name}/0")
-        more = [rows[f"parts/{MINI}/{name}/{seed}"] for seed in range(1, 9) if f"parts/{MINI}/{name}/{seed}" in rows]
-        found = [row for row in (first, *more) if row and "miou" in row]
-        if found:
-            scores = ", ".join(f"{100 * row['miou']:.1f}" for row in found)
-            lines.append(f"| {name} | {scores} | {_sizes(found[0])} |")
+    lines = ["| frozen backbone, decoder | mIoU by seed | mean | parameters of the decoder | GMACs |", "|---" * 5 + "|"]
+    for model in (MINI, LITE):
+        for name in PARTS:
+            same = {"Mask2Former": "mask2former", "FASeg: both": "faseg"}.get(name)
+            first = rows.get(f"ladder/{model}/{same}/linear") if same else rows.get(f"parts/{model}/{name}/0")
+            more = [rows.get(f"parts/{model}/{name}/{seed}") for seed in range(1, 9)]
+            lines += _seeds(f"{TITLES[model]}, {name}", [row for row in (first, *more) if row and "miou" in row])
     for name in VARIANTS:
         row = rows.get(f"variants/{MINI}/{name}", {})
-        if "miou" in row:
-            lines.append(f"| Table {name} | {100 * row['miou']:.1f} | {_sizes(row)} |")
+        lines += _seeds(f"{TITLES[MINI]}, Table {name}", [row] if "miou" in row else [])
     return "\n".join(lines)
+
+
+def _seeds(name: str, found: list[Row]) -> list[str]:
+    """A line of the table, none where there is no row."""
+    if not found:
+        return []
+    scores = [100 * row["miou"] for row in found]
+    spread = f" ±{statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+    each = ", ".join(f"{score:.1f}" for score in scores)
+    return [f"| {name} | {each} | {statistics.mean(scores):.1f}{spread} | {_sizes(found[0])} |"]
 
 
 def sls_table(stored: Rows) -> str:
     """Markdown: depth kept, accuracy before, after the cut and after training again, and speed."""
-    rows = stored.known
-    lines = ["| SLS on regions | alpha | blocks | before | cut | trained again | times as fast |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for task in ("detection", "segmentation"):
-        row = rows.get(f"sls/{task}", {})
-        for alpha, one in row.get("alphas", {}).items():
-            scores = " | ".join(f"{100 * value:.1f}" for value in (row["before"], one["cut"], one["after"]))
-            blocks = f"{one['kept']} of {one['blocks']}"
-            lines.append(f"| {task}, {row['metric']} | {alpha} | {blocks} | {scores} | {one['faster']:.2f} |")
+    lines = ["| SLS on regions | alpha | blocks | before | cut | trained again | times as fast |", "|---" * 7 + "|"]
+    for key, row in stored.known.items():
+        if key.startswith("sls/") and "after" in row:
+            _, model, task, alpha = key.split("/")
+            scores = " | ".join(f"{100 * row[name]:.1f}" for name in ("before", "cut", "after"))
+            what = f"{TITLES[model]}, {task}, {row['metric']}"
+            lines.append(f"| {what} | {alpha} | {row['kept']} of {row['blocks']} | {scores} | {row['faster']:.2f} |")
     return "\n".join(lines)
 
 
-SHOWN = {"masks": "masks (the default)", "mask2former": "Mask2Former", "faseg": "FASeg"}
-"""Decoders of the figure, and what stands above their pictures."""
 TABLES = {"decoders": ladder_table, "freezing": freezing_table, "focus": parts_table, "regions": sls_table}
 """By the name that marks its place in the docs."""
 
@@ -257,46 +285,6 @@ def _sizes(row: Row) -> str:
     return f"{row['head_params']:,} | {row['macs'] / 1e9:.2f}"
 
 
-def figure(out: Path, kept: Path, count: int = 3) -> None:
-    """Image, truth, and what the decoders that are kept found side by side, for scenes of the split reported on."""
-    data = open_data(SCENES)
-    split = data.splits["test"]
-    places = {title: kept / f"{MINI}-{name}-linear" for name, title in SHOWN.items()}
-    models = {title: tailor.Predictor(place) for title, place in places.items() if (place / "bundle.json").is_file()}
-    rows = []
-    for index in _spread(len(split), count):
-        image, truth = split.sample(index)
-        shown = [image, drawing.overlay(image, _known(truth, len(data.classes)), (*data.classes, "void"))]
-        for predictor in models.values():
-            given = predictor.transform(image)[None]
-            with torch.inference_mode():
-                drawn = predictor.task.draw(predictor.model(given), predictor.spec.head, [image])[0]
-            shown.append(drawn["overlay"])
-        rows.append(shown)
-    _sheet(rows, ("image", "truth", *models)).quantize(256).save(out, optimize=True)
-
-
-def _spread(length: int, count: int) -> list[int]:
-    return [length * (2 * i + 1) // (2 * count) for i in range(count)]
-
-
-def _known(truth: Any, void: int) -> Any:
-    labels = truth.numpy().copy()
-    labels[labels == 255] = void
-    return labels
-
-
-def _sheet(rows: list[list[Image.Image]], names: tuple[str, ...]) -> Image.Image:
-    width, height = rows[0][0].size
-    sheet = Image.new("RGB", (width * len(names), height * len(rows) + 18), "white")
-    pen = ImageDraw.Draw(sheet)
-    for column, name in enumerate(names):
-        pen.text((column * width + 4, 2), name, fill="black")
-        for row, shown in enumerate(rows):
-            sheet.paste(shown[column], (column * width, 18 + row * height))
-    return sheet
-
-
 def main() -> None:
     """Run what is not stored yet, most telling rows first, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -305,8 +293,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", default="", help="rows whose key begins so, several with commas")
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--scenes", default=SCENES)
+    parser.add_argument("--cells", default=CELLS)
     arguments = parser.parse_args()
+    arguments.kept.mkdir(parents=True, exist_ok=True)
     rows, begun = Rows(arguments.store), tuple(arguments.only.split(","))
     for key, (make, *given, seed) in wanted(arguments.seeds):
         if key.startswith(begun):
@@ -314,8 +304,6 @@ def main() -> None:
             rows.get(key, lambda make=make, given=given, settings=settings: make(*given, settings))
     for table in TABLES.values():
         print(f"\n{table(rows)}")
-    if arguments.figure is not None:
-        figure(arguments.figure, arguments.kept)
 
 
 if __name__ == "__main__":
