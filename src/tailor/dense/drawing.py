@@ -34,12 +34,12 @@ def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> I
 
 
 def heated(image: Image.Image, weights: np.ndarray) -> Image.Image:
-    """The image in grey under weights (h, w), resized to it: white where the largest is, red where half of it is."""
+    """The image in grey under weights (h, w), resized to it: the redder the larger, white where the largest is."""
     share = Image.fromarray((weights / max(float(weights.max()), 1e-12)).astype(np.float32))
     heat = np.asarray(share.resize(image.size, Image.Resampling.BILINEAR))[..., None]
     grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32)
-    hot = np.concatenate([np.full_like(heat, 255), 255 * np.clip(2 * heat - 1, 0, 1).repeat(2, -1)], -1)
-    strength = np.clip(2 * heat, 0, 1) * 0.85
+    hot = np.concatenate([np.full_like(heat, 255), 255 * np.clip(4 * heat - 3, 0, 1).repeat(2, -1)], -1)
+    strength = 0.85 * np.clip(heat, 0, 1)
     return Image.fromarray(((1 - strength) * grey + strength * hot).round().astype(np.uint8))
 
 
