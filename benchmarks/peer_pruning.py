@@ -62,10 +62,12 @@ def _refresh_(attention: Any, pruner: Any) -> None:
         attention.attn_dim = attention.qkv.out_features // 3
 
 
-def cut_isomorphically_(model: nn.Module, images: Tensor, labels: Tensor, ratio: float) -> nn.Module:
+def cut_isomorphically_(
+    model: nn.Module, images: Tensor, labels: Tensor, ratio: float, heads: bool = True
+) -> nn.Module:
     """Isomorphic Pruning as its authors run it on that package: Taylor scores, ranked among isomorphic groups, once.
 
-    Embedding, heads and hidden units lose the same share; heads are pruned whole, as in its ViT scripts.
+    Embedding, `heads` and hidden units lose the same share; heads are pruned whole, as in its ViT scripts.
     """
     import torch_pruning
 
@@ -84,9 +86,9 @@ def cut_isomorphically_(model: nn.Module, images: Tensor, labels: Tensor, ratio:
         isomorphic=True,
         pruning_ratio=ratio,
         round_to=2,
-        prune_num_heads=True,
+        prune_num_heads=heads,
         prune_head_dims=False,
-        head_pruning_ratio=ratio,
+        head_pruning_ratio=ratio if heads else 0.0,
         ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes],
         num_heads={attention.qkv: attention.num_heads for attention in attentions},
     )
