@@ -59,6 +59,9 @@ class Recipe:
     replaces them in validation and at the end. `select` takes the epoch that validates best (on val, never on test) or
     the last. `evaluate_every` and `checkpoint_every` count epochs, `checkpoint_steps` (0: never) updates within one.
     `backbone_lr` is a factor on the rate of the backbone's own weights, not of what was put in or of the head.
+    `frozen: bf16` holds the layers' weights that do not train as `precision: bf16` computes with them anyhow;
+    `recompute` runs blocks again in the backward pass instead of keeping what they computed; `packing` joins the texts
+    of a batch into fewer rows.
     The transforms read `augment` and `interpolation`, of texts `longest` (tokens); the builder reads `drop_path`. With
     `repeats` an epoch has as many updates, but sees one image in so many, that often, each time drawn anew (Hoffer et
     al. 2020).
@@ -88,6 +91,9 @@ class Recipe:
     ema: float | None = None
     accumulate: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    frozen: Literal["fp32", "bf16"] = "fp32"
+    recompute: bool = False
+    packing: bool = False
     augment: str = "none"
     repeats: int = 1
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
@@ -124,6 +130,8 @@ class Recipe:
         if self.ema is not None:
             _within("ema", self.ema, 0, 1)
         _within("warmup_epochs", self.warmup, 0, self.epochs)
+        if self.frozen == "bf16" and self.precision != "bf16":
+            raise UsageError("`frozen: bf16` is for computing in half precision", hint="set `precision: bf16` as well")
         if self.optimizer not in OPTIMIZERS:
             from timm.optim import list_optimizers
 

@@ -5,7 +5,7 @@ Nothing here decides anything; names that end in `_` change the module they are 
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,30 @@ def freeze_(model: nn.Module) -> nn.Module:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that train, by name, in the model's order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def hold_(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Keep the weights of linear layers and convolutions that do not train in that type, embeddings aside.
+
+    PlanError where a module writes what it learns into such a weight: half precision would lose it.
+    """
+    for path, module in model.named_modules():
+        if callable(getattr(module, "write_through_", None)):
+            raise PlanError(f"`{path}` writes into its frozen weight", hint="leave `frozen` out of the recipe")
+    looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        layer = isinstance(module, nn.Linear | nn.Conv2d) and id(weight) not in looked_up
+        if layer and weight is not None and not weight.requires_grad:
+            weight.data = weight.data.to(dtype)
+    return model
+
+
+def as_held(model: nn.Module) -> AbstractContextManager[object]:
+    """In which a model computes, whatever its weights are held in."""
+    found = next((p for p in model.parameters() if p.dtype == torch.bfloat16), None)
+    kind = "cpu" if found is None else found.device.type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=found is not None)
 
 
 def running_statistics(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -110,3 +110,11 @@ def test_figures_are_those_of_a_loop_and_an_exact_match_is_what_greedy_decoding_
 def test_a_model_of_images_is_refused():
     with pytest.raises(ModelError, match="`Linear` is no language model"):
         TASK.attach_(torch.nn.Linear(2, 2), HEAD)
+
+
+def test_texts_that_share_rows_are_learnt_as_apart_but_for_what_they_read():
+    rows = samples(4)  # of 4, 6, 8 and 10 tokens
+    ids, labels = TASK.pack(rows, rows, 12)
+    assert ids.shape == (3, 10) and TASK.weight(labels) == TASK.weight(TASK.collate(rows, rows)[1])
+    assert torch.equal(ids[0], torch.cat([rows[0][0], rows[1][0]]))
+    assert TASK.collate(rows, rows)[0].shape[0] == 4

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import tailor
 from tailor.bundle.live import live
 from tailor.bundle.palette import read_palette
-from tailor.errors import BundleError, DataError, TailorError
+from tailor.errors import BundleError, DataError, PlanError, TailorError
 
 pytest.importorskip("transformers")
 from tiny_language import WORDS, saved
@@ -105,6 +105,11 @@ def test_what_makes_no_palette_of_language_models_is_refused(made, tmp_path):
         tailor.stitch(data, out=tmp_path / "p", progress=None, **{**settings, "models": f"{one},{one}"})
     with pytest.raises(TailorError, match="no language model at"):
         tailor.stitch(data, out=tmp_path / "q", progress=None, **{**settings, "models": f"{one},causal:nowhere"})
+    other = saved(tmp_path / "other", 3, 3, 32)
+    file = tmp_path / "other" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"say"', '"tell"'))
+    with pytest.raises(PlanError, match="other tokenisers"):
+        tailor.stitch(data, out=tmp_path / "o", progress=None, **{**settings, "models": f"{one},{other}"})
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(DataError, match="is no JSON"):
         tailor.stitch(tmp_path / "x.json", out=tmp_path / "r", progress=None, **settings)

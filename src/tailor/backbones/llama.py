@@ -13,6 +13,13 @@ from torch import Tensor
 class LlamaForCausalLM(transformers.LlamaForCausalLM):
     """Logits (B, N, V) for tokens (B, N) padded on the right: what stands behind a token does not change its logits."""
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As timm's models call it: decoder layers run again in the backward pass."""
+        if enable:
+            self.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.gradient_checkpointing_disable()
+
     def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tailor.backbones.causal import padding
+from tailor.surgery import as_held
 
 IGNORED = -100
 """The label of a token that is not learnt."""
@@ -72,7 +73,8 @@ def answers(model: Any, tokeniser: Any, prompts: Sequence[str], new: int = 32, *
         "eos_token_id": tokeniser.eos_token_id,
         **how,
     }
-    found = model.generate(ids.to(device), attention_mask=mask.to(device), **how)
+    with as_held(model):
+        found = model.generate(ids.to(device), attention_mask=mask.to(device), **how)
     return [tokeniser.decode(row[longest:], skip_special_tokens=True) for row in found]
 
 

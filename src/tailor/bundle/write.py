@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -52,7 +53,8 @@ def _sweep(out: Path) -> None:
 def state(model: nn.Module, complete: bool) -> dict[str, Tensor]:
     """The tensors to store: what training may have changed, or all of them."""
     chosen = dict(model.state_dict()) if complete else changed(model)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in chosen.items()}
+    whole = {n: t.float() if t.dtype == torch.bfloat16 else t for n, t in chosen.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in whole.items()}
 
 
 def write(

@@ -102,6 +102,10 @@ class Nested(nn.Module):
         self.masks.current = self.zeros[route]
         return self
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Of the model, as timm's models call it."""
+        self.model.set_grad_checkpointing(enable)  # type: ignore[operator]
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K)."""
         return self.model(images)  # type: ignore[no-any-return]

@@ -77,6 +77,12 @@ class Routed(nn.Module):
         self._views.clear()
         return self
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Of every anchor, as timm's models call it; views are made anew."""
+        for anchor in self.anchors:
+            anchor.set_grad_checkpointing(enable)  # type: ignore[operator]
+        self.forget_()
+
     def train(self, mode: bool = True) -> "Routed":
         """Set the mode of every module, those that only a view has included."""
         super().train(mode)

@@ -18,7 +18,7 @@ from torchmetrics.text import Perplexity
 
 from tailor.anatomy import Anatomy
 from tailor.backbones import causal
-from tailor.backbones.prompts import IGNORED, Instruction, answers
+from tailor.backbones.prompts import IGNORED, Instruction, answers, packed
 from tailor.errors import ModelError, TrainingError
 from tailor.preprocessing import Tokens
 from tailor.settings import STRICT
@@ -69,6 +69,11 @@ class Language:
         ids = torch.stack([F.pad(rows[0], (0, longest - rows.shape[1])) for rows in images])
         labels = [F.pad(rows[1], (0, longest - rows.shape[1]), value=IGNORED) for rows in images]
         return ids, torch.stack(labels)
+
+    def pack(self, images: Sequence[Tensor], targets: Sequence[Any], longest: int) -> tuple[Tensor, Tensor]:
+        """As `collate`, of samples joined in order into rows of at most `longest` tokens (`prompts.packed`)."""
+        rows = [torch.tensor(row) for row in packed([(one[0].tolist(), one[1].tolist()) for one in images], longest)]
+        return self.collate(rows, rows)
 
     def named(self, targets: Tensor) -> dict[str, Tensor]:
         """What a model is told besides tokens in training: the places (B, N) whose logits are needed."""

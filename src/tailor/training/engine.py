@@ -7,7 +7,8 @@ checkpoint holds none. `Result`, `TrainingProgress` and metrics.jsonl count epoc
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -135,10 +136,11 @@ def fit(
     modules = [*model.modules(), *(teacher.modules() if teacher is not None else ())]
     modes = {module: module.training for module in modules}
     cuda = [processes.device] if processes.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), stopping() as stop:
+    with torch.random.fork_rng(devices=cuda), stopping() as stop, ExitStack() as stack:
         try:
             if teacher is not None:
                 teacher.to(processes.device).eval()
+            stack.enter_context(recomputing(model, recipe.recompute))
             model.to(processes.device)
             same_(processes, [*model.parameters(), *model.buffers()])
             updater = Updater(
@@ -352,6 +354,30 @@ class _Loop:
     def number(self) -> int:
         """Updates done."""
         return self.epoch * self.steps + self.done
+
+
+@contextmanager
+def recomputing(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """While open, blocks are run again in the backward pass, which keeps no more than what goes into them.
+
+    TrainingError where the model has no way to.
+    """
+    switch = getattr(model, "set_grad_checkpointing", None)
+    if not wanted or isinstance(model, nn.Linear):  # of a head alone nothing is kept
+        yield
+        return
+    try:
+        if switch is None:
+            raise AssertionError
+        switch(True)
+    except AssertionError:
+        raise TrainingError(
+            f"`{type(model).__name__}` cannot compute its blocks again", hint="leave `recompute` out of the recipe"
+        ) from None
+    try:
+        yield
+    finally:
+        switch(False)
 
 
 def _check(model: nn.Module, recipe: Recipe, processes: PartialState, steps_per_epoch: int) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from tailor.criteria.samples import placed
 from tailor.errors import TrainingError
-from tailor.surgery import eval_mode
+from tailor.surgery import as_held, eval_mode
 from tailor.tasks import Head, Task
 from tailor.training.objective import BatchLike
 
@@ -32,7 +32,7 @@ def evaluate_each(
     """
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     metrics, seen = [task.metrics(head).to(first.device) for _ in routes], 0
-    with eval_mode(model):
+    with eval_mode(model), as_held(model):
         for batch in batches:
             if len(batch.images) == 0:
                 continue

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from tailor.data.loading import batches as order
 from tailor.data.loading import loader
+from tailor.data.targets import Collate
 from tailor.data.transforms import train_transform
+from tailor.errors import UsageError
 from tailor.events import Event, Tell
 from tailor.spec import Spec
 from tailor.surgery import trainable
@@ -82,13 +85,22 @@ def on_images(model: nn.Module, spec: Spec, run: Run) -> Course:
             world=processes,
             workers=run.workers,
             repeats=recipe.repeats,
-            collate=task.collate,
+            collate=_collate(task, recipe),
         )
 
     def validate(module: nn.Module) -> Mapping[str, float]:
         return leading(task, score(module, spec.head, run.images.splits["val"], spec.preprocessing))
 
     return Course(model, batches, validate)
+
+
+def _collate(task: Task, recipe: Recipe) -> Collate:
+    """The task's, or one that joins texts into rows of at most `longest` tokens; UsageError where there are none."""
+    if not recipe.packing:
+        return task.collate
+    if not hasattr(task, "pack"):
+        raise UsageError(f"{task.kind} has nothing to pack", hint="leave `packing` out of the recipe")
+    return partial(task.pack, longest=recipe.longest)
 
 
 def leading(task: Task, figures: Mapping[str, Any]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from tailor.bundle.palette import (
 )
 from tailor.data.images import open_data
 from tailor.data.loading import Batch
-from tailor.errors import BundleError, UsageError
+from tailor.errors import BundleError, PlanError, UsageError
 from tailor.events import Event, Tell
 from tailor.palette import LanguageAnchor, LanguagePalette
 from tailor.run_folder import MANIFEST
@@ -41,7 +41,7 @@ from tailor.stitching.routed import Routed
 from tailor.stitching.sampler import Sampler, Sampling
 from tailor.stitching.step import RouteTraining
 from tailor.strangers import read_json
-from tailor.surgery import trainable
+from tailor.surgery import hold_, trainable
 from tailor.tasks.language import Language
 from tailor.training import Recipe, fit, processes_here
 from tailor.tuning.plan import TunePlan
@@ -117,7 +117,7 @@ def stitch_language(request: LanguageRequest) -> Stitched:
         evidence.begun(request.folder, request.said())
     models = [(causal.create(name), name) for name in request.models]
     models.sort(key=lambda one: one[0].num_parameters())  # type: ignore[operator]
-    tokeniser = causal.tokeniser(models[0][1])
+    tokeniser = _tokeniser([name for _, name in models])
     rows = [prompts.encode(example, tokeniser, request.longest) for example in learnt]
     rows = prompts.packed(rows, request.longest) if request.packing else rows
     made = _make(request, models, rows)
@@ -137,6 +137,19 @@ def _examples(request: LanguageRequest) -> tuple[list[Instruction], list[Instruc
     examples = next(iter(found.values()))
     every = max(HELD_OUT, -(-len(examples) // MOST_HELD_OUT))
     return [one for i, one in enumerate(examples) if i % every or len(examples) == 1], examples[::every]
+
+
+def _tokeniser(names: Sequence[str]) -> Any:
+    """The anchors' tokeniser; PlanError where two of them number other words, which as many tokens may hide."""
+    found = [causal.tokeniser(name) for name in names]
+    words = [one.get_vocab() for one in found]
+    for name, own in zip(names, words, strict=True):
+        if own != words[0]:
+            raise PlanError(
+                f"`{names[0]}` and `{name}` have other tokenisers: their tokens are not the same words",
+                hint="take sizes of one family",
+            )
+    return found[0]
 
 
 def _batches(rows: Sequence[Any], order: Sequence[int], size: int) -> Iterable[Batch]:
@@ -205,6 +218,9 @@ def _train(request: LanguageRequest, made: _Made, rows: Sequence[Any]) -> Sample
         call=lambda model, share: model(share.images, **task.named(share.targets)),
         reduce=summed_over_processes,
     )
+
+    if recipe.frozen == "bf16":
+        hold_(made.model, torch.bfloat16)
 
     def shares(epoch: int, start: int, process: int, processes: int) -> Iterable[Batch]:
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(rows)).tolist()

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import reduce
 from torch import Tensor
 
@@ -38,7 +39,7 @@ from tailor.stitching.space import Space, stitch_plan
 from tailor.stitching.start import start_, sums_of
 from tailor.stitching.step import RouteTraining as Steps
 from tailor.strangers import read_json
-from tailor.surgery import trainable
+from tailor.surgery import hold_, trainable
 from tailor.tasks import Task, task_for
 from tailor.training import Recipe, processes_here
 from tailor.training.objective import Share, smoothed
@@ -128,7 +129,7 @@ def stitch(request: StitchRequest) -> Stitched:
     if processes_here().is_main_process:
         which = range(len(records)) if request.evaluate_routes else deployed
         spec = made.palette.anchors[0]
-        records = measured(lambda n: picked(made.model, made.palette.tune, n), records, which, spec, tell)
+        records = measured(lambda n: picked(made.model, made.palette.tune, n).float(), records, which, spec, tell)
         if request.evaluate_routes:
             records = scored(made.model, records, which, spec, split, task, tell)
         tell_left_out(images, tell)
@@ -241,6 +242,8 @@ def _train(request: StitchRequest, run: Run, task: Task, made: _Made) -> Sampler
         weigh=lambda share: task.weight(share.targets),
         reduce=summed_over_processes,
     )
+    if recipe.frozen == "bf16":
+        hold_(made.model, torch.bfloat16)
     course = on_images(made.model, made.palette.anchors[0], run)
     train_(course, run, task, step=_step(steps), companion=steps)
     return sampler

@@ -21,7 +21,7 @@ from tailor.errors import BundleError
 from tailor.run_folder import MANIFEST
 from tailor.spec import Spec
 from tailor.strangers import read_json
-from tailor.surgery import trainable
+from tailor.surgery import hold_, trainable
 from tailor.tasks import task_of, task_of_kind
 from tailor.training import Recipe, Result, Teacher, decayed, processes_here, remembered, slowed
 from tailor.tuning.beside import names_of
@@ -59,6 +59,8 @@ def train_(opened: Opened, run: Run, known: Mapping[str, Any] | None = None) -> 
     task = task_of(spec.head)
     if main:
         write_text(run.folder / CONFIG, yaml.safe_dump(_config(spec, run.recipe, run.source), sort_keys=False))
+    if run.recipe.frozen == "bf16":
+        hold_(model, torch.bfloat16)
     result = fit_(opened, run)
     name, split = reported(run.images)
     figures = score(model, spec.head, split, spec.preprocessing, run.tell, f"scoring {name}")
