@@ -1,6 +1,7 @@
 """A supernet whose gates are fixed, and the plain modules it becomes, compute the same."""
 
 import copy
+import itertools
 from functools import lru_cache
 
 import arranged
@@ -14,7 +15,10 @@ from tailor.errors import PlanError
 from tailor.inputs import Inputs
 from tailor.measure import count
 from tailor.pruning.convolve import convert, read_off
-from tailor.pruning.convolve.wrap import shifted_means
+from tailor.pruning.convolve.gates import Gates, chosen, needed
+from tailor.pruning.convolve.places import find_places
+from tailor.pruning.convolve.settings import Wrapping
+from tailor.pruning.convolve.wrap import UnifiedAttention, shifted_means, wrap_
 
 VIT = ("conv3", "none", "attention")
 SWIN = ("conv3", "none", "conv1", "attention")
@@ -83,6 +87,51 @@ def test_open_gates_change_nothing(name):
         torch.nn.init.constant_(part.theta, 1.5)
     with torch.no_grad():
         assert_close(one.net(one.images), one.dense(one.images), rtol=0, atol=1e-12)
+
+
+def slowly(self, x, *args, **kwargs):
+    """Every branch, all with a graph, weighed one by one."""
+    branches = [self.attend(x, *args, **kwargs)]
+    kept = self.attention.qkv.take()
+    branches = [*(self.own[i](x) if self.own else self.convolution(i, x, kept) for i in range(2)), *branches]
+    weights = chosen(self.gates(), self.wrapping.closing)
+    y = sum(weight * branch for weight, branch in zip(weights, branches, strict=True))
+    return y + (1 - weights.sum()) * x if self.wrapping.skip == "norm" else y
+
+
+@pytest.mark.parametrize("closing", ["dominant", "product"])
+@pytest.mark.parametrize("values", list(itertools.product([0.0, 1.0], repeat=3)))
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [(tiny.vit, {}), (tiny.vit, {"paths": "multi", "skip": "norm"}), (tiny.swin, {}), (tiny.eva, {})],
+    ids=["single", "multi", "swin", "eva"],
+)
+def test_what_a_step_leaves_out_changes_neither_output_nor_gradient(make, settings, values, closing, monkeypatch):
+    def fixed(gates):
+        soft = gates.theta.sigmoid()
+        return (torch.tensor(values) if len(soft) == 3 else soft.detach()) + (soft - soft.detach())
+
+    monkeypatch.setattr(Gates, "forward", fixed)
+    images = tiny.images(make().double())
+    seen = []
+    for forward in (UnifiedAttention.forward, slowly):
+        monkeypatch.setattr(UnifiedAttention, "forward", forward)
+        torch.manual_seed(0)  # of the convolutions on paths of their own
+        model = tiny.shake_(make()).double().requires_grad_(True)
+        wrap_(model, find_places(model, backbones.describe(model)), Wrapping(closing=closing, **settings))
+        output = model.double().train()(images)
+        output.square().sum().backward()
+        seen.append((output, {n: p.grad for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}))
+    (one, its), (other, theirs) = seen
+    assert_close(one, other, rtol=0, atol=1e-10)
+    assert sum("attn.gates" in name for name in its) >= (3 if closing == "dominant" else 0)
+    assert_close(its, theirs)
+
+
+def test_with_all_gates_open_the_cheapest_is_not_computed():
+    assert needed((True, True, True), "dominant") == (False, True, True)
+    assert needed((True, False, True), "dominant") == (True, False, True)
+    assert needed((False, False, False), "dominant") == (True, True, True)
 
 
 @cases

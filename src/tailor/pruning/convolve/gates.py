@@ -5,6 +5,8 @@ sigmoid of that. Drawn from torch's default generator in train mode, once for th
 """
 
 import math
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +74,43 @@ def chosen(gates: Tensor, closing: Closing) -> Tensor:
         opened.append(opened[-1] * gate if opened else gate)
     stacked = torch.stack(opened)
     return stacked * _none_above(stacked)
+
+
+@cache
+def needed(opened: tuple[bool, ...], closing: Closing) -> tuple[bool, ...]:
+    """Of which operations a training step needs the output, where these gates are open.
+
+    Those with a weight, and those whose weight some gate would move: the others change neither output nor gradient.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        gates = torch.tensor([float(one) for one in opened], requires_grad=True)
+        weights = chosen(gates, closing)
+        moved = [torch.autograd.grad(weight, gates, retain_graph=True)[0] for weight in weights]
+    return tuple(bool(weight) or bool(by.any()) for weight, by in zip(weights, moved, strict=True))
+
+
+class Weighed(torch.autograd.Function):
+    """The sum of branches (B, N, C) by weights (branches,), most of which are 0.
+
+    The gradient of a weight needs its branch, that of a branch only its weight: a branch of weight 0 gets none, and may
+    have been computed without a graph.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *branches: Tensor) -> Tensor:
+        """(B, N, C)."""
+        ctx.save_for_backward(weights, *branches)
+        shares = weights.tolist()
+        used = [b if share == 1 else share * b for share, b in zip(shares, branches, strict=True) if share]
+        return sum(used[1:], used[0]) if used else torch.zeros_like(branches[0])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Of the weights and of each branch."""
+        weights, *branches = ctx.saved_tensors
+        own = torch.stack([(gradient * b).sum() for b in branches]).to(weights.dtype)
+        wanted = zip(weights.tolist(), branches, ctx.needs_input_grad[1:], strict=True)
+        return own, *(share * gradient.to(b.dtype) if share and asked else None for share, b, asked in wanted)
 
 
 def cost_of(gates: Tensor, costs: Tensor, closing: Closing) -> Tensor:

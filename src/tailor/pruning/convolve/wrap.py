@@ -5,7 +5,7 @@ so its output is a sum of nine shifted means of values that the attention has co
 1x1 convolution reads the centre of z; each size has a batch norm of its own.
 """
 
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tailor.backbones.windows import Windows, divide, join, undivided_
 from tailor.errors import PlanError
-from tailor.pruning.convolve.gates import Gates, chosen
+from tailor.pruning.convolve.gates import Gates, Weighed, chosen, needed
 from tailor.pruning.convolve.modules import TokenConvolution
 from tailor.pruning.convolve.places import AttentionPlace, HiddenPlace, Slot, value_bias
 from tailor.pruning.convolve.plan import CONVOLUTIONS
@@ -68,11 +68,23 @@ class UnifiedAttention(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) as (B, N, C): the operation that the gates choose, or what a skip adds."""
-        attended = self.attend(x, *args, **kwargs)
-        convolved = [own(x) for own in self.own] or [*self.convolutions(x, self.values(x))]
-        weights = chosen(self.gates(), self.wrapping.closing).to(x.dtype)
-        y = sum(weight * branch for weight, branch in zip(weights, [*convolved, attended], strict=True))
-        return y + (1 - weights.sum()) * x if self.wrapping.skip == "norm" else y  # type: ignore[return-value]
+        gates = self.gates()
+        weights = chosen(gates, self.wrapping.closing).to(x.dtype)
+        *shares, attends = weights.tolist()
+        opened = tuple(gates.detach().bool().tolist())
+        *wanted, _ = needed(opened, self.wrapping.closing) if self.training else (*map(bool, shares), True)
+        with _graph(attends):
+            branches = [self.attend(x, *args, **kwargs)]
+        kept = self.attention.qkv.take()
+        for index, used in enumerate(wanted):
+            if used:
+                with _graph(shares[index]):
+                    branches.append(
+                        self.own[index](x) if self.own else self.convolution(index, x, kept if attends else None)
+                    )
+        numbers = [len(shares), *(index for index, used in enumerate(wanted) if used)]
+        y = Weighed.apply(weights[numbers], *branches)  # type: ignore[no-untyped-call]
+        return y + (1 - weights.sum()) * x if self.wrapping.skip == "norm" else y  # type: ignore[no-any-return]
 
     def attend(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the attention gives, (B, N, C); where x is a whole map, windows are cut here as the block would have."""
@@ -82,17 +94,20 @@ class UnifiedAttention(nn.Module):
         inside = divide(x.unflatten(1, windows.map), windows)
         return join(self.attention(inside, mask=self.mask), windows).flatten(1, 2)
 
-    def values(self, x: Tensor) -> Tensor:
-        """The attention's last values as a convolution sees them, (B, height, width, heads * channels).
+    def values(self, x: Tensor, kept: Tensor | None) -> Tensor:
+        """The attention's values as a convolution sees them, (B, height, width, heads * channels).
 
-        Without their bias, which comes once and at the end, so that zeros beyond the border are zeros.
+        From what its layer has `kept`, or computed alone. Without their bias, which comes once and at the end, so that
+        zeros beyond the border are zeros.
         """
-        place, qkv = self.place, self.attention.qkv
-        values = qkv.take()[..., 2 * place.heads * place.channels :]
-        if qkv.layer.bias is not None:
-            values = values - qkv.layer.bias[2 * place.heads * place.channels :]
-        if self.windows is not None:
-            return join(values, self.windows)
+        place, layer = self.place, self.attention.qkv.layer
+        start = 2 * place.heads * place.channels
+        if kept is None:
+            values = F.linear(x, layer.weight[start:])
+        else:
+            values = kept[..., start:] if layer.bias is None else kept[..., start:] - layer.bias[start:]
+            if self.windows is not None:
+                return join(values, self.windows)
         height, width = place.convolved(self.wrapping.scope)
         return values[:, x.shape[1] - height * width :].unflatten(1, (height, width))
 
@@ -101,23 +116,27 @@ class UnifiedAttention(nn.Module):
         """Those to cut here: where the convolutions see the whole map."""
         return self.place.windows if self.wrapping.scope == "map" else None
 
-    def convolutions(self, x: Tensor, values: Tensor) -> Iterator[Tensor]:
-        """The outputs (B, N, C) of the convolutions on values (B, height, width, heads * channels); cheapest first."""
-        place = self.place
-        maps = values.permute(0, 3, 1, 2).contiguous().unflatten(1, (place.heads, place.channels))
+    def convolution(self, index: int, x: Tensor, kept: Tensor | None) -> Tensor:
+        """What a convolution of `KERNELS` gives, (B, N, C), of the values in what the attention's layer has `kept`."""
+        place, size = self.place, KERNELS[index]
+        maps = self.values(x, kept).permute(0, 3, 1, 2).contiguous().unflatten(1, (place.heads, place.channels))
         shares = (self.mix / self.wrapping.temperature).softmax(0)
+        used = shares if size == 3 else shares[:, 1:2, 1:2]
+        y, norm = shifted_means(maps, used), self.norms[index]
         bias = value_bias(self.attention, self.attention.qkv.layer)
+        if bias is not None:
+            y = y + torch.einsum("hd,hrs->d", bias.unflatten(0, (place.heads, -1)), used)[:, None, None]
+        y = norm(y).relu() if self.wrapping.order == "bn-relu" else norm(y.relu())
         out = self.attention.proj.weight.unflatten(1, (place.heads, place.channels))
-        for size, norm in zip(KERNELS, self.norms, strict=True):
-            used = shares if size == 3 else shares[:, 1:2, 1:2]
-            y = shifted_means(maps, used)
-            if bias is not None:
-                y = y + torch.einsum("hd,hrs->d", bias.unflatten(0, (place.heads, -1)), used)[:, None, None]
-            y = norm(y).relu() if self.wrapping.order == "bn-relu" else norm(y.relu())
-            weight = torch.einsum("chd,hrs->cd", out, used)
-            y = F.linear(y.flatten(2).transpose(1, 2), weight, self.attention.proj.bias)
-            before = x.shape[1] - y.shape[1]
-            yield torch.cat([x[:, :before], y], 1) if before else y
+        weight = torch.einsum("chd,hrs->cd", out, used)
+        y = F.linear(y.flatten(2).transpose(1, 2), weight, self.attention.proj.bias)
+        before = x.shape[1] - y.shape[1]
+        return torch.cat([x[:, :before], y], 1) if before else y
+
+
+def _graph(share: float) -> AbstractContextManager[object]:
+    """A branch of no weight gets no gradient: its graph would be for nothing."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and share != 0)
 
 
 def shifted_means(maps: Tensor, shares: Tensor) -> Tensor:
@@ -144,8 +163,12 @@ class GatedUnits(nn.Module):
         self.gates: Any = gates.to(layer.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output from the units (..., units * per) whose gates are open."""
-        return self.layer(x * self.gates().to(x.dtype).repeat_interleave(self.per))  # type: ignore[no-any-return]
+        """The layer's output from the units (..., units * per) whose gates are open.
+
+        A gate closes its columns of the weight, which are fewer numbers than the units of all tokens.
+        """
+        gates = self.gates().to(self.layer.weight.dtype).repeat_interleave(self.per)
+        return F.linear(x, self.layer.weight * gates, self.layer.bias)
 
 
 @dataclass(frozen=True)
