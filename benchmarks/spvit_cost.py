@@ -1,10 +1,12 @@
 """What SPViT's search costs and what its hybrids save: single path beside multi path, speed beside MACs. Resumable.
 
-Search: updates of both supernets on the same random batch in turns (median time), peak resident memory above the loaded
-dense model in a process of its own. Hybrids: random weights, batch norms folded, dense and hybrids in turns, plain and
-channels_last; the share is measured speed-up over MAC ratio, by the faster of the two layouts.
+Search: updates of both supernets on the same random batch in turns, of the mini and of DeiT-Ti at 224 pixels (median
+seconds of processor time, all threads, so that other work on the machine does not count), peak resident memory above
+the loaded dense model in a process of its own. Hybrids: random weights, batch norms folded, dense and hybrids in turns,
+plain and channels_last; the share is measured speed-up over MAC ratio, by the faster of the two layouts. The Swin-like
+net is that of `benchmarks.small_nets`, its grid fixed at 64 or 224 pixels.
 
-    python -m benchmarks.spvit_cost [--store FILE] [--updates 20] [--seconds 40]
+    python -m benchmarks.spvit_cost [--store FILE] [--updates 20] [--seconds 40] [--only "speed small_swin"]
 """
 
 import argparse
@@ -19,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks import small_nets  # noqa: F401  # registers the Swin-like net
 from benchmarks.rows import Row, Rows
 from tailor import backbones
 from tailor.inputs import Inputs
@@ -33,27 +36,32 @@ from tailor.pruning.convolve.written import as_written, made
 
 NET, BATCH = "tailor_mini_s", 32
 HOW = {"order": "bn-relu", "skip": "zero", "scope": "map", "folded": True}
+BIG, BIG_BATCH = "deit_tiny_patch16_224", 4
+TWELVE = ("111111AAAAAA", "333333AAAAAA", "SSSSSSAAAAAA", "333333333333")
+SIX = ("111AAA", "333AAA", "SSSAAA", "333333")
 HYBRIDS = {
-    "tailor_mini_s": (64, ("111111AAAAAA", "333333AAAAAA", "SSSSSSAAAAAA", "333333333333"), 192),
-    "deit_tiny_patch16_224": (224, ("111111AAAAAA", "333333AAAAAA", "SSSSSSAAAAAA", "333333333333"), 384),
+    "tailor_mini_s": (NET, 64, TWELVE),
+    "deit_tiny_patch16_224": (BIG, 224, TWELVE),
+    "small_swin 64 px": ("small_swin", 64, SIX),
+    "small_swin 224 px": ("small_swin", 224, SIX),
 }
-"""Net: pixels, operations, and the hidden units of every block (half)."""
+"""Net and pixels, and the operations; half of the hidden units of every block go."""
 
 
-def searched(paths: str) -> Supernet:
-    """A supernet of the mini at half its MACs."""
-    model = backbones.create(NET, "random")
+def searched(paths: str, net: str = NET) -> Supernet:
+    """A supernet at half the MACs of its net."""
+    model = backbones.create(net, "random")
     anatomy = backbones.describe(model)
     places = find_places(model, anatomy)
     table = counted(places, count.macs(model, anatomy.inputs))
     return supernet(model, places, table, table.dense / 2, Search(paths=paths)).train()
 
 
-def updater(net: nn.Module):
+def updater(net: nn.Module, batch: int = BATCH, pixels: int = 64):
     """One update on a fixed random batch."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(BATCH, 3, 64, 64, generator=generator)
-    labels = torch.randint(200, (BATCH,), generator=generator)
+    images = torch.randn(batch, 3, pixels, pixels, generator=generator)
+    labels = torch.randint(200, (batch,), generator=generator)
     groups = apart(net) if isinstance(net, Supernet) else []
     own = {id(p) for group in groups for p in group["params"]}
     rest = [p for p in net.parameters() if id(p) not in own and p.requires_grad]
@@ -70,20 +78,20 @@ def updater(net: nn.Module):
     return update
 
 
-def contender(kind: str) -> nn.Module:
-    return backbones.create(NET, "random").train() if kind == "dense" else searched(kind)
+def contender(kind: str, net: str = NET) -> nn.Module:
+    return backbones.create(net, "random").train() if kind == "dense" else searched(kind, net)
 
 
-def times(updates: int) -> Row:
-    """Seconds of an update, dense training and both searches in turns."""
-    updaters = {kind: updater(contender(kind)) for kind in ("dense", "single", "multi")}
+def times(updates: int, net: str = NET, batch: int = BATCH, pixels: int = 64) -> Row:
+    """Processor seconds of an update, dense training and both searches in turns."""
+    updaters = {kind: updater(contender(kind, net), batch, pixels) for kind in ("dense", "single", "multi")}
     seen: dict[str, list[float]] = {kind: [] for kind in updaters}
     for round_ in range(updates + 2):
         for kind, update in updaters.items():
-            start = time.perf_counter()
+            start = time.process_time()
             update()
             if round_ > 1:
-                seen[kind].append(time.perf_counter() - start)
+                seen[kind].append(time.process_time() - start)
     found = {kind: statistics.median(values) for kind, values in seen.items()}
     ratios = [a / b for a, b in zip(seen["single"], seen["multi"], strict=True)]
     return {**found, "single_over_multi": statistics.median(ratios), "updates": updates}
@@ -120,15 +128,16 @@ def memory() -> Row:
 
 def speeds(name: str, batch: int, seconds: float) -> Row:
     """For each hybrid: MAC ratio, speed-up of both layouts."""
-    pixels, written, hidden = HYBRIDS[name]
-    model = backbones.create(name, "random")
+    net, pixels, written = HYBRIDS[name]
+    model = backbones.create(net, "random", image_size=pixels)
     inputs = Inputs.images(3, pixels, pixels)
     places = find_places(model, backbones.describe(model))
+    half = tuple(place.hidden.units // 2 for place in places if place.hidden)
     table = counted(places, count.macs(model, inputs))
     example = inputs.example()
     models = {"dense": model}
     for operations in written:
-        architecture = as_written(model, places, Written(operations, (hidden,) * len(places)))
+        architecture = as_written(model, places, Written(operations, half))
         plain = made(model, places, architecture, table, example, HOW, "swap").model
         models[operations] = plain
         models[f"{operations} channels_last"] = copy.deepcopy(plain).to(memory_format=torch.channels_last)
@@ -160,6 +169,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("docs/benchmarks/spvit_cost.jsonl"))
     parser.add_argument("--updates", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--only", default="", help="rows whose key begins so, several with commas")
     parser.add_argument("--peak", default="")
     args = parser.parse_args()
     if args.peak:
@@ -167,11 +177,19 @@ def main() -> None:
         return
     rows = Rows(args.store)
     rows.get("machine", machine)
-    for name in HYBRIDS:
-        for batch in (1, 64):
-            rows.get(f"speed {name} {batch}", lambda name=name, batch=batch: speeds(name, batch, args.seconds))
-    rows.get("memory", memory)
-    rows.get("times", lambda: times(args.updates))
+    made = {
+        f"speed {name} {batch}": lambda n=name, b=batch: speeds(n, b, args.seconds)
+        for name in HYBRIDS
+        for batch in (1, 64)
+    }
+    made |= {
+        "peaks": memory,
+        "steps": lambda: times(args.updates),
+        f"steps {BIG}": lambda: times(args.updates, BIG, BIG_BATCH, 224),
+    }
+    for key, make in made.items():
+        if key.startswith(tuple(args.only.split(","))):
+            rows.get(key, make)
     print(table(rows))
 
 

@@ -97,6 +97,8 @@ TABLES = {
     "sensitivity": _own("sensitivity", kept(sensitivity.table)),
     "sls": _own("sls", kept(sls.table)),
     "spvit": _own("spvit", kept(spvit.table)),
+    "spvit-further": Table("benchmarks.md", "spvit", kept(spvit.further_table),
+                           'python -m benchmarks.spvit --only "teachers,random search"'),
     "spt_statistics": _own("spt_statistics", kept(spt_statistics.table), "benchmarks/spt_statistics.md"),
     "step": _own("step", kept(step.table)),
     "storage": _own("storage", plain(storage.table)),
