@@ -119,6 +119,61 @@ def test_pictures_are_drawn_for_each_image(adapted, scenes, tmp_path):
         tailor.predict(adapted.bundle, f"{scenes}/images/test", out=tmp_path / "drawn", progress=None)
 
 
+def odd(root, size, kind):
+    """An image of (height, width), by its kind of pixels."""
+    pixels = np.full(size, 200, dtype=np.uint8)
+    arrays = {"L": pixels, "I;16": pixels.astype(np.uint16) * 257, "RGB": pixels[..., None].repeat(3, -1)}
+    Image.fromarray(arrays[kind]).save(root)
+
+
+def test_images_of_any_size_and_depth_are_predicted(adapted, tmp_path):
+    sizes = {"dot": (1, 1), "strip": (3, 170), "pole": (90, 1), "grey": (20, 31), "deep": (33, 20)}
+    (tmp_path / "images").mkdir()
+    for name, size in sizes.items():
+        odd(tmp_path / "images" / f"{name}.png", size, {"grey": "L", "deep": "I;16"}.get(name, "RGB"))
+    for looks in ({}, {"scales": "1,2", "flip": True, "windows": True}):
+        out = tmp_path / f"drawn{len(looks)}"
+        found = tailor.predict(adapted.bundle, tmp_path / "images", out=out, progress=None, **looks)
+        assert len(found) == len(sizes)
+        for name, (height, width) in sizes.items():
+            with Image.open(out / f"{name}.mask.png") as mask:
+                assert mask.size == (width, height)
+
+
+@pytest.mark.slow  # 24 million pixels
+def test_a_photograph_of_24_million_pixels_is_predicted(adapted, tmp_path):
+    odd(tmp_path / "large.png", (4000, 6000), "RGB")
+    found = tailor.predict(adapted.bundle, tmp_path / "large.png", out=tmp_path / "drawn", progress=None)
+    with Image.open(found[0].mask) as mask:
+        assert mask.size == (6000, 4000)
+
+
+@pytest.mark.parametrize("decoder", ["masks", "linear"])
+def test_odd_scenes_are_learnt_from_and_counted(decoder, tmp_path):
+    """Nothing known, nothing but ground, an object of a pixel, an image of one, grey of 8 and 16 bits."""
+    (tmp_path / "classes.txt").write_text("ground\nsquare\nvoid\n")
+    dot = np.zeros((36, 48), dtype=np.uint8)
+    dot[3, 5] = 1
+    scenes = {
+        "a": (dot, "RGB"),
+        "unknown": (np.full((36, 48), 2), "L"),
+        "ground": (np.zeros((20, 31)), "I;16"),
+        "one": (np.ones((1, 1)), "RGB"),
+    }
+    for split in ("train", "val"):
+        for folder in ("images", "labels"):
+            (tmp_path / folder / split).mkdir(parents=True)
+        for name, (labels, kind) in scenes.items():
+            odd(tmp_path / "images" / split / f"{name}.png", labels.shape, kind)
+            Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "labels" / split / f"{name}.png")
+    made = tailor.adapt(tmp_path, method="linear", decoder=decoder, out=tmp_path / "run", **SHORT)
+    assert 0 <= made.miou <= 1
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    again = tailor.evaluate(made.bundle, tmp_path, progress=None)
+    assert again.miou == made.miou and again.n == 4
+
+
 def test_a_file_is_kept_where_its_masks_agree(adapted, scenes, tmp_path):
     import onnxruntime
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import tailor
 from tailor import backbones, bundle
 from tailor.cli import main
+from tailor.data.images import open_data
 from tailor.errors import PlanError, UsageError
 from tailor.inputs import Inputs
 from tailor.measure import count
@@ -93,6 +95,26 @@ def test_the_warm_start_is_that_of_the_search(searched, tuned, photos, tmp_path)
     one, other = tailor.load(made.bundle), tailor.load(searched.bundle)
     assert {n: t.shape for n, t in one.state_dict().items()} == {n: t.shape for n, t in other.state_dict().items()}
     assert (one(images) - other(images)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_a_hybrid_is_tuned_with_a_bundle_as_its_teacher(kind, searched, tuned, photos, tmp_path):
+    """One update of all images at no rate: the loss is the mixture, reckoned here."""
+    recipe = {"distil": {"kind": kind, "weight": 0.25}, "warmup_epochs": 0.0, "min_lr": 0.0, "drop_path": 0.0}
+    how = {"method": "full", "epochs": 1, "lr": 1e-12, "batch_size": 24, "recipe": recipe, "teacher": tuned}
+    made = tailor.adapt(photos, model=searched.bundle, out=tmp_path / "b", progress=None, **how)
+    told = json.loads((tmp_path / "b" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    student, teacher = tailor.Predictor(made.bundle), tailor.load(tuned)
+    split = open_data(photos).splits["train"]
+    images = torch.stack([student.transform(split.read(i)) for i in range(len(split))])
+    labels = torch.tensor([split.sample(i)[1] for i in range(len(split))])
+    with torch.no_grad():
+        given, wanted = student.model.train()(images), teacher(images)
+    if kind == "hard":
+        learnt = F.cross_entropy(given, wanted.argmax(1))
+    else:
+        learnt = (wanted.softmax(1) * (wanted.log_softmax(1) - given.log_softmax(1))).sum(1).mean()
+    assert told == pytest.approx(float(0.75 * F.cross_entropy(given, labels) + 0.25 * learnt), rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["nas-heads", "step", "random-blocks"])

@@ -133,6 +133,13 @@ def test_models_without_attention(make):
         places.find_places(model, backbones.describe(model))
 
 
+def test_a_model_whose_patches_have_no_fixed_grid():
+    """As of models that take patches of any image, in any order."""
+    model = tiny.vit()
+    with pytest.raises(ModelError, match="no fixed grid of rows and columns"):
+        places.find_places(model, replace(backbones.describe(model), grid=None))
+
+
 def test_class_attention_and_attention_that_norms_its_heads():
     import timm
 
