@@ -47,7 +47,7 @@ def test_it_is_trained_scored_and_asked(made, capsys):
 
 def test_low_rank_updates_are_stored_alone_merge_and_are_gone_on_from(made, tmp_path):
     root, data, name, _ = made
-    made_ = tailor.adapt(data, model=name, method="lora", out=tmp_path / "a", teacher=str(root / "full"), **HOW)
+    made_ = tailor.adapt(data, model=name, method="eva", out=tmp_path / "a", teacher=str(root / "full"), **HOW)
     assert made_.bundle_bytes < 40_000
     model = tailor.load(tmp_path / "a")
     ids = torch.tensor([[3, 4, 7, 8, 9, 3, 5, 7]])

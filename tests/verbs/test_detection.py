@@ -48,7 +48,7 @@ def squares(tmp_path_factory):
 @pytest.fixture(scope="module")
 def adapted(squares, tmp_path_factory):
     out = tmp_path_factory.mktemp("det") / "a"
-    return tailor.adapt(squares, method="lora-2", out=out, decoders={"fcos": SMALL["fcos"]}, **{**SHORT, "epochs": 2})
+    return tailor.adapt(squares, method="eva-2", out=out, decoders={"fcos": SMALL["fcos"]}, **{**SHORT, "epochs": 2})
 
 
 def test_boxes_are_learnt_and_measured_by_coco_s_rules(adapted, squares):

@@ -51,7 +51,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adapted(scenes, tmp_path_factory):
-    return tailor.adapt(scenes, method="lora-2", out=tmp_path_factory.mktemp("seg") / "a", **{**SHORT, "epochs": 3})
+    return tailor.adapt(scenes, method="eva-2", out=tmp_path_factory.mktemp("seg") / "a", **{**SHORT, "epochs": 3})
 
 
 def test_the_default_decoder_trains_and_is_reported_as_evaluate_says(adapted, scenes):
