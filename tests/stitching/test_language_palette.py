@@ -1,5 +1,8 @@
 """Palettes of tiny language models: the rule of routes, the start, what trains, a step on responses, a pick."""
 
+import json
+import struct
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -203,6 +206,35 @@ def test_names_that_are_no_language_model_are_refused(tmp_path, monkeypatch):
         causal.create("other")
     with pytest.raises(PlanError, match="two anchors or more"):
         joined([llama(0)])
+
+
+HEADER = b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60)
+
+
+@pytest.mark.parametrize("held", [b"", b"nonsense" * 9, b"GGUF" + b"\xff" * 99, HEADER, HEADER + b"\0" * 99])
+def test_a_file_of_garbage_is_refused(tmp_path, held):
+    (tmp_path / "a.gguf").write_bytes(held)
+    for asked in (causal.create, causal.tokeniser):
+        with pytest.raises(ModelError, match="cannot be made"):
+            asked(f"causal:{tmp_path / 'a.gguf'}")
+
+
+def test_a_configuration_of_billions_beside_few_bytes_is_refused_before_it_is_built(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 1000000}')
+    with pytest.raises(ModelError, match=r"describes .* parameters and has [0-9]+ bytes"):
+        causal.create(f"causal:{tmp_path}")
+
+
+def test_code_beside_a_model_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks whether to run the code"))
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    theirs = {"AutoConfig": "theirs.A", "AutoModelForCausalLM": "theirs.B", "AutoTokenizer": ["theirs.C", None]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "theirs", "auto_map": theirs}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "C", "auto_map": theirs}))
+    for asked in (causal.create, causal.tokeniser):
+        with pytest.raises(ModelError, match="cannot be made"):
+            asked(f"causal:{tmp_path}")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_saved_model_is_loaded_by_its_folder(tmp_path):

