@@ -126,3 +126,10 @@ def test_what_is_no_number_is_named(tmp_path, write, text):
 @pytest.mark.parametrize(("name", "kind"), [("bccd", "boxes"), ("camvid", "masks"), ("flowers", "classes")])
 def test_the_real_sets(shared, name, kind):
     assert recognise(shared / name).kind == kind
+
+
+@pytest.mark.parametrize(
+    "line", ['{"prompt": "a", "completion": "b"}', json.dumps({**SAID, "input": "x" * (1 << 17)}), "["]
+)
+def test_lines_that_are_named_are_instructions_whatever_they_begin_with(tmp_path, line):
+    assert recognise(written(tmp_path, "a.jsonl", line) / "a.jsonl").kind == "texts"

@@ -102,7 +102,9 @@ def _coco(where: Path) -> DataLayout | None:
 
 
 def _instructions(where: Path) -> DataLayout | None:
-    """JSON or JSON lines with `instruction` and `output`."""
+    """JSON or JSON lines with `instruction` and `output`; lines that are named can be nothing else."""
+    if where.is_file() and where.suffix.lower() == ".jsonl":
+        return DataLayout("texts", "language", f"lines of JSON in `{where.name}`")
     for file in _json_files(where):
         with file.open("rb") as handle:
             head = handle.read(_HEAD)
