@@ -48,6 +48,9 @@ def test_sections_are_noted_one_by_one(tmp_path):
         ({"seconds": "long"}, "seconds"),
         ({"score": {"metric": "accuracy"}}, "score"),
         ({"epochs": [{"epoch": 1.5, "loss": 1}]}, "epochs"),
+        ({"epochs": [{"epoch": 1, "loss": 1e300}]}, "epochs"),
+        ({"chosen": 10**400}, "chosen"),
+        ({"confusion": [[1, -1], [0, 1]]}, "confusion"),
         ({"candidates": [{"name": "a", "scores": {"x": [1]}}]}, "candidates"),
     ],
 )

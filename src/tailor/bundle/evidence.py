@@ -7,7 +7,7 @@ prediction stands here: a bundle that is given away gives away no data. It is re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, JsonValue, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -25,8 +25,13 @@ IMPORTANCE = "importance"
 GRID = 1000
 """Points of a map are whole numbers from 0 to this."""
 
+LARGEST = 1e100
+"""No number of a stranger overflows where a page reckons with it."""
+
+Count = Annotated[int, Field(ge=0, le=1 << 62)]
+Number = Annotated[FiniteFloat, Field(ge=-LARGEST, le=LARGEST)]
 PlainValue = str | int | FiniteFloat | bool
-NumberTable = tuple[tuple[FiniteFloat, ...], ...]
+NumberTable = tuple[tuple[Number, ...], ...]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -52,22 +57,22 @@ class Score:
     metric: str
     larger: bool
     split: str
-    n: int
-    after: FiniteFloat | None = None
-    before: FiniteFloat | None = None
-    cut: FiniteFloat | None = None
+    n: Count
+    after: Number | None = None
+    before: Number | None = None
+    cut: Number | None = None
     counted: bool = False
-    repaired: FiniteFloat | None = None
+    repaired: Number | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
 class ModelCost:
     """What a model costs: multiply-accumulates an image, parameters, and what was measured of it."""
 
-    macs: int
-    params: int
-    images_per_second: FiniteFloat | None = None
-    latency_ms: FiniteFloat | None = None
+    macs: Count
+    params: Count
+    images_per_second: Number | None = None
+    latency_ms: Number | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -79,10 +84,10 @@ class CostRecord:
 
     after: ModelCost
     before: ModelCost | None = None
-    ratio: FiniteFloat | None = None
-    low: FiniteFloat | None = None
-    high: FiniteFloat | None = None
-    batch: int | None = None
+    ratio: Number | None = None
+    low: Number | None = None
+    high: Number | None = None
+    batch: Count | None = None
     runtime: str = "eager"
 
 
@@ -91,8 +96,8 @@ class Width:
     """One group of axes that shrank together: its units, and how many stay."""
 
     group: str
-    size: int
-    kept: int
+    size: Count
+    kept: Count
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -116,7 +121,7 @@ class Budget:
     """
 
     method: str
-    cost: int
+    cost: Count
     operations: tuple[str, ...]
     shares: NumberTable
     sensitivity: NumberTable = ()
@@ -127,20 +132,20 @@ class Budget:
 class Map:
     """The t-SNE map of the features behind a block (counted from 1): x and y of every sample, on the grid."""
 
-    block: int
-    x: tuple[int, ...]
-    y: tuple[int, ...]
+    block: Count
+    x: tuple[Count, ...]
+    y: tuple[Count, ...]
 
 
 @dataclass(frozen=True, config=STRICT)
 class Layers:
     """Why blocks went: how well the classes separate behind each (None: not looked at), and the threshold."""
 
-    curve: tuple[FiniteFloat | None, ...]
-    threshold: FiniteFloat
-    depth: int
+    curve: tuple[Number | None, ...]
+    threshold: Number
+    depth: Count
     reason: str = ""
-    labels: tuple[int, ...] = ()
+    labels: tuple[Count, ...] = ()
     maps: tuple[Map, ...] = ()
 
 
@@ -148,9 +153,9 @@ class Layers:
 class Epoch:
     """One pass over the training images: the mean loss, and the leading metric on val where it was measured."""
 
-    epoch: int
-    loss: FiniteFloat | None
-    value: FiniteFloat | None = None
+    epoch: Count
+    loss: Number | None
+    value: Number | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -162,10 +167,10 @@ class CandidateRecord:
 
     name: str
     plans: str = ""
-    ms: FiniteFloat | None = None
-    macs: int | None = None
-    params: int | None = None
-    scores: dict[str, FiniteFloat] = Field(default_factory=dict)
+    ms: Number | None = None
+    macs: Count | None = None
+    params: Count | None = None
+    scores: dict[str, Number] = Field(default_factory=dict)
     chosen: bool = False
     made_by: Asked | None = None
 
@@ -175,7 +180,7 @@ class Judged:
     """How candidates were compared: scored on which split, their milliseconds those of a batch of so many images."""
 
     split: str
-    batch: int | None = None
+    batch: Count | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -186,15 +191,15 @@ class Evidence:
     versions: dict[str, str] = Field(default_factory=dict)
     machine: dict[str, PlainValue | None] = Field(default_factory=dict)
     asked: Asked | None = None
-    seconds: FiniteFloat | None = None
+    seconds: Number | None = None
     score: Score | None = None
     costs: CostRecord | None = None
     network: Network | None = None
     budget: Budget | None = None
     layers: Layers | None = None
     epochs: tuple[Epoch, ...] = ()
-    chosen: int = 0
-    confusion: tuple[tuple[int, ...], ...] = ()
+    chosen: Count = 0
+    confusion: tuple[tuple[Count, ...], ...] = ()
     candidates: tuple[CandidateRecord, ...] = ()
     judged: Judged | None = None
 

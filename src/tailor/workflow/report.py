@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from tailor import bundle
-from tailor.bundle.evidence import CostRecord, Evidence, ModelCost, Score, note, read_evidence
+from tailor.bundle.evidence import LARGEST, CostRecord, Evidence, ModelCost, Score, note, read_evidence
 from tailor.bundle.files import write_text
 from tailor.bundle.palette import is_palette, read_palette
 from tailor.errors import TailorError
@@ -119,17 +119,16 @@ def _from_metrics(metrics: Mapping[str, Any], spec: Spec) -> Evidence:
 
     def number(name: str) -> float | None:
         value = metrics.get(name)
-        return float(value) if isinstance(value, int | float) else None
+        return float(value) if isinstance(value, int | float) and abs(value) < LARGEST else None
 
     after, before = number(task.metric), number("score_before")
     n, split = metrics.get("n"), str(metrics.get("split", ""))
-    counted = getattr(task, "counted", False)
-    score = Score(task.metric, task.larger, split, int(n or 0), after, before, number("score_cut"), counted)
-    costs = None
-    sizes = {name: metrics.get(name) for name in ("macs", "params")}
-    if all(isinstance(value, int) for value in sizes.values()):
-        costs = CostRecord(ModelCost(**sizes))  # type: ignore[arg-type]
-    with suppress(TypeError):
+    counted, score, costs = getattr(task, "counted", False), None, None
+    with suppress(ValueError):  # a stranger's figures may be anything
+        n = n if isinstance(n, int) else 0
+        score = Score(task.metric, task.larger, split, n, after, before, number("score_cut"), counted)
+        costs = CostRecord(ModelCost(metrics["macs"], metrics["params"])) if "macs" in metrics else None
+    with suppress(TypeError, ValueError):
         known = Pruned(**{"bundle": "", "bundle_bytes": 0, **metrics})
         before_, after_ = (
             ModelCost(getattr(known, f"macs_{w}"), getattr(known, f"params_{w}")) for w in ("before", "after")
