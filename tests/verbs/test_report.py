@@ -1,6 +1,7 @@
 """`tailor report`: a run's evidence says what its result said, and the page is made of it."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -8,6 +9,8 @@ import yaml
 import tailor
 from tailor.bundle.evidence import read_evidence
 from tailor.errors import UsageError
+from tailor.workflow.evidence import spent
+from tailor.workflow.opened import open_bundle
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +115,23 @@ def test_data_bring_pictures_and_exports_their_lights(adapted, photos, tmp_path)
 
 
 def test_a_bundle_without_evidence_shows_what_it_says(adapted, tmp_path):
-    import shutil
-
     shutil.copytree(adapted[0], tmp_path / "b")
     (tmp_path / "b" / "evidence.json").unlink()
     made = tailor.report(tmp_path / "b", out=tmp_path / "r.html", progress=None)
     assert f"{100 * adapted[1].accuracy:.1f}" in made.verdicts[0]
+
+
+@pytest.mark.parametrize("figures", [{"n": "ten"}, {"n": -1}, {"macs": "x", "params": 1}, {"accuracy": 10**400}])
+def test_a_strangers_figures_of_no_kind_are_left_out(adapted, tmp_path, figures):
+    shutil.copytree(adapted[0], tmp_path / "b")
+    (tmp_path / "b" / "evidence.json").unlink()
+    manifest = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    manifest["metrics"] |= figures
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps(manifest))
+    made = tailor.report(tmp_path / "b", out=tmp_path / "r.html", progress=None)
+    assert made.verdicts[0].endswith(": measured")
+
+
+def test_the_budget_names_layers_as_the_backbone_does(adapted):
+    operations, _ = spent(open_bundle(str(adapted[0])))
+    assert operations and not any("parametrizations" in name for name in operations)

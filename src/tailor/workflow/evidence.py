@@ -4,6 +4,7 @@ The main process calls these; what is not finite is left out, since JSON has no 
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
@@ -138,7 +139,8 @@ def spent(opened: Opened) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...
         total += parameter.numel()
         root = next((root for root in blocks if name.startswith(root)), None)
         if root is not None:
-            layer = ".".join(name.removeprefix(root).split(".")[:-1][:2])
+            plain = re.sub(r"\.parametrizations\.(\w+)\..*", r".\1", name.removeprefix(root))  # as it was called
+            layer = ".".join(plain.split(".")[:-1][:2])
             row = counts.setdefault(layer, {})
             row[blocks[root]] = row.get(blocks[root], 0) + parameter.numel()
     names = tuple(counts)
