@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 import tailor
 from tailor import bundle
 from tailor.bundle.evidence import read_evidence
-from tailor.errors import PlanError, TailorError, UsageError
+from tailor.errors import BundleError, PlanError, TailorError, UsageError
 from tailor.inputs import Inputs
 from tailor.measure.count import macs
 from tailor.training import Interrupted
@@ -134,12 +135,27 @@ def test_adapting_and_pruning_in_one_go(photos, tmp_path):
     assert same.accuracy_after == found.accuracy_after
 
 
+def test_a_target_out_of_reach_is_told_in_its_own_unit_and_what_was_adapted_is_kept(photos, tmp_path):
+    settings = {"model": "tailor_mini_ti", "method": "linear", "epochs": 1, "batch_size": 9, **SMALL}
+    out = tmp_path / "f"
+    with pytest.raises(PlanError, match=r"comes to 10 bytes: one block at its least comes to [0-9,]+ bytes$") as told:
+        tailor.adapt(photos, out=out, bytes="10", minutes=5.0, race=QUICK, **settings)
+    assert "ask for less" in told.value.hint and f"`--resume` starts from it: `{out / 'adapted'}`" in told.value.hint
+    assert (out / "adapted" / "bundle.json").is_file()
+    with pytest.raises(BundleError, match="begun with a target"):
+        tailor.adapt(photos, out=out, resume=True, **settings)
+    with pytest.raises(BundleError, match="makes nothing smaller"):
+        tailor.adapt(photos, out=out / "adapted", resume=True, speed="2x", race=QUICK, **settings)
+
+
 def test_what_cannot_be_is_told_before_anything_is_opened(photos, tmp_path):
     def adapt(**settings):
         return tailor.adapt(photos, model="tailor_mini_ti", out=tmp_path / "f", **settings, **SMALL)
 
     with pytest.raises(UsageError, match="nothing says how fast"):
         adapt(minutes=3.0)
+    with pytest.raises(UsageError, match="`--minutes inf` is no time"):
+        adapt(speed="2x", minutes=math.inf)
     with pytest.raises(UsageError, match="of one method"):
         adapt(speed="2x", method="lora,linear")
     with pytest.raises(UsageError, match="no speed-up"):

@@ -25,6 +25,7 @@ from tailor.workflow import evidence, planners
 from tailor.workflow.budgets import backbone_parameters
 from tailor.workflow.context import Context, Run
 from tailor.workflow.data import Corrupt, divided, open_checked
+from tailor.workflow.decision import ADAPTED, BEGAN
 from tailor.workflow.destination import Destination
 from tailor.workflow.foretell import seconds_an_epoch
 from tailor.workflow.names import is_bundle
@@ -129,6 +130,8 @@ def _one(request: AdaptRequest, method: str, run: Run, task: Task, known: dict[A
     folder, planner = run.folder, request.planners[method]
     asked = request.asked(run.images, method)
     begun = None
+    if run.resume and (folder / ADAPTED).exists():
+        raise BundleError(f"the run in `{folder}` was begun with a target, such as `--speed`", hint=BEGAN)
     if run.resume and (folder / PLAN).is_file():
         begun = _begun(folder, request, run, task, asked)
     if run.resume and (folder / bundle.MANIFEST).is_file():
@@ -187,7 +190,7 @@ def _going_on(path: str, run: Run, task: Task) -> Opened:
 def _begun(folder: Path, request: AdaptRequest, run: Run, task: Task, asked: Mapping[str, Any]) -> Spec:
     """The spec of an interrupted run; BundleError where something else was asked for when it was begun."""
     file = read_plan(folder)
-    spec, hint = file.spec, "resume it with the command that began it, or start anew with `--overwrite`"
+    spec, hint = file.spec, BEGAN
     backbone, head = spec.backbone, task.head(run.images, request.recipe.seed)
     source = BUNDLE + request.model if is_bundle(request.model) else request.weights
     same = source == backbone.weights and (is_bundle(request.model) or request.model == backbone.name)

@@ -29,6 +29,10 @@ STEPS = "steps"
 RACE = "race"
 """The folder, inside the output folder, of what the automatic planner found and trained."""
 
+ADAPTED = "adapted"
+"""The folder, inside the output folder, of the adapted bundle that a target made smaller."""
+BEGAN = "resume it with the command that began it, or start anew with `--overwrite`"
+
 _PLANS: TypeAdapter[tuple[AnyPlan, ...]] = TypeAdapter(tuple[AnyPlan, ...])
 
 
@@ -72,10 +76,12 @@ def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:
     """BundleError where the run in the folder, if there is one, was begun with another request."""
     begun = [place for place in (folder, folder / STEPS / "1") if (place / PLAN).is_file()]
     settings = read_plan(begun[0]).settings if begun else asked
+    if "name" not in settings:
+        raise BundleError(f"the run in `{folder}` adapts, and makes nothing smaller", hint=BEGAN)
     for key, value in json.loads(json.dumps(asked)).items():
         was = settings.get(key)
         if begun and was != value:
             raise BundleError(
                 f"the run in `{folder}` was begun with another `{key}`: {'none' if was is None else was}",
-                hint="resume it with the command that began it, or start anew with `--overwrite`",
+                hint=BEGAN,
             )

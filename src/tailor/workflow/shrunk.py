@@ -6,13 +6,14 @@ from typing import Any
 
 from tailor.bundle.evidence import Asked
 from tailor.deploy.runtimes import tried
+from tailor.errors import PlanError
 from tailor.events import Event
 from tailor.recipe import recipe_of
 from tailor.run_folder import MANIFEST
 from tailor.workflow import adapt as adapting
 from tailor.workflow import evidence
 from tailor.workflow.context import CutStep
-from tailor.workflow.decision import check_asked
+from tailor.workflow.decision import ADAPTED, check_asked
 from tailor.workflow.destination import Destination
 from tailor.workflow.output import output
 from tailor.workflow.planners import given
@@ -20,8 +21,6 @@ from tailor.workflow.prune import PruneRequest, finished, once
 from tailor.workflow.records import Pruned
 from tailor.workflow.train import usual_of
 
-ADAPTED = "adapted"
-"""The folder, inside the output folder, of the adapted bundle: what the smaller one is compared with."""
 SHARE = 0.3
 """Of the time, for adapting."""
 
@@ -63,7 +62,11 @@ def adapt_and_prune(request: adapting.AdaptRequest, planner: Any) -> Pruned:
         adapting.adapt(replace(request, places={key: place}, seconds=SHARE * 60 * float(planner.minutes)))
         spent, usual = time.monotonic() - began, usual_of(smaller.name)
         recipe = recipe_of(request.further, request.recipe.seed, usual, **request.given)
-        made = once(replace(smaller, recipe=recipe, spent=spent), asked=asked)
+        try:
+            made = once(replace(smaller, recipe=recipe, spent=spent), asked=asked)
+        except PlanError as error:
+            kept = f"the adapted model is kept, `--resume` starts from it: `{smaller.name}`"
+            raise PlanError(error.message, hint=f"{error.hint}; {kept}") from None
         return found.settled(replace(made, seconds=round(time.monotonic() - began, 2)))  # type: ignore[no-any-return]
 
 

@@ -31,6 +31,12 @@ class Aim:
             return whole / self.value
         return self.value * whole if self.share else self.value
 
+    def said(self, value: float, whole: float) -> str:
+        """An amount of the quantity for people; of `speed`, how many times as fast as `whole`."""
+        if self.quantity == "speed":
+            return f"{whole / value:.3g}x"
+        return f"{value:.3g} ms" if self.quantity == "latency" else f"{value:,.0f} {self.quantity}"
+
     def milder(self, whole: float, part: float) -> "Aim":
         """An aim `part` of the way from the dense model, on the scale of ratios."""
         if self.quantity == "speed":

@@ -1,5 +1,6 @@
 """One number in, one model out: depth and widths to a measured target, by a race of candidates on the user's data."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic.dataclasses import dataclass
@@ -42,7 +43,7 @@ class Auto:
     learns: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.minutes > 0:
+        if not 0 < self.minutes < math.inf:
             raise UsageError(f"`--minutes {self.minutes:g}` is no time", hint="write for instance `--minutes 10`")
 
     @property

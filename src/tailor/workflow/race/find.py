@@ -82,10 +82,11 @@ def find(arena: Arena) -> list[PlannedCandidate]:
         if drafts and arena.clock.spent > until:
             break
     if not drafts:
+        dense = foretold.dense if arena.aim.quantity in MEASURED else measure.of(whole.load(whole.whole))
         least = measure.of(whole.load(whole.at(0.95, Widths(round_to=foretold.rounding))).times(1 / max(blocks, 1)))
+        wanted, most = (arena.aim.said(value, foretold.dense) for value in (arena.aim.limit(dense), least))
         raise PlanError(
-            f"nothing of this model meets the target {measure.limit:.4g}: one block at its least comes to {least:.4g}",
-            hint="ask for less",
+            f"nothing of this model comes to {wanted}: one block at its least comes to {most}", hint="ask for less"
         )
     found = {draft.name: _foretold(arena, draft, foretold) for draft in drafts}
     found, right = _measured(arena, {draft.name: draft for draft in drafts}, found)
@@ -188,7 +189,10 @@ def _measured(
         found[one.name] = _scored(arena, drafts[one.name], *times[one.name], meets=meets, measured=True)
     if not any(found[one.name].candidate.meets for one in entrants):
         fastest = max(found[one.name].candidate.speed for one in entrants)
-        raise PlanError(f"no candidate meets the target: the fastest is {fastest:.2f}x faster", hint="ask for less")
+        raise PlanError(
+            f"no candidate meets the target: the fastest is {fastest:.2f}x faster",
+            hint="ask for less, or try again while the machine does nothing else",
+        )
     return found, drafts
 
 
