@@ -2,7 +2,8 @@
 
 Both train the same backbone (timm, random weights) on the same random images with AdamW in fp32. For memory each
 contender runs in a process of its own (peak resident size above that of the loaded model); for time they alternate.
-peft's LoRA sits on qkv with the rank whose parameter count is nearest to SPT's plan.
+peft's LoRA sits on qkv with the rank whose parameter count is nearest to SPT's plan, which is made from sensitivities
+that are measured on random images: what lies where decides what a step costs.
 """
 
 import argparse
@@ -17,10 +18,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.rows import Rows
-from benchmarks.storage import random_scores
 from tailor import backbones
 from tailor import build as builder
 from tailor.measure.machine import machine
@@ -30,9 +30,10 @@ from tailor.tasks.classification import ClassifierHead
 from tailor.tuning.apply import apply_
 from tailor.tuning.spt import settings as spt
 from tailor.tuning.spt.allocate import allocate
+from tailor.tuning.spt.scores import sensitivity
 
 MODELS = ("vit_small_patch16_224", "vit_base_patch16_224")
-CLASSES = 10
+CLASSES, SCORED = 10, 16
 
 
 def ours(name: str, share: float) -> nn.Module:
@@ -40,8 +41,15 @@ def ours(name: str, share: float) -> nn.Module:
     head = ClassifierHead(tuple(map(str, range(CLASSES))))
     made = builder.base(BackboneRef(name, "random"), head, check=False)
     whole = sum(p.numel() for p in made.model.parameters())
-    plan = allocate(random_scores(made), made.anatomy, made.model, spt.named("spt-lora"), int(share * whole))
+    scores = sensitivity(made.model, made.anatomy, [drawn(SCORED, seed=1)])
+    plan = allocate(scores, made.anatomy, made.model, spt.named("spt-lora"), int(share * whole))
     return apply_(made.model, plan, made.anatomy.heads)
+
+
+def drawn(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Random images and classes."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, 224, 224, generator=generator), torch.randint(CLASSES, (count,), generator=generator)
 
 
 def peers(name: str, budget: int) -> nn.Module:
@@ -58,9 +66,7 @@ def peers(name: str, budget: int) -> nn.Module:
 
 def stepper(model: nn.Module, batch: int) -> Callable[[], None]:
     """One optimiser step on fixed random images."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 3, 224, 224, generator=generator)
-    labels = torch.randint(CLASSES, (batch,), generator=generator)
+    images, labels = drawn(batch, seed=0)
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-3)
     model.train()
     sparse = [m for m in model.modules() if hasattr(m, "write_through_")]
@@ -124,6 +130,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, object]:
     return {
         "model": name,
         "trainable": {"spt-lora": budget, "peft": theirs},
+        "trains": trains(own),
         "seconds": {kind: statistics.median(values) for kind, values in times.items()},
         "ratio": statistics.median(ratios),
         "ratio_low": ratios[0],
@@ -131,6 +138,17 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, object]:
         "peak_bytes": peaks,
         "memory_ratio": peaks["spt-lora"] / peaks["peft"],
     }
+
+
+def trains(model: nn.Module) -> dict[str, int]:
+    """Trainable parameters of modules, of vectors, and of single weights."""
+    found = {"modules": 0, "vectors": 0, "single": 0}
+    for name, parameter in trainable(model).items():
+        if not name.startswith("head"):
+            leaf = name.rpartition(".")[2]
+            kind = "single" if "delta" in name else "vectors" if leaf in ("weight", "bias") else "modules"
+            found[kind] += parameter.numel()
+    return found
 
 
 def table(rows: Rows) -> str:

@@ -112,8 +112,19 @@ def test_an_interrupted_race_goes_on_and_finds_nothing_anew(tuned, photos, tmp_p
         one["scores"]["round 1"] for one in before["candidates"] if "round 1" in one["scores"]
     ]
     assert 400_000 <= found.bundle_bytes <= 700_000
+    whole = pruned(tuned, photos, tmp_path / "whole", **small)
+    assert _winner(Path(found.bundle)) == _winner(Path(whole.bundle)) and found.accuracy_after == whole.accuracy_after
     with pytest.raises(TailorError, match="begun with another `bytes`"):
         pruned(tuned, photos, tmp_path / "b", speed=None, bytes="600k", resume=True)
+
+
+def _winner(folder):
+    """The chosen candidate with its scores and epochs, its plans, and the bytes of its tensors."""
+    (chosen,) = [
+        one for one in json.loads((folder / "plan.json").read_text())["settings"]["candidates"] if one["chosen"]
+    ]
+    told = {name: value for name, value in chosen.items() if name != "took"}
+    return told, bundle.read(folder).spec.plans, (folder / "tensors.safetensors").read_bytes()
 
 
 def test_adapting_and_pruning_in_one_go(photos, tmp_path):
