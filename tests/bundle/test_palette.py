@@ -17,7 +17,6 @@ from tailor.bundle.palette import (
     BASE,
     BaseRef,
     RouteRecord,
-    is_palette,
     load_base_,
     read_base,
     read_palette,
@@ -25,6 +24,7 @@ from tailor.bundle.palette import (
     write_palette,
 )
 from tailor.bundle.read import read, read_manifest, restore
+from tailor.bundle.verify import is_palette
 from tailor.errors import BundleError, ModelError, PlanError
 from tailor.palette import Palette, excerpt
 from tailor.preprocessing import Preprocessing

@@ -1,13 +1,15 @@
 import os
 import pickle
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tailor.data.images import read_image
-from tailor.data.pixels import SUFFIXES
+from tailor.data.pixels import MOST_BYTES, MOST_RATIO, MOST_SIDE, SUFFIXES
 from tailor.errors import DataError
 
 
@@ -208,3 +210,12 @@ def test_errors_survive_pickling_by_their_parts(tmp_path):
         read_image(tmp_path / "absent.png")
     copy = pickle.loads(pickle.dumps((caught.value.message, caught.value.hint)))
     assert DataError(*copy).message == caught.value.message
+
+
+@pytest.mark.parametrize("page", ["docs/data.md", "SECURITY.md"])
+def test_the_pages_say_the_limits_that_hold(page):
+    text = (Path(__file__).parents[2] / page).read_text().replace("\n", " ")
+    (pixels,), (size,) = re.findall(r"ore than (\d+) million pixels", text), re.findall(r"file above (\d+) GB", text)
+    assert (int(pixels), int(size) << 30) == (round(Image.MAX_IMAGE_PIXELS / 1e6), MOST_BYTES)
+    (side, ratio), *_ = re.findall(r"(\d+,\d+)(?: a side or a side| or) (\d+) times the other", text)
+    assert (int(side.replace(",", "")), int(ratio)) == (MOST_SIDE, MOST_RATIO)

@@ -75,8 +75,8 @@ def test_a_lock_that_is_no_file_is_a_sentence(tmp_path):
         run(tmp_path / "b")
 
 
-@pytest.mark.parametrize("held", ["", "{", "[]", '{"host": 3}', '{"host": "here", "pid": "x"}'])
-def test_a_lock_that_was_cut_short_is_taken_over(tmp_path, held):
+@pytest.mark.parametrize("held", ["", "{", "[]", '{"host": 3}', '{"host": "here", "pid": "x"}', NO_PROCESS])
+def test_a_lock_that_names_nobody_is_taken_over(tmp_path, held):
     (tmp_path / ".b.lock").write_text(held)
     run(tmp_path / "b")
     assert names(tmp_path) == ["b"]

@@ -186,15 +186,6 @@ def write_palette(
     return out
 
 
-def is_palette(path: Path) -> bool:
-    """Whether the folder holds a palette that was written to its end."""
-    try:
-        raw = read_json(path / MANIFEST)
-    except (OSError, BundleError):
-        return False
-    return of_palette(raw)
-
-
 def read_palette(path: Path, base: Path | None = None) -> Read:
     """The palette in folder `path`, every file checked against its digest; `base` names a base that was moved."""
     path = Path(path)

@@ -72,6 +72,15 @@ def of_palette(raw: Any) -> bool:
     return isinstance(raw, dict) and raw.get("kind") == "palette"
 
 
+def is_palette(path: Path) -> bool:
+    """Whether the folder holds a palette that was written to its end."""
+    try:
+        raw = read_json(path / MANIFEST)
+    except (OSError, BundleError):
+        return False
+    return of_palette(raw)
+
+
 def check_files(path: Path, files: Mapping[str, File]) -> None:
     """BundleError unless every file that the manifest names is in the folder, as it was written, the tensors too."""
     for name, file in files.items():

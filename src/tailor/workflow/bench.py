@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from tailor import backbones
-from tailor.bundle.palette import is_palette
+from tailor.bundle.verify import is_palette
 from tailor.deploy import runtimes
 from tailor.deploy.runtimes import Runtime
 from tailor.errors import UsageError

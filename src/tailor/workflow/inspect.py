@@ -10,8 +10,9 @@ import timm
 from tailor import backbones, bundle
 from tailor.anatomy import Anatomy
 from tailor.backbones import bundled, causal
-from tailor.bundle.palette import is_palette, read_palette
+from tailor.bundle.palette import read_palette
 from tailor.bundle.plan_file import PLAN, read_plan
+from tailor.bundle.verify import is_palette
 from tailor.data.check import check
 from tailor.data.images import open_data
 from tailor.errors import UsageError

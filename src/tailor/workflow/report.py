@@ -17,7 +17,8 @@ from PIL import Image
 from tailor import bundle
 from tailor.bundle.evidence import LARGEST, CostRecord, Evidence, ModelCost, Score, note, read_evidence
 from tailor.bundle.files import write_text
-from tailor.bundle.palette import is_palette, read_palette
+from tailor.bundle.palette import read_palette
+from tailor.bundle.verify import is_palette
 from tailor.errors import TailorError
 from tailor.events import Event, Tell
 from tailor.evidence.page import Mistake, PageRun, Parity, page, verdict
