@@ -28,8 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-WIDTHS = {"ti": 64, "s": 96, "b": 160}
-CLASSES = 200
+WIDTHS, CLASSES = {"ti": 64, "s": 96, "b": 160}, 200
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 MINIS = Path(__file__).resolve().parents[1] / "src/tailor/backbones/minis"
