@@ -166,11 +166,12 @@ def test_tensorboard_hears_of_every_epoch(photos, tmp_path):
         "tensorboardX.proto.event_pb2", reason="tensorboardX, of the extra dev, is absent"
     ).Event
     tailor.adapt(photos, out=tmp_path / "run", log_with="tensorboard", **NEW)
-    (file,) = (tmp_path / "run").rglob("*tfevents*")
-    raw, at, heard = file.read_bytes(), 0, {}
-    while at < len(raw):  # records: length (8 bytes), its checksum (4), an event, its checksum (4)
-        size = int.from_bytes(raw[at : at + 8], "little")
-        for value in event.FromString(raw[at + 12 : at + 12 + size]).summary.value:
-            heard.setdefault(value.tag, []).append(value.simple_value)
-        at += size + 16
+    heard = {}
+    for file in (tmp_path / "run").rglob("*tfevents*"):
+        raw, at = file.read_bytes(), 0
+        while at < len(raw):  # records: length (8 bytes), its checksum (4), an event, its checksum (4)
+            size = int.from_bytes(raw[at : at + 8], "little")
+            for value in event.FromString(raw[at + 12 : at + 12 + size]).summary.value:
+                heard.setdefault(value.tag, []).append(value.simple_value)
+            at += size + 16
     assert heard.keys() >= {"loss", "lr", "val_accuracy"} and 0 <= heard["val_accuracy"][-1] <= 1
