@@ -165,7 +165,7 @@ def test_tensorboard_hears_of_every_epoch(photos, tmp_path):
     event = pytest.importorskip(
         "tensorboardX.proto.event_pb2", reason="tensorboardX, of the extra dev, is absent"
     ).Event
-    tailor.adapt(photos, out=tmp_path / "run", log_with="tensorboard", **NEW)
+    tailor.adapt(photos, out=tmp_path / "run", log_with="tensorboard", **{**NEW, "epochs": 2})
     heard = {}
     for file in (tmp_path / "run").rglob("*tfevents*"):
         raw, at = file.read_bytes(), 0
