@@ -52,7 +52,7 @@ def test_likelihood_is_that_of_the_answer_s_tokens(tmp_path):
     name = saved(tmp_path, 0, 2, 32)
     found = quality.judge_of(f"likelihood:{name}")(ASKED, "a b")
     tokeniser, model = causal.tokeniser(name), causal.create(name)
-    prompt = tokeniser(quality.Example("say a").prompt)["input_ids"]
+    prompt = tokeniser(quality.Instruction("say a").prompt)["input_ids"]
     ids = [*prompt, *tokeniser("a b")["input_ids"], tokeniser.eos_token_id]
     logs = model(torch.tensor([ids]))[0].log_softmax(-1)
     own = [float(logs[i - 1, ids[i]]) for i in range(len(prompt), len(ids))]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tailor import backbones
 from tailor.anatomy import Anatomy
-from tailor.dense.attach import without_decoder_
+from tailor.dense.attach import settle_, without_decoder_
 from tailor.errors import BundleError
 from tailor.plans import PLANS, AnyPlan, Circumstances
 from tailor.preprocessing import Interpolation, Preprocessing
@@ -99,6 +99,7 @@ def apply_plans_(opened: Opened, plans: Sequence[AnyPlan], most: int | None = No
     setting = Circumstances(opened.anatomy.heads, opened.spec.head.seed, most)
     for plan in plans:
         PLANS[plan.kind].apply_(opened.model, plan, setting)
+    settle_(opened.model)
     spec = replace(opened.spec, plans=(*opened.spec.plans, *plans))
     return replace(opened, spec=spec)
 

@@ -132,7 +132,7 @@ def test_an_unknown_recipe_key_names_the_nearest(capsys, tmp_path):
 
 @pytest.mark.parametrize(("section", "value"), [("recipe", "3"), ("spt", "[1]")])
 def test_a_section_that_is_none_is_said(capsys, tmp_path, section, value):
-    (tmp_path / "c.yaml").write_text(f"{section}: {value}\n")
+    (tmp_path / "c.yaml").write_text(f"method: spt-lora\n{section}: {value}\n")
     err = fails(capsys, "adapt", "builtin/digits", *MODEL, "--config", tmp_path / "c.yaml", "-o", tmp_path / "r")
     assert f"`{section}` in `c.yaml` is no section" in err and "hint" in err
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from tailor.cli import main
 from tailor.errors import TailorError, UsageError
 from tailor.settings import flags, section
-from tailor.tuning.methods import MODULES, SELECTIONS
+from tailor.tuning.methods import MODULES, SELECTIONS, VARIANTS
 from tailor.tuning.planner import parse
 from tailor.workflow.planners import PLANNERS, asked, known, named, takes
 from tailor.workflow.planners.plain import Plain
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = [(verb, name) for verb, table in PLANNERS.items() for name in table]
 EACH = pytest.mark.parametrize(("verb", "name"), ROWS, ids=[f"{verb}-{name}" for verb, name in ROWS])
 
-METHODS_WITH_SIZE = {kind for kind, method in {**SELECTIONS, **MODULES}.items() if method.knob}
+METHODS_WITH_SIZE = {*VARIANTS, *(kind for kind, method in {**SELECTIONS, **MODULES}.items() if method.knob)}
 SAMPLES = {"budget": "0.3%", "scores": "runs/earlier", "criterion": "taylor", "latency": "5ms", "repair": "none"}
 """A value other than the default for flags that are text; `37%` where the name is not here."""
 TOGETHER = {"recover": {"steps": 4}}

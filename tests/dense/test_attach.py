@@ -9,9 +9,10 @@ from torch.testing import assert_close
 import tiny
 from tailor import backbones
 from tailor.dense import DECODERS, decode
-from tailor.dense.attach import attach_, head_of
+from tailor.dense.attach import attach_, head_of, settle_
 from tailor.errors import ModelError
 from tailor.pruning.layers import LayerPlan, apply_layers_
+from tailor.tracing import trace
 
 CLASSES = 4
 SMALL = {
@@ -83,6 +84,16 @@ def test_levels_move_with_the_blocks_that_are_left():
     maps = head_of(model).features(model)(images)
     for one, block in zip(maps, (0, 2, 3, 3)):
         assert_close(one.flatten(2).transpose(1, 2), seen[block][:, 1:])
+
+
+def test_a_model_that_lost_its_last_blocks_is_traced_as_it_is():
+    model = made(tiny.vit(depth=6), "linear")
+    images = torch.randn(2, 3, 32, 32)
+    values(model, images)
+    apply_layers_(model, LayerPlan(kept=(0, 1), dropped=tuple(f"blocks.{i}" for i in range(2, 6)), method="test"))
+    settle_(model)
+    members = {member.tensor for group in trace(model, (images,)).groups.groups for member in group.members}
+    assert {"blocks.0.mlp.fc1.weight", "blocks.1.mlp.fc1.weight"} <= members
 
 
 def test_a_backbone_without_levels_is_refused():

@@ -54,6 +54,7 @@ def alone(photos, tmp_path_factory):
     """The command line but for the folder, what one process told, and the folder it wrote."""
     folder = tmp_path_factory.mktemp("alone")
     none = "recipe: {drop_path: 0}\nspt: {dropout: 0.0, drop_path: 0.0}\n"  # of what each process draws for itself
+    none = f"method: spt-lora\n{none}"
     (folder / "same.yaml").write_text(none)
     command = ["-m", "tailor", "adapt", photos, "--model", "tailor_mini_ti", "--budget", "1%", "--epochs", "2"]
     command += ["--batch-size", "8", "--config", folder / "same.yaml", "--json", "-o"]
@@ -71,7 +72,14 @@ def begun(photos, folder):
         if (folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").read_text().count("\n") == 1:
             raise Killed
 
-    given = {"model": "tailor_mini_ti", "budget": "1%", "epochs": 2, "batch_size": 8, "recipe": {"drop_path": 0}}
+    given = {
+        "model": "tailor_mini_ti",
+        "method": "spt-lora",
+        "budget": "1%",
+        "epochs": 2,
+        "batch_size": 8,
+        "recipe": {"drop_path": 0},
+    }
     with pytest.raises(Killed):
         tailor.adapt(photos, out=folder, spt={"dropout": 0.0, "drop_path": 0.0}, progress=deadly, **given)
 

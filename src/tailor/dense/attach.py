@@ -99,6 +99,13 @@ def head_of(model: nn.Module) -> DenseHead:
     return next(module for module in model.modules() if isinstance(module, DenseHead))
 
 
+def settle_(model: nn.Module) -> None:
+    """Look up now, after blocks were dropped, what a dense head reads: a pass that is recorded could not."""
+    for module in model.modules():
+        if isinstance(module, DenseHead):
+            module.features(model)
+
+
 def _forward(model: nn.Module, images: Tensor) -> Any:
     """Predictions for images (B, 3, H, W) of any size: padded at the right and below, and cut again."""
     head = head_of(model)
