@@ -84,7 +84,7 @@ PLANNERS: dict[str, dict[str, Any]] = {
 }
 """By verb and method name, with their default settings."""
 
-DEFAULT = {"adapt": "eva", "prune": "sls"}
+DEFAULT = {"adapt": "spt-lora", "prune": "sls"}
 """What a verb takes where no method is named: for `adapt` what the table of controls supports, on validation."""
 
 THEN = {"adapt": PLANNERS["prune"]["auto"]}
